@@ -1,0 +1,49 @@
+"""Long-context evaluation of attention laws. `import ssmax_eval` is instant: names load what they need when first used."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import needle
+    from .attention.interface import attach, attention_law, detach
+    from .attention.laws import Law, register
+    from .errors import UserError
+    from .models.load import load_model
+    from .models.rope import rope_scaled
+    from . import report
+    from .results import load_results
+
+_HOMES = {
+    "Law": "attention.laws",
+    "UserError": "errors",
+    "attach": "attention.interface",
+    "attention_law": "attention.interface",
+    "detach": "attention.interface",
+    "load_model": "models.load",
+    "load_results": "results",
+    "needle": "api",
+    "register": "attention.laws",
+    "report": "report",
+    "rope_scaled": "models.rope",
+}
+
+__all__ = [
+    "Law",
+    "UserError",
+    "attach",
+    "attention_law",
+    "detach",
+    "load_model",
+    "load_results",
+    "needle",
+    "register",
+    "report",
+    "rope_scaled",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssmax_eval' has no attribute {name!r}")
+    home = importlib.import_module(f".{_HOMES[name]}", __name__)
+    return home if name == _HOMES[name] else getattr(home, name)

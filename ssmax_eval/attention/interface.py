@@ -1,0 +1,198 @@
+"""One registered attention function for every law, and attaching laws to models: the only file that touches transformers' attention interface.
+
+The function scales the query if its layer carries a law at `<attention module>.ssmax`, then delegates to transformers'
+own `sdpa_attention_forward`; without a law it is "sdpa" bit for bit. n, the visible keys of each row, is counted from
+what sdpa is about to do (its mask, or its causal rule when it has none), so padding, packing, chunked prefill and
+cached decoding need no special case.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ..errors import UserError
+from .laws import Law, Softmax, format_law, law_options, parse_law
+
+IMPLEMENTATION = "ssmax_eval"
+
+
+def visible_keys(rows: int, keys: int, attention_mask: Tensor | None, causal: bool, device: torch.device) -> Tensor:
+    """Count the keys that sdpa lets each query row see.
+
+    attention_mask: (batch, 1 or heads, rows, keys), bool or additive, or None. Returns float32 (batch or 1, rows) >= 1.
+    """
+    if attention_mask is not None:
+        mask = attention_mask[:, 0]
+        seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        # rows of padding see nothing; 1 keeps their ln n finite
+        return seen.sum(-1).clamp(min=1).float()
+    if rows == 1 or not causal:
+        return torch.full((1, rows), keys, dtype=torch.float32, device=device)
+    # sdpa's causal flag aligns the first row with the first key
+    return torch.arange(1, rows + 1, dtype=torch.float32, device=device)[None]
+
+
+def attention_forward(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Scale query (batch, heads, rows, head_dim) by its layer's law, then run transformers' sdpa attention."""
+    law: Law | None = getattr(module, "ssmax", None)
+    if law is not None:
+        assert not kwargs.get("sliding_window"), "a law on a sliding-window layer: n would be wrong"
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        n = visible_keys(query.shape[2], key.shape[2], attention_mask, causal, query.device)
+        # C(n) and the product in float32, rounded once: a rounded C(n) would be a wrong temperature
+        query = (query * law(n)[..., None]).to(query.dtype)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+# both under one name: an attention function without a mask function of its name gets no mask at all
+AttentionInterface.register(IMPLEMENTATION, attention_forward)
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What attach did: the law's canonical spelling, L, the scaled layers, and the windowed layers left unscaled."""
+
+    attention: str
+    train_length: int | None
+    scaled_layers: list[str] = field(default_factory=list)
+    unscaled_layers: list[str] = field(default_factory=list)
+
+
+def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that call transformers' attention interface, by name, in order of depth."""
+
+    def calls_interface(module: nn.Module) -> bool:
+        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+        return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+    return {name: module for name, module in model.named_modules() if calls_interface(module)}
+
+
+def is_windowed(config: Any, module: nn.Module, index: int) -> bool:
+    """Tell whether a layer sees a window (sliding or chunked) instead of the whole context."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None:
+        return layer_types[getattr(module, "layer_idx", index)] != "full_attention"
+    if not getattr(config, "use_sliding_window", True):
+        return False
+    return getattr(module, "sliding_window", getattr(config, "sliding_window", None)) is not None
+
+
+def train_length_of(config: Any) -> int | None:
+    """Return the length a model was trained at, as its config tells it, in tokens; None if it does not."""
+    entry = getattr(config, "ssmax", None) or {}
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    known = (
+        entry.get("train_length"),
+        rope.get("original_max_position_embeddings"),
+        getattr(text, "max_position_embeddings", None),
+    )
+    return next((int(length) for length in known if isinstance(length, int | float)), None)
+
+
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Raise UserError for a model whose attention our function cannot run."""
+    name = type(model).__name__
+    if not attention_modules(model) or not model._can_set_attn_implementation():
+        raise UserError(
+            f"{name} does not use transformers' attention interface, so its attention cannot be exchanged; "
+            "use a model that does (Llama, Qwen, Mistral, Gemma 3, GPT-2, GPT-NeoX, OPT, ...)"
+        )
+    if not model._supports_sdpa:
+        raise UserError(
+            f"{name} uses logit soft-capping or attention sinks that sdpa cannot express; use a model that supports sdpa"
+        )
+
+
+def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
+    """Put a law (`NAME[:key=value,...]`) on every full-attention layer, replacing what was there, and return what was done.
+
+    Learned parameters get their initial values. Raises UserError for models off the interface, unknown laws or
+    options, an unknown training length, and models all of whose layers are windowed.
+    """
+    law_class, options = parse_law(attention)
+    refuse_unsupported(model)
+    config = model.config.get_text_config()
+    given = options.pop("train_length", None)
+    train_length = train_length_of(model.config) if given is None else int(given)
+    spelling = format_law(law_class, options if given is None else {**options, "train_length": given})
+    modules = attention_modules(model)
+    windowed = {name for i, (name, module) in enumerate(modules.items()) if is_windowed(config, module, i)}
+    scaled = [name for name in modules if name not in windowed]
+    if issubclass(law_class, Softmax):
+        detach(model)
+        model.set_attn_implementation(IMPLEMENTATION)
+        return Attached(spelling, train_length)
+    if not scaled:
+        raise UserError(
+            f"attention law {law_class.name}: every attention layer of {type(model).__name__} is windowed, none can take "
+            "a law of n; use softmax, or set the config's sliding_window to null"
+        )
+    if train_length is None or train_length < 2:
+        raise UserError(
+            f"attention law {law_class.name}: the training length of {type(model).__name__} is unknown; "
+            f"say it: --attention {law_class.name}:train_length=TOKENS"
+        )
+    detach(model)
+    shares = "first" in inspect.signature(law_class).parameters
+    laws: list[Law] = []
+    for name in scaled:
+        shared = {"first": laws[0]} if shares and laws else {}
+        laws.append(law_class(int(config.num_attention_heads), train_length, **options, **shared))
+        modules[name].ssmax = laws[-1].to(next(modules[name].parameters()).device)
+    model.config.ssmax = {"attention": spelling, "train_length": train_length}
+    model.set_attn_implementation(IMPLEMENTATION)
+    return Attached(spelling, train_length, scaled, sorted(windowed, key=list(modules).index))
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Take the law off every layer, leaving plain softmax."""
+    for module in attention_modules(model).values():
+        module._modules.pop("ssmax", None)
+    if hasattr(model.config, "ssmax"):
+        del model.config.ssmax
+
+
+@contextmanager
+def attention_law(model: PreTrainedModel, attention: str) -> Iterator[Attached]:
+    """Run a block under another attention law; laws, config and attention implementation come back afterwards."""
+    implementation = model.config._attn_implementation
+    entry = getattr(model.config, "ssmax", None)
+    laws = {name: getattr(module, "ssmax", None) for name, module in attention_modules(model).items()}
+    try:
+        yield attach(model, attention)
+    finally:
+        detach(model)
+        for name, law in laws.items():
+            if law is not None:
+                model.get_submodule(name).ssmax = law
+        if entry is not None:
+            model.config.ssmax = entry
+        model.set_attn_implementation(implementation)
+
+
+def law_state(model: nn.Module) -> dict[str, dict[str, list[float]]]:
+    """Return the learned values of every layer's law: {module name: {parameter: values}}, tables of length L left out."""
+    state: dict[str, dict[str, list[float]]] = {}
+    for name, module in attention_modules(model).items():
+        law: Law | None = getattr(module, "ssmax", None)
+        if law is not None:
+            values = {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
+            state[name] = values
+    return state
+
+
+__all__ = ["Attached", "attach", "attention_law", "attention_modules", "detach", "law_options", "law_state"]

@@ -1,0 +1,276 @@
+"""Attention laws: the query scale C(n) of softmax(C(n) q.k / sqrt d), the one place that knows formulas.
+
+n is the number of keys a query row may see. L is the length the model was trained at. A law is a small
+module whose forward maps n, float32 of shape (batch, rows), to scales that broadcast against
+(batch, heads, rows); what it learns are its own parameters, one value per head.
+
+Adding a law is one class and one line:
+
+    @register
+    class Sharp(Law):
+        "C = factor"
+        name = "sharp"
+
+        def __init__(self, heads, train_length, *, factor: float = 2.0):
+            super().__init__(heads, train_length)
+            self.factor = factor
+
+        def forward(self, n):
+            return torch.full_like(n, self.factor)[:, None]
+
+Its keyword-only arguments become the options of `--attention sharp:factor=3`.
+"""
+
+import inspect
+import math
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+class Law(nn.Module):
+    """Scale the query of one attention layer by C(n).
+
+    heads: query heads of the layer. train_length: L in tokens. Keyword-only arguments of a subclass are its options;
+    an option called `first` receives the law of the first layer, for parameters that all layers share.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    def __init__(self, heads: int, train_length: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.train_length = train_length
+
+    def forward(self, n: Tensor) -> Tensor:
+        """Map n, float32 (batch, rows) >= 1, to C(n), float32 (batch, heads or 1, rows)."""
+        raise NotImplementedError
+
+
+LAWS: dict[str, type[Law]] = {}
+SomeLaw = TypeVar("SomeLaw", bound=type[Law])
+
+
+def register(law: SomeLaw) -> SomeLaw:
+    """Make a law selectable by its name; the first line of its docstring is what `ssmax-eval models --laws` prints."""
+    law.summary = (law.__doc__ or "").strip().splitlines()[0]
+    LAWS[law.name] = law
+    return law
+
+
+def mean_log_n(train_length: int) -> float:
+    """Return the mean of ln n over the rows n = 1..L, ln(L!) / L, in nats."""
+    return math.lgamma(train_length + 1) / train_length
+
+
+def per_head(value: float, heads: int) -> nn.Parameter:
+    return nn.Parameter(torch.full((heads,), float(value)))
+
+
+@register
+class Softmax(Law):
+    """C = 1: attention as trained everywhere."""
+
+    name = "softmax"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return torch.ones_like(n)[:, None]
+
+
+@register
+class SSMax(Law):
+    """C = s ln n, s learned per head (arXiv 2501.19399, configuration b).
+
+    s starts at 1 / mean(ln n) over the training length unless given: the same mean scale as softmax.
+    """
+
+    name = "ssmax"
+
+    def __init__(self, heads: int, train_length: int, *, s: float | None = None) -> None:
+        super().__init__(heads, train_length)
+        self.s = per_head(1 / mean_log_n(train_length) if s is None else s, heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return self.s.float()[:, None] * n.log()[:, None]
+
+
+@register
+class SSMaxFixed(Law):
+    """C = ln n: SSMax without s (arXiv 2501.19399, configuration c)."""
+
+    name = "ssmax-fixed"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return n.log()[:, None]
+
+
+@register
+class SSMaxBias(SSMax):
+    """C = s ln n + b, s and b learned per head (arXiv 2501.19399, configuration d)."""
+
+    name = "ssmax-bias"
+
+    def __init__(self, heads: int, train_length: int, *, s: float | None = None, b: float = 0.0) -> None:
+        super().__init__(heads, train_length, s=s)
+        self.b = per_head(b, heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return super().forward(n) + self.b.float()[:, None]
+
+
+@register
+class ConstantN(SSMax):
+    """C = s ln L for every row: the control that is sharper but does not adapt to n."""
+
+    name = "constant-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return super().forward(torch.full_like(n, self.train_length))
+
+
+@register
+class LogN(Law):
+    """C = max(1, ln n / ln L): log-n scaling clipped at the training length (Su's ReRoPE; Qwen's use_logn_attn)."""
+
+    name = "log-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (n.log() / math.log(self.train_length)).clamp(min=1)[:, None]
+
+
+@register
+class Llama4(Law):
+    """C = 1 + beta ln(1 + floor(n / floor_scale)): Llama 4's temperature (transformers llama4, there on NoPE layers)."""
+
+    name = "llama4"
+
+    def __init__(
+        self, heads: int, train_length: int, *, beta: float = 0.1, floor_scale: float = 8192.0
+    ) -> None:
+        super().__init__(heads, train_length)
+        self.beta, self.floor_scale = beta, positive("floor_scale", floor_scale)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (1 + self.beta * (n / self.floor_scale).floor().log1p())[:, None]
+
+
+@register
+class Ministral3(Law):
+    """C = 1 + beta ln(1 + floor(p / L)), p = n - 1 the row's position (transformers ministral3)."""
+
+    name = "ministral3"
+
+    def __init__(self, heads: int, train_length: int, *, beta: float = 0.1) -> None:
+        super().__init__(heads, train_length)
+        self.beta = beta
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (1 + self.beta * ((n - 1) / self.train_length).floor().log1p())[:, None]
+
+
+@register
+class Yarn(Law):
+    """C = (0.1 ln f + 1)^2 for every row, f the extension factor: YaRN's attention factor on the logits (2309.00071)."""
+
+    name = "yarn-factor"
+
+    def __init__(self, heads: int, train_length: int, *, factor: float = 4.0) -> None:
+        super().__init__(heads, train_length)
+        self.factor = positive("factor", factor)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return torch.full_like(n, (0.1 * math.log(self.factor) + 1) ** 2)[:, None]
+
+
+@register
+class Grok(Law):
+    """C = log2 p / log2 L beyond the training length, else 1, p = n - 1 the row's position (sglang's Grok kernels)."""
+
+    name = "grok"
+
+    def forward(self, n: Tensor) -> Tensor:
+        p = n - 1
+        beyond = p.clamp(min=1).log2() / math.log2(self.train_length)
+        return torch.where(p > self.train_length, beyond, torch.ones_like(n))[:, None]
+
+
+@register
+class SqrtLogN(Law):
+    """C = sqrt(2 ln n): the extreme-value scale, the expected maximum of n standard normals (2601.12145)."""
+
+    name = "sqrt-log-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (2 * n.log()).sqrt()[:, None]
+
+
+@register
+class LearnedP(Law):
+    """C = s p_n + b, with one learned table p over n shared by all layers and heads (arXiv 2501.19399, equation 3).
+
+    p starts at 1, s at 1 and b at 0, which is softmax. Beyond the table, n > L, the paper says nothing; here p_n
+    continues as a1 ln n + a2 fitted to the table by least squares, the form that the paper finds it to have.
+    """
+
+    name = "learned-p"
+
+    def __init__(self, heads: int, train_length: int, *, first: "LearnedP | None" = None) -> None:
+        super().__init__(heads, train_length)
+        self.p = nn.Parameter(torch.ones(train_length)) if first is None else first.p
+        self.s, self.b = per_head(1, heads), per_head(0, heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        table = self.p.float()
+        log_n = torch.arange(1, len(table) + 1, device=n.device, dtype=torch.float32).log()
+        centred = log_n - log_n.mean()
+        slope = (centred * table).sum() / centred.square().sum().clamp(min=1e-12)
+        fitted = table.mean() + slope * (n.log() - log_n.mean())
+        within = table[(n.long() - 1).clamp(max=len(table) - 1)]
+        p = torch.where(n <= len(table), within, fitted)
+        return self.s.float()[:, None] * p[:, None] + self.b.float()[:, None]
+
+
+def positive(option: str, value: float) -> float:
+    """Return value, refusing what is not a finite number above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"attention option {option}={value:g}: allowed are finite numbers above 0")
+    return value
+
+
+def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
+    """Split `NAME[:key=value,...]` into a law's class and its options; `train_length` is an option of every law."""
+    name, _, rest = text.partition(":")
+    if name not in LAWS:
+        raise UserError(f"unknown attention law {name!r}; allowed: {', '.join(LAWS)}")
+    law = LAWS[name]
+    allowed = ["train_length", *law_options(law)]
+    options: dict[str, float] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in allowed:
+            raise UserError(f"unknown option {part!r} of attention law {name}; allowed: {', '.join(allowed)}=NUMBER")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            options[key] = math.nan
+        if not math.isfinite(options[key]):
+            raise UserError(f"attention option {key}={value!r} of {name}: allowed are finite numbers")
+    if not options.get("train_length", 2) >= 2:
+        raise UserError(f"attention option train_length={options['train_length']:g}: allowed are numbers from 2")
+    return law, options
+
+
+def format_law(law: type[Law], options: dict[str, Any]) -> str:
+    """Return the canonical spelling `name:key=value,...`, keys sorted."""
+    rest = ",".join(f"{key}={options[key]:g}" for key in sorted(options))
+    return f"{law.name}:{rest}" if rest else law.name
+
+
+def law_options(law: type[Law]) -> list[str]:
+    """Return the option names of a law: the keyword-only arguments of its constructor."""
+    parameters = inspect.signature(law).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "first"]

@@ -1,0 +1,113 @@
+"""Needles: the facts, questions and answers of each task, as text. One generator state decides all of a trial."""
+
+import random
+import string
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import UserError
+from .haystacks import Haystack
+from .vocabulary import CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
+
+TASKS = ("single", "multikey", "multivalue", "multiquery", "digits")
+VALUES = ("number", "word", "uuid")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One trial as text. facts[0] stands at the tested depth, the rest at drawn places; values are the facts' values.
+
+    ordered: the facts that are asked for are numbered by where they stand, so the answer lists them in reading order.
+    question ends where the answer begins.
+    """
+
+    facts: list[str]
+    values: list[str]
+    question: str
+    answer: str
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks."""
+
+    task: str = "single"
+    value: str = "number"
+    needles: int = 4
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}")
+        if self.value not in VALUES:
+            raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}")
+        if not 2 <= self.needles <= len(CITIES):
+            raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
+
+    def draw(self, rng: random.Random) -> Draw:
+        """Draw cities and values for one trial."""
+        if self.task == "digits":
+            return digits(rng)
+        kind = self.value
+        count = 1 if self.task == "single" else self.needles
+        cities = rng.sample(CITIES, count)
+        values = draw_values(rng, kind, count)
+        if self.task in ("single", "multikey"):
+            facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
+            question = f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
+            return Draw(facts, values, question, values[0])
+        if self.task == "multivalue":
+            facts = [f"One of the special magic {cities[0]} {kind}s is: {value}." for value in values]
+            question = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
+            return Draw(facts, values, question, ", ".join(values), ordered=True)
+        facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
+        named = f"special magic {', '.join(cities[:-1])} and {cities[-1]} {kind}s"
+        return Draw(facts, values, f"What are the {named}? The {named} are:", ", ".join(values))
+
+
+def draw_values(rng: random.Random, kind: str, count: int) -> list[str]:
+    """Draw distinct values: 7-digit numbers, adjective-noun words (as RULER's), or version 4 UUIDs."""
+    values: dict[str, None] = {}
+    while len(values) < count:
+        if kind == "number":
+            value = str(rng.randrange(1_000_000, 10_000_000))
+        elif kind == "word":
+            value = f"{rng.choice(VALUE_ADJECTIVES)}-{rng.choice(VALUE_NOUNS)}"
+        else:
+            value = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        values[value] = None
+    return list(values)
+
+
+def digits(rng: random.Random) -> Draw:
+    """Draw one ABCDigits trial: the line `L=dddddd` stands once, and `L=` asks for it."""
+    letter = rng.choice(string.ascii_uppercase)
+    value = str(rng.randrange(100_000, 1_000_000))
+    return Draw([f"{letter}={value}"], [value], f"{letter}=", value)
+
+
+@dataclass(frozen=True)
+class DigitLines:
+    """The haystack of ABCDigits: lines `L=dddddd` of the other 25 letters, each with one value, shuffled again and again.
+
+    The number of keys stays 26 as the length grows; the author's construction is not published, this one is ours.
+    """
+
+    asked: str
+    name: str = "digits"
+    sha256: None = None
+    anchor: str = "0"
+    joiner: str = "\n"
+
+    def sentences(self, rng: random.Random) -> Iterator[str]:
+        letters = [letter for letter in string.ascii_uppercase if letter != self.asked]
+        values = {letter: rng.randrange(100_000, 1_000_000) for letter in letters}
+        while True:
+            for letter in rng.sample(letters, len(letters)):
+                yield f"{letter}={values[letter]}"
+
+
+def haystack_for(draw: Draw, needle: Needle, given: Haystack) -> Haystack:
+    """Return the haystack of a trial: the given one, but for ABCDigits, which is its own."""
+    return DigitLines(draw.question[0]) if needle.task == "digits" else given

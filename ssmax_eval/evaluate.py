@@ -1,0 +1,279 @@
+"""Load a model, with an attention law, set its RoPE, probe it, store rows: one run for every model, law and RoPE setting."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .attention.interface import IMPLEMENTATION, Attached, attention_law, law_state, train_length_of
+from .attention.laws import format_law, parse_law
+from .errors import UserError
+from .models.load import fingerprint, load_model, pick_device
+from .models.rope import RopeRecord, RopeSetting, rope_scaled
+from .models.sources import ModelSource, resolve
+from .probes.needle import NeedleProbe
+from .results import Run, run_id_of
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over."""
+
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int | None = None
+    output_path: Path = Path("results")
+    fresh: bool = False
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(f"batch size {self.batch_size}: allowed are auto and whole numbers from 1")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights."""
+
+    label: str
+    reference: str
+    fingerprint: str
+    native_attention: str
+    source: ModelSource | None = None
+    loaded: Loaded | None = None
+
+    def load(self, settings: Settings) -> Loaded:
+        if self.loaded is not None:
+            return self.loaded
+        assert self.source is not None
+        return load_model(
+            self.source, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+        )
+
+
+def subjects(models: str | Sequence[str] | dict[str, Any] | Loaded) -> list[Subject]:
+    """Return the subjects of references (`[LABEL=]REF`), of {label: reference or (model, tokenizer)}, or of one loaded pair."""
+    if isinstance(models, str):
+        models = [models]
+    if isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel):
+        models = {type(models[0]).__name__: models}
+    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
+    found = [subject(label, reference) for label, reference in items]
+    labels = [each.label for each in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"model {label!r}: two models have this name; tell them apart: --model LABEL=REF")
+    return found
+
+
+def subject(label: str, reference: Any) -> Subject:
+    if isinstance(reference, str):
+        source = resolve(f"{label}={reference}" if label else reference)
+        entry = source.config().get("ssmax")
+        native = entry.get("attention", "softmax") if isinstance(entry, dict) else "softmax"
+        return Subject(source.label, source.reference, source.fingerprint, native, source=source)
+    model, _ = reference
+    native = (getattr(model.config, "ssmax", None) or {}).get("attention", "softmax")
+    return Subject(label, type(model).__name__, fingerprint(model), native, loaded=reference)
+
+
+def run_probe(
+    probe: NeedleProbe,
+    models: str | Sequence[str] | dict[str, Any] | Loaded,
+    attentions: Sequence[str | None] = (None,),
+    ropes: Sequence[RopeSetting] = (RopeSetting(),),
+    settings: Settings | None = None,
+) -> list[Run]:
+    """Run a probe on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
+
+    Attention None is the model's own law. Returns the runs in that order. Raises UserError.
+    """
+    settings = settings or Settings()
+    pick_device(settings.device)
+    parameters = probe.parameters()
+    runs = []
+    for each in subjects(models):
+        laws = list(dict.fromkeys(canonical(law or each.native_attention) for law in attentions))
+        planned = [(law, rope, open_run(each, probe, parameters, law, rope, settings)) for law in laws for rope in ropes]
+        if any(not run.is_complete for _, _, run in planned):
+            model, tokenizer = each.load(settings)
+            for law, rope, run in planned:
+                if not run.is_complete:
+                    execute(each, model, tokenizer, probe, parameters, law, rope, run, settings)
+        runs += [run for _, _, run in planned]
+    return runs
+
+
+def canonical(law: str) -> str:
+    return format_law(*parse_law(law))
+
+
+def open_run(
+    each: Subject, probe: NeedleProbe, parameters: dict[str, Any], law: str, rope: RopeSetting, settings: Settings
+) -> Run:
+    """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
+    dtype = str(each.loaded[0].dtype) if each.loaded else settings.dtype
+    key = {
+        "probe": "needle",
+        "parameters": parameters,
+        "model": each.label,
+        "fingerprint": each.fingerprint,
+        "dtype": dtype,
+        "attention": law,
+        "rope": asdict(rope),
+    }
+    run = Run(settings.output_path / "needle" / run_id_of(key))
+    if settings.fresh:
+        run.start_over()
+    return run
+
+
+def execute(
+    each: Subject,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probe: NeedleProbe,
+    parameters: dict[str, Any],
+    law: str,
+    rope: RopeSetting,
+    run: Run,
+    settings: Settings,
+) -> None:
+    """Probe one model under one law and one RoPE setting, appending rows and writing run.json at the end."""
+    started = time.perf_counter()
+    plan = probe.plan()
+    longest = max(sample.context_length for sample in plan)
+    with ExitStack() as stack:
+        if law == each.native_attention and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION:
+            attached = current_law(model, law)
+        else:
+            attached = stack.enter_context(attention_law(model, law))
+        effective = stack.enter_context(
+            rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling, longest=longest or None)
+        )
+        probe.check(model, tokenizer, probe.source())
+        writer = stack.enter_context(run.writer())
+        earlier = run.rows()
+        done = {probe.sample_of(row) for row in earlier}
+        total = sum(sample.context_length for sample in plan)
+        title = " ".join(filter(None, [each.label, law, str(rope) if rope.changes else ""]))
+        bar = stack.enter_context(tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr))
+        common = {
+            "model": each.label,
+            "attention": law,
+            "rope": str(rope),
+            "rope_theta": effective.rope_theta if effective else None,
+            "rope_theta_factor": rope.theta_factor,
+            "rope_scaling": rope.scaling,
+        }
+        for rows in probe(model, tokenizer, done, settings.batch_size, bar.update):
+            writer.append({**common, **row} for row in rows)
+        record = {
+            "probe": "needle",
+            "parameters": parameters,
+            "model": describe_model(each, model, tokenizer, settings),
+            "attention": {**asdict(attached), "learned": law_state(model)},
+            "rope": describe_rope(rope, effective),
+            "environment": environment(model),
+            "command": sys.argv[1:] if Path(sys.argv[0]).name == "ssmax-eval" else None,
+            "seconds": round(time.perf_counter() - started, 2),
+            "rows": len(run.rows()),
+            "rows_from_earlier_processes": len(earlier),
+            "failed": sum(row["error"] is not None for row in run.rows()),
+            "tokens": total,
+            "peak_memory_bytes": peak_memory(model),
+        }
+        run.finish(record)
+
+
+def current_law(model: PreTrainedModel, law: str) -> Attached:
+    """Describe the law a model already carries, its learned values untouched."""
+    scaled = list(law_state(model))
+    return Attached(law, train_length_of(model.config), scaled)
+
+
+def describe_model(
+    each: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings
+) -> dict[str, Any]:
+    return {
+        "label": each.label,
+        # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
+        "reference": Path(each.reference).name if each.source and Path(each.reference).exists() else each.reference,
+        "fingerprint": each.fingerprint,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train_length": train_length_of(model.config),
+        "native_attention": each.native_attention,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype_requested": settings.dtype,
+        "tokenizer": type(tokenizer).__name__,
+        "vocabulary": len(tokenizer),
+    }
+
+
+def describe_rope(rope: RopeSetting, effective: RopeRecord | None) -> dict[str, Any]:
+    return {"requested": asdict(rope), "effective": None if effective is None else replace_nan(asdict(effective))}
+
+
+def replace_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if value != value else value for key, value in values.items()}
+
+
+def environment(model: PreTrainedModel) -> dict[str, Any]:
+    packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    cuda = model.device.type == "cuda"
+    return {
+        "versions": versions,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(model.device) if cuda else model.device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """Return the revision of the checkout this package runs from; None for an installed copy."""
+    top = Path(__file__).resolve().parent.parent
+    if not (top / ".git").exists():
+        return None
+    out = subprocess.run(["git", "-C", top, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return out.stdout.strip() or None
+
+
+def peak_memory(model: PreTrainedModel) -> int:
+    """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory."""
+    if model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def rope_settings(
+    theta: float | None = None, theta_factors: Sequence[float] = (1.0,), scaling: str | None = None
+) -> list[RopeSetting]:
+    """Return one setting for each theta factor, the other requests the same in all."""
+    return [RopeSetting(theta_factor=factor, theta=theta, scaling=scaling) for factor in dict.fromkeys(theta_factors)]
+

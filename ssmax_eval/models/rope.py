@@ -1,0 +1,215 @@
+"""RoPE at eval time: theta by factor or value, linear, NTK, dynamic and YaRN scaling, with proof that it took effect."""
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+
+SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
+
+
+@dataclass(frozen=True)
+class RopeSetting:
+    """A request: theta_factor multiplies theta, theta replaces it, scaling is `TYPE:FACTOR`. The default asks for nothing."""
+
+    theta_factor: float = 1.0
+    theta: float | None = None
+    scaling: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("theta_factor", self.theta_factor), ("theta", self.theta)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UserError(f"rope_{name} {value:g}: allowed are finite numbers above 0")
+        if self.theta is not None and self.theta_factor != 1:
+            raise UserError("rope_theta and rope_theta_factor are both given: give one of them")
+        if self.scaling is not None:
+            parse_scaling(self.scaling)
+
+    @property
+    def changes(self) -> bool:
+        return self != RopeSetting()
+
+    def __str__(self) -> str:
+        parts = [f"theta x{self.theta_factor:g}"] if self.theta_factor != 1 else []
+        parts += [f"theta {self.theta:g}"] if self.theta is not None else []
+        parts += [self.scaling] if self.scaling else []
+        return ", ".join(parts) or "as trained"
+
+
+def parse_scaling(text: str) -> tuple[str, float]:
+    """Split `TYPE:FACTOR`, for example `yarn:4`; the factor must be above 1."""
+    kind, _, number = text.partition(":")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = math.nan
+    if kind not in SCALINGS or not (math.isfinite(factor) and factor > 1):
+        raise UserError(f"rope scaling {text!r}: allowed are TYPE:FACTOR, TYPE one of {', '.join(SCALINGS)}, FACTOR above 1")
+    return kind, factor
+
+
+@dataclass(frozen=True)
+class RopeRecord:
+    """What a model's rotary embedding does: requested setting, configured and effective theta (the latter from inv_freq).
+
+    inv_freq_sha256 is over the float32 frequencies; attention_scaling multiplies cos and sin.
+    """
+
+    requested: str
+    rope_type: str
+    rope_theta: float
+    effective_theta: float
+    attention_scaling: float
+    inv_freq_sha256: str
+
+
+def rotary_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules that hold rotary frequencies, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if any("inv_freq" in key for key, _ in module.named_buffers(recurse=False))
+    }
+
+
+def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
+    """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
+    prefix = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""
+    if not prefix and not hasattr(rotary, "inv_freq"):
+        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix("inv_freq")
+    inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
+    return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
+
+
+def effective_theta(inv_freq: Tensor) -> float:
+    """Return theta as the frequencies have it: (first / last rotating)^(pairs / last); nan if fewer than two rotate."""
+    rotating = int((inv_freq > 0).sum())
+    if rotating < 2:
+        return math.nan
+    last = rotating - 1
+    return float((inv_freq[0].double() / inv_freq[last].double()) ** (len(inv_freq) / last))
+
+
+def full_attention_parameters(config: Any) -> dict[str, Any]:
+    """Return the rope_parameters of a config that its full-attention layers use."""
+    config.standardize_rope_params()
+    parameters: dict[str, Any] = config.rope_parameters
+    return parameters["full_attention"] if "full_attention" in parameters else parameters
+
+
+def scaled_parameters(parameters: dict[str, Any], setting: RopeSetting, rotary_dim: int, trained: int | None) -> dict[str, Any]:
+    """Return a copy of rope_parameters under a setting; raises UserError for combinations that have no meaning."""
+    new = dict(parameters)
+    kind, native = new.get("rope_type", "default"), float(new["rope_theta"])
+    new["rope_theta"] = setting.theta if setting.theta is not None else native * setting.theta_factor
+    if setting.scaling is None:
+        return new
+    scaling, factor = parse_scaling(setting.scaling)
+    if kind == "proportional" and scaling == "linear":
+        return {**new, "factor": factor * float(new.get("factor", 1.0))}
+    if kind != "default":
+        raise UserError(f"rope scaling {setting.scaling}: this model already has rope_type {kind!r}; change its theta instead")
+    if scaling == "ntk":
+        # NTK-aware scaling: the theta at which the slowest frequency is divided by the factor
+        return {**new, "rope_theta": new["rope_theta"] * factor ** (rotary_dim / (rotary_dim - 2))}
+    new |= {"rope_type": "yarn" if scaling == "ntk-by-parts" else scaling, "factor": factor}
+    if scaling in ("yarn", "ntk-by-parts"):
+        new["original_max_position_embeddings"] = trained
+    if scaling == "ntk-by-parts":
+        new["attention_factor"] = 1.0  # YaRN's frequencies without its temperature
+    return new
+
+
+def rebuild(rotary: nn.Module, setting: RopeSetting) -> nn.Module:
+    """Build a rotary module of the same class from a copied config under a setting."""
+    config = copy.deepcopy(rotary.config)
+    parameters = full_attention_parameters(config)
+    trained = getattr(config, "max_position_embeddings", None)
+    new = scaled_parameters(parameters, setting, 2 * len(frequencies(rotary)[0]), trained)
+    parameters.clear()
+    parameters.update(new)
+    inv_freq = next(buffer for key, buffer in rotary.named_buffers() if key.endswith("inv_freq"))
+    return type(rotary)(config=config).to(inv_freq.device)
+
+
+def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Forget earlier prompts when a new one starts: dynamic scaling keeps the frequencies of the longest so far."""
+    position_ids = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+    if position_ids.min() != 0 or not hasattr(rotary, "original_inv_freq"):
+        return
+    rotary.inv_freq = rotary.original_inv_freq.clone().to(position_ids.device)
+    rotary.max_seq_len_cached = rotary.original_max_seq_len
+
+
+def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> RopeRecord:
+    rotary = copy.deepcopy(rotary)
+    if longest:
+        rotation(rotary, longest)  # dynamic scaling settles on the frequencies of the longest prompt
+    inv_freq, scaling = frequencies(rotary)
+    parameters = full_attention_parameters(copy.deepcopy(rotary.config))
+    digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
+    kind = str(parameters.get("rope_type", "default"))
+    return RopeRecord(str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest)
+
+
+def rotation(rotary: nn.Module, length: int) -> Tensor:
+    """Return cos and sin, float32 (2, 1, 2, rotary_dim), at the first and last position of a prompt."""
+    device = next(rotary.buffers()).device
+    position_ids = torch.tensor([[0, length - 1]], device=device)
+    typed = ("full_attention",) if hasattr(rotary, "full_attention_inv_freq") else ()
+    return torch.stack(rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids, *typed))
+
+
+def had_effect(old: nn.Module, new: nn.Module, longest: int | None) -> bool:
+    """Compare the rotations of two modules over the longest prompt (default: twice the trained length)."""
+    length = longest or 2 * int(old.config.max_position_embeddings)
+    return not torch.equal(rotation(copy.deepcopy(old), length), rotation(copy.deepcopy(new), length))
+
+
+@contextmanager
+def rope_scaled(
+    model: PreTrainedModel,
+    theta_factor: float = 1.0,
+    theta: float | None = None,
+    scaling: str | None = None,
+    longest: int | None = None,
+) -> Iterator[RopeRecord | None]:
+    """Run a block with changed rotary frequencies and yield what they are; None for a model without RoPE left as it is.
+
+    scaling: `TYPE:FACTOR` of linear, ntk (static NTK-aware), ntk-by-parts, dynamic, yarn. longest: tokens of the longest
+    prompt, for the proof of effect. Models with windowed layers change the full-attention layers only.
+    Raises UserError for a model without RoPE, a combination without meaning, and a setting without effect.
+    """
+    setting = RopeSetting(theta_factor, theta, scaling)
+    rotaries = rotary_modules(model)
+    name = type(model).__name__
+    if not rotaries:
+        if setting.changes:
+            raise UserError(f"rope {setting}: {name} has no rotary position embedding; leave the RoPE options out")
+        yield None
+        return
+    hooks = []
+    try:
+        for path, old in rotaries.items():
+            new = rebuild(old, setting) if setting.changes else old
+            if setting.changes and not had_effect(old, new, longest):
+                at = f" at prompts of {longest} tokens" if longest else ""
+                raise UserError(f"rope {setting}: it has no effect on {name}{at}; choose another value")
+            model.set_submodule(path, new)
+            if "dynamic" in str(getattr(new, "rope_type", "")):
+                hooks.append(new.register_forward_pre_hook(restart_dynamic, with_kwargs=True))
+        yield record(model.get_submodule(next(iter(rotaries))), setting, longest)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for path, old in rotaries.items():
+            model.set_submodule(path, old)

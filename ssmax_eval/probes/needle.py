@@ -1,0 +1,171 @@
+"""The needle probe: retrieval over a grid of context lengths and depths."""
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.haystacks import Haystack, haystack
+from ..data.needles import Needle
+from ..data.prompts import CONTROLS, Prompt, assemble
+from ..errors import UserError
+from ..models.rope import rotary_modules
+from .scoring import SCORING, score_halving
+
+Row = dict[str, Any]
+# tokens a forward pass works well with; beyond, batching gains nothing
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+
+
+class Sample(NamedTuple):
+    """One prompt of the plan; with the control it names the row it becomes."""
+
+    context_length: int
+    depth_percent: float
+    trial: int
+    control: str | None = None
+
+
+@dataclass(frozen=True)
+class NeedleProbe:
+    """Parameters of a needle grid.
+
+    context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
+    haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
+    limit: the first N samples, trials outermost so that the grid fills evenly. Raises UserError for values out of range.
+    """
+
+    context_lengths: tuple[int, ...] = (512, 1024, 2048)
+    depth_percents: tuple[float, ...] = (0, 25, 50, 75, 100)
+    trials: int = 5
+    needle: Needle = field(default_factory=Needle)
+    haystack: str = "text"
+    scoring: str = "forced"
+    controls: tuple[str, ...] = ()
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for length in self.context_lengths:
+            require(length >= 1, "context length", length, "whole numbers of tokens above 0")
+        for depth in self.depth_percents:
+            require(math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)")
+        require(bool(self.context_lengths), "context lengths", "", "at least one")
+        require(bool(self.depth_percents), "depth percents", "", "at least one")
+        require(self.trials >= 1, "trials", self.trials, "1 or more")
+        require(self.scoring in SCORING, "scoring", self.scoring, " or ".join(SCORING))
+        for control in self.controls:
+            require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
+        require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
+        if self.needle.task == "digits":
+            require(self.haystack in ("text", "digits"), "haystack", self.haystack, "none: task digits makes its own; leave it out")
+        object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
+        object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents})))
+        object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
+
+    def source(self) -> Haystack:
+        return haystack("text" if self.needle.task == "digits" else self.haystack)
+
+    def plan(self) -> list[Sample]:
+        """Return the samples in the order they run: by length, the controls after the grid."""
+        grid = itertools.product(range(self.trials), self.context_lengths, self.depth_percents)
+        samples = [Sample(length, depth, trial) for trial, length, depth in grid]
+        if "no-needle" in self.controls:
+            absent = itertools.product(range(self.trials), self.context_lengths)
+            samples += [Sample(length, 0.0, trial, "no-needle") for trial, length in absent]
+        if "needle-only" in self.controls:
+            samples += [Sample(0, 0.0, trial, "needle-only") for trial in range(self.trials)]
+        return sorted(samples[: self.limit], key=lambda s: (s.control or "", *s[:3]))
+
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, source: Haystack, sample: Sample) -> Prompt:
+        length, depth, trial, control = sample
+        seed = f"{self.seed}/{length}/{depth:g}/{trial}"
+        return assemble(tokenizer, self.needle, source, length, depth, seed, control)
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Haystack) -> None:
+        """Raise UserError if the shortest prompts cannot hold their needle, or the model has no positions for the longest."""
+        shortest = min(self.context_lengths)
+        for sample in self.plan():
+            if sample.context_length == shortest:
+                self.prompt(tokenizer, source, sample)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if not rotary_modules(model) and isinstance(limit, int) and max(self.context_lengths) > limit:
+            raise UserError(
+                f"context length {max(self.context_lengths)}: {type(model).__name__} has {limit} learned positions; give at most {limit}"
+            )
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        done: Collection[Sample] = (),
+        batch_size: int | None = None,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> Iterator[list[Row]]:
+        """Yield the rows of each batch, samples in `done` left out.
+
+        batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
+        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
+        """
+        source = self.source()
+        self.check(model, tokenizer, source)
+        for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
+            samples = list(group)
+            size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
+            if samples[0].control == "needle-only":
+                size = 1  # these prompts are as long as their needle
+            for start in range(0, len(samples), size):
+                batch = samples[start : start + size]
+                if all(sample in done for sample in batch):
+                    progress(sum(sample.context_length for sample in batch))
+                    continue
+                prompts = [self.prompt(tokenizer, source, sample) for sample in batch]
+                scores = score_halving(model, tokenizer, prompts, self.scoring, halve=batch_size is None)
+                rows = [
+                    self.row(sample, prompt, score)
+                    for sample, prompt, score in zip(batch, prompts, scores, strict=True)
+                    if sample not in done
+                ]
+                progress(sum(len(prompt.ids) for prompt in prompts))
+                yield rows
+
+    def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
+        control = sample.control
+        return {
+            "task": self.needle.task,
+            "haystack": "digits" if self.needle.task == "digits" else self.haystack,
+            "control": control,
+            "context_length": len(prompt.ids),
+            "depth_percent": None if control else sample.depth_percent,
+            "realised_depth_percent": prompt.realised_depth_percent,
+            "trial": sample.trial,
+            "seed": self.seed,
+            "needle": prompt.needle,
+            "question": prompt.question,
+            "expected": prompt.expected,
+            **score,
+            "needle_start": prompt.needle_start,
+            "needle_end": prompt.needle_end,
+            "value_start": prompt.value_start,
+            "value_end": prompt.value_end,
+            "prompt_sha256": prompt.sha256,
+        }
+
+    @staticmethod
+    def sample_of(row: Row) -> Sample:
+        """Return the sample that a stored row answers."""
+        control = row["control"]
+        length = 0 if control == "needle-only" else row["context_length"]
+        return Sample(length, 0.0 if control else float(row["depth_percent"]), row["trial"], control)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all that decides the prompts and the scoring, the haystack's content included."""
+        return {**asdict(self), "haystack_sha256": self.source().sha256}
+
+
+def require(condition: bool, what: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise UserError(f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}")

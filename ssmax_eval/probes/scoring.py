@@ -1,0 +1,118 @@
+"""Score answers: teacher-forced in one forward pass, or decoded.
+
+A token sequence is what greedy decoding would write if and only if each of its tokens is the argmax of the row in
+front of it, so one forward over prompt and answer gives greedy decoding's verdict without decoding.
+"""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.prompts import Prompt
+from ..errors import UserError
+
+EXTRA_GENERATED_TOKENS = 16
+Score = dict[str, Any]
+UNSCORED: Score = {
+    "predicted": None,
+    "correct": None,
+    "first_correct": None,
+    "answer_nll": None,
+    "answer_ranks": None,
+    "margin": None,
+}
+
+
+@torch.inference_mode()
+def forced(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
+    """Score prompts of equal length by one forward pass; only the answers' rows reach lm_head.
+
+    predicted is each row's argmax given the true tokens before it; answer_nll is summed over the answer, in nats;
+    answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
+    """
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
+    rows = max(prompt.answer_length for prompt in prompts)
+    # the last answer token predicts nothing that is asked
+    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
+    logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
+    return [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
+
+
+def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
+    """Score one answer from its rows, logits (answer tokens, vocabulary)."""
+    logits = logits.float()
+    answer = torch.tensor(prompt.ids[-prompt.answer_length :], device=logits.device)
+    if not torch.isfinite(logits).all():
+        return {**UNSCORED, "error": "logits are not finite"}
+    own = logits.gather(1, answer[:, None])
+    nll = float((logits.logsumexp(1, keepdim=True) - own).sum())
+    rivals = logits.scatter(1, answer[:, None], -math.inf).amax(1, keepdim=True)
+    predicted = logits.argmax(1)
+    hits = predicted == answer
+    return {
+        "predicted": tokenizer.decode(predicted.tolist()),
+        "correct": bool(hits.all()),
+        "first_correct": bool(hits[0]),
+        "answer_nll": nll,
+        "answer_ranks": (logits > own).sum(1).tolist(),
+        "margin": float((own - rivals).min()),
+        "error": None,
+    }
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
+    """Decode greedily after each prompt's question; correct if the expected text is among what is written.
+
+    Writes the answer's length and 16 tokens more, room for a chat model's words around it.
+    """
+    scores = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=prompt.answer_length + EXTRA_GENERATED_TOKENS,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        )
+        written = out[0, ids.shape[1] :].tolist()
+        text = tokenizer.decode(written, skip_special_tokens=True)
+        found = {"correct": prompt.expected in text, "first_correct": written[:1] == prompt.ids[-prompt.answer_length :][:1]}
+        scores.append({**UNSCORED, "predicted": text, **found, "error": None})
+    return scores
+
+
+SCORING = {"forced": forced, "generate": generate}
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text or "not enough memory" in text
+
+
+def score_halving(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], scoring: str, halve: bool
+) -> list[Score]:
+    """Score prompts of equal length, in halves when memory runs out if `halve`; what still fails carries its error and no score."""
+    try:
+        return SCORING[scoring](model, tokenizer, prompts)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # outside the handler, so that the failed batch's tensors are gone
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if not halve or len(prompts) == 1:
+        return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
+    middle = len(prompts) // 2
+    return [
+        score
+        for half in (prompts[:middle], prompts[middle:])
+        for score in score_halving(model, tokenizer, half, scoring, halve)
+    ]

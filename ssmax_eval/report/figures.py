@@ -1,0 +1,149 @@
+"""Figures of needle grids on matplotlib axes; they take an Axes and return it."""
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, to_hex
+from matplotlib.figure import Figure
+
+ACCURACY = "viridis"  # told apart by every kind of colour vision, and in grey
+DIFFERENCE = "PuOr"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ssmax_eval",
+    "font.family": "sans-serif",
+    "hatch.linewidth": 0.6,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it is, not as mathematics."""
+    return text.replace("$", r"\$")
+
+
+def depth_label(depth: float) -> str:
+    return f"{depth:g}%"
+
+
+def pivot(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Return a grid, depths from the top down by context lengths."""
+    grid = cells.pivot(index="depth_percent", columns="context_length", values=value)
+    return grid.sort_index().sort_index(axis=1)
+
+
+def colour(value: float, difference: bool = False) -> str:
+    """Return the hex colour of an accuracy (0 to 1) or of a difference (-1 to 1)."""
+    shade: Colormap = mpl.colormaps[DIFFERENCE if difference else ACCURACY]
+    return to_hex(shade((value + 1) / 2 if difference else value))
+
+
+def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | None = None) -> Axes:
+    """Draw one series' cells (as statistics.cells gives them) as a heatmap, the mean of each length above it.
+
+    Untested cells stay empty, cells of which no sample could be scored are hatched.
+    """
+    accuracy, failed = pivot(cells, "accuracy"), pivot(cells, "failed")
+    _heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
+    for y, x in zip(*np.where(accuracy.isna() & (failed > 0)), strict=True):
+        ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0))
+    grouped = cells.assign(sum=cells["accuracy"] * cells["scored"]).groupby("context_length")[["sum", "scored"]].sum()
+    for x, length in enumerate(accuracy.columns):
+        mean = grouped.loc[length, "sum"] / grouped.loc[length, "scored"] if grouped.loc[length, "scored"] else None
+        ax.text(x + 0.5, -0.15, "" if mean is None else f"{mean:.2f}", ha="center", va="bottom", fontsize=8, weight="bold")
+    mark_train_length(ax, list(accuracy.columns), train_length)
+    ax.set_title(plain(title), pad=18)
+    return ax
+
+
+def difference(ax: Axes, cells: pd.DataFrame, baseline: pd.DataFrame, title: str = "") -> Axes:
+    """Draw accuracy minus the baseline's, -1 to 1, where both have a score."""
+    grid = pivot(cells, "accuracy").sub(pivot(baseline, "accuracy"))
+    _heatmap(ax, grid, DIFFERENCE, -1, 1, "+.2f")
+    ax.set_title(plain(title), pad=18)
+    return ax
+
+
+def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) -> None:
+    """Draw a line between the lengths that the model was trained at and those beyond."""
+    if train_length is None or not columns or not columns[0] <= train_length < columns[-1]:
+        return
+    x = sum(length <= train_length for length in columns)
+    ax.axvline(x, color="crimson", lw=1.5, ls="--")
+    ax.text(x, ax.get_ylim()[0], f" trained to {train_length:,}", color="crimson", fontsize=7, ha="right", va="bottom", rotation=90)
+
+
+def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str) -> None:
+    many = grid.size > 160
+    sns.heatmap(
+        grid.rename(index=depth_label),
+        ax=ax,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        annot=not many,
+        fmt=form,
+        annot_kws={"fontsize": 8},
+        linewidths=0.5,
+        linecolor="white",
+        cbar=False,
+    )
+    ax.set_xlabel("context length (tokens)")
+    ax.set_ylabel("needle depth")
+    ax.set_xticks(ax.get_xticks(), [f"{length:,}" for length in grid.columns], rotation=0 if len(grid.columns) < 7 else 45)
+    ax.tick_params(axis="y", rotation=0)
+
+
+def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Figure:
+    """Draw every series side by side, and below each but the first its difference from the first."""
+    series = list(dict.fromkeys(cells["series"]))
+    parts = {name: cells[cells["series"] == name] for name in series}
+    columns = min(len(series), 3)
+    blocks = [series[i : i + columns] for i in range(0, len(series), columns)]
+    lengths = cells["context_length"].nunique()
+    depths = cells["depth_percent"].nunique()
+    width = max(3.4, 0.62 * lengths + 1.2)
+    height = max(2.2, 0.3 * depths + 1.3)
+    rows = len(blocks) * (2 if len(series) > 1 else 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        axes = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for b, block in enumerate(blocks):
+            for c, name in enumerate(block):
+                top = axes[b * (2 if len(series) > 1 else 1), c]
+                top.set_axis_on()
+                grid(top, parts[name], name, (train_lengths or {}).get(name))
+                if name != series[0]:
+                    below = axes[b * 2 + 1, c]
+                    below.set_axis_on()
+                    difference(below, parts[name], parts[series[0]], f"{name}\nminus {series[0]}")
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """Return a figure as an <svg> element, the same bytes for the same figure."""
+    out = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as SVG, PNG and PDF, and return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png", "pdf")]
+    with mpl.rc_context(STYLE):
+        for path in paths:
+            figure.savefig(path, dpi=160)
+    return paths

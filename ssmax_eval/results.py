@@ -1,0 +1,146 @@
+"""The run store: one folder a run, rows appended as they come, run.json written last. Imports nothing of ours but errors."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .errors import UserError
+
+Row = dict[str, Any]
+FORMAT = 1
+
+
+def run_id_of(key: dict[str, Any]) -> str:
+    """Return 12 hex digits of the sha256 over a run's canonical key: what was asked, of which weights."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def rows_path(self) -> Path:
+        return self.folder / "rows.jsonl"
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def is_complete(self) -> bool:
+        return self.record_path.is_file()
+
+    def record(self) -> dict[str, Any]:
+        """Return run.json; {} for a run that is not complete."""
+        if not self.is_complete:
+            return {}
+        try:
+            return json.loads(self.record_path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
+
+    def rows(self) -> list[Row]:
+        """Return the rows; a last line without an end, left by a killed process, does not count."""
+        if not self.rows_path.is_file():
+            return []
+        rows = []
+        for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"run {self.folder}: line {number} of rows.jsonl is broken; run again with --fresh") from error
+        return rows
+
+    def start_over(self) -> None:
+        """Remove what the run has stored."""
+        for path in (self.record_path, self.rows_path):
+            path.unlink(missing_ok=True)
+
+    def writer(self) -> "RowWriter":
+        return RowWriter(self)
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Write run.json at once and whole."""
+        text = json.dumps({"format": FORMAT, "run_id": self.run_id, **record}, indent=1, allow_nan=False)
+        temporary = self.record_path.with_suffix(".tmp")
+        temporary.write_text(text + "\n")
+        os.replace(temporary, self.record_path)
+
+
+class RowWriter:
+    """Append rows to a run, one process at a time; a half-written last line is cut off first."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> "RowWriter":
+        try:
+            self.run.folder.mkdir(parents=True, exist_ok=True)
+            self.stream = self.run.rows_path.open("ab+")
+        except OSError as error:
+            raise UserError(f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another") from error
+        self._lock()
+        self.stream.seek(0)
+        whole = self.stream.read().rfind(b"\n") + 1
+        self.stream.truncate(whole)
+        self.stream.seek(0, os.SEEK_END)
+        return self
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no advisory locks on Windows: two writers at once are the user's own care there
+            return
+        try:
+            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.stream.close()
+            raise UserError(f"run {self.run.folder}: another process is writing it; wait for it to end") from error
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Write rows and flush them to the system, a batch in one write."""
+        self.stream.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+        self.stream.flush()
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+
+def find_runs(*paths: str | Path) -> list[Run]:
+    """Return the runs at or below each path, by folder name; raises UserError for a path without any."""
+    runs: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"run {str(path)!r}: no such path; give a run's folder or a folder of runs")
+        folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
+        found = sorted(rows.parent for rows in folder.rglob("rows.jsonl"))
+        if not found:
+            raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
+        runs |= {folder.resolve(): Run(folder) for folder in found}
+    return list(runs.values())
+
+
+def load_results(*paths: str | Path | Run) -> pd.DataFrame:
+    """Return the rows of all runs at or below the paths as one DataFrame, with a run_id column.
+
+    A sample that could not be scored has correct = <NA> (nullable boolean), never False; its reason is in `error`.
+    """
+    runs = [run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))]
+    rows = [{"run_id": run.run_id, **row} for run in runs for row in run.rows()]
+    frame = pd.DataFrame(rows)
+    for column in {"correct", "first_correct"} & set(frame.columns):
+        frame[column] = frame[column].astype("boolean")
+    return frame

@@ -1,0 +1,51 @@
+"""Statistics of grids: DataFrame in, DataFrame out."""
+
+import pandas as pd
+
+CELL = ["task", "haystack", "series", "context_length", "depth_percent"]
+
+
+def with_series(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return needle rows with a `series` column: the model's name, its law if any is not softmax, its RoPE setting if changed."""
+    law = ", " + rows["attention"] if (rows["attention"] != "softmax").any() else ""
+    rope = rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
+    return rows.assign(series=rows["model"] + law + rope)
+
+
+def cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series and cell of the grid: trials, scored, failed, accuracy and first_accuracy (0 to 1, NaN if none scored).
+
+    Controls are left out; a sample without a score counts as failed and not as wrong.
+    """
+    grid = rows[rows["control"].isna()]
+    return _accuracy(grid, CELL)
+
+
+def lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series and context length over all depths, with the columns of `cells`."""
+    return _accuracy(rows[rows["control"].isna()], [name for name in CELL if name != "depth_percent"])
+
+
+def controls(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series, control and context length, with the columns of `cells`; needle-only pools its lengths."""
+    rows = rows[rows["control"].notna()].copy()
+    rows.loc[rows["control"] == "needle-only", "context_length"] = pd.NA
+    return _accuracy(rows, ["task", "haystack", "series", "control", "context_length"])
+
+
+def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    columns = [*by, "trials", "scored", "failed", "accuracy", "first_accuracy"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    values = rows.assign(
+        scored=rows["correct"].notna(),
+        correct=rows["correct"].astype("Float64"),
+        first=rows["first_correct"].astype("Float64"),
+    )
+    grouped = values.groupby(by, sort=False, dropna=False)
+    out = grouped.agg(
+        trials=("trial", "size"), scored=("scored", "sum"), accuracy=("correct", "mean"), first_accuracy=("first", "mean")
+    ).reset_index()
+    out["failed"] = out["trials"] - out["scored"]
+    out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")
+    return out[columns]
