@@ -27,7 +27,9 @@ app = typer.Typer(
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", metavar="[LABEL=]REF", help="Directory, .gguf file, hub id or known name; repeatable. Default: the bundled pair."
+        "--model",
+        metavar="[LABEL=]REF",
+        help="Directory, .gguf file, hub id or known name; repeatable. Default: the bundled pair.",
     ),
 ]
 Attentions = Annotated[
@@ -39,9 +41,14 @@ Attentions = Annotated[
     ),
 ]
 RopeTheta = Annotated[float | None, typer.Option(help="Absolute RoPE theta.")]
-RopeThetaFactor = Annotated[str, typer.Option(metavar="X[,X...]", help="Multiply RoPE theta; several values are an axis.")]
+RopeThetaFactor = Annotated[
+    str, typer.Option(metavar="X[,X...]", help="Multiply RoPE theta; several values are an axis.")
+]
 RopeScaling = Annotated[
-    str | None, typer.Option(metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4.")
+    str | None,
+    typer.Option(
+        metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -53,17 +60,29 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 @app.command()
 def needle(
     model: Models = None,
-    context_lengths: Annotated[str, typer.Option(metavar="N,...", help="Tokens of the whole prompt.")] = "512,1024,2048",
-    depth_percents: Annotated[str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")] = "0,25,50,75,100",
+    context_lengths: Annotated[
+        str, typer.Option(metavar="N,...", help="Tokens of the whole prompt.")
+    ] = "512,1024,2048",
+    depth_percents: Annotated[
+        str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
+    ] = "0,25,50,75,100",
     trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
     task: Annotated[str, typer.Option(help="single, multikey, multivalue, multiquery or digits.")] = "single",
     value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = "number",
     needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = 4,
     haystack: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.")
+        str,
+        typer.Option(
+            metavar="NAME|PATH",
+            help="text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.",
+        ),
     ] = "text",
-    scoring: Annotated[str, typer.Option(help="forced (one forward pass, greedy decoding's verdict) or generate.")] = "forced",
-    controls: Annotated[str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")] = "",
+    scoring: Annotated[
+        str, typer.Option(help="forced (one forward pass, greedy decoding's verdict) or generate.")
+    ] = "forced",
+    controls: Annotated[
+        str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")
+    ] = "",
     attention: Attentions = None,
     rope_theta: RopeTheta = None,
     rope_theta_factor: RopeThetaFactor = "1",
@@ -75,8 +94,12 @@ def needle(
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts, spread over the grid.")] = None,
     output_path: OutputPath = Path("results"),
     report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Retrieval over a grid of context lengths and needle depths."""
@@ -113,7 +136,9 @@ def needle(
 def write_report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
-    figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")
+    ] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Needle in a haystack",
 ) -> None:
     """Write one HTML page of stored runs."""
@@ -124,7 +149,9 @@ def write_report(
 
 @app.command("models")
 def list_models(
-    folders: Annotated[list[Path] | None, typer.Argument(metavar="[DIR...]", help="Also look for checkpoints below these.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Also look for checkpoints below these.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Models that are bundled or found: attention law, size, training length."""
@@ -134,7 +161,9 @@ def list_models(
     if as_json:
         print(json.dumps(entries))
         return
-    print_table(["model", "attention", "parameters", "trained at", "architecture", "licence", "where"], entries)
+    print_table(
+        ["model", "attention", "parameters", "trained at", "architecture", "licence", "where"], entries
+    )
 
 
 @app.command("laws")
@@ -142,7 +171,10 @@ def list_laws() -> None:
     """Attention laws for --attention, with their formulas and options."""
     from .attention.laws import LAWS, law_options
 
-    lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
+    lines = [
+        [name, law.summary, " ".join(f"{option}=" for option in law_options(law))]
+        for name, law in LAWS.items()
+    ]
     print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
 
 
@@ -164,7 +196,9 @@ def bundled() -> list[str]:
 
     names = bundled_names()
     if not names:
-        raise UserError(f"model: none is bundled in this version; give --model DIR, a .gguf file, a hub id, or {', '.join(PACKAGED)}")
+        raise UserError(
+            f"model: none is bundled in this version; give --model DIR, a .gguf file, a hub id, or {', '.join(PACKAGED)}"
+        )
     return names
 
 
@@ -195,7 +229,9 @@ def finish(runs: "list[Run]", output_path: Path, want_report: bool, as_json: boo
     print_grids(rows)
     if failed := int(rows["correct"].isna().sum()):
         reasons = rows.loc[rows["correct"].isna(), "error"].value_counts()
-        print(f"{failed} prompts could not be scored: {', '.join(f'{reason} ({count})' for reason, count in reasons.items())}")
+        print(
+            f"{failed} prompts could not be scored: {', '.join(f'{reason} ({count})' for reason, count in reasons.items())}"
+        )
     print("\n".join(f"run {run.folder}" for run in runs))
     if page is not None:
         print(page)
@@ -210,13 +246,18 @@ def print_grids(rows: "pd.DataFrame") -> None:
         lengths = sorted(part["context_length"].unique())
         at = {(cell["depth_percent"], cell["context_length"]): cell for cell in part.to_dict("records")}
         mean = means[(means["task"] == task) & (means["haystack"] == haystack) & (means["series"] == series)]
-        lines = [[f"{depth:g}%", *(value_text(at.get((depth, n))) for n in lengths)] for depth in sorted(part["depth_percent"].unique())]
+        lines = [
+            [f"{depth:g}%", *(value_text(at.get((depth, n))) for n in lengths)]
+            for depth in sorted(part["depth_percent"].unique())
+        ]
         by_length = {line["context_length"]: line for line in mean.to_dict("records")}
         lines.append(["mean", *(value_text(by_length.get(n)) for n in lengths)])
         print_table(["depth", *(f"{n:,}" for n in lengths)], lines, f"{series}: {task}, haystack {haystack}")
     for line in extra.to_dict("records"):
         at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']}"
-        print(f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts")
+        print(
+            f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts"
+        )
 
 
 def value_text(cell: dict[str, Any] | None) -> str:
@@ -246,7 +287,9 @@ def quiet_libraries() -> None:
     """Keep the progress bars and advice of the libraries below out of our output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of the libraries' bars; our own decides for itself
+    os.environ.setdefault(
+        "TQDM_DISABLE", "1"
+    )  # the default of the libraries' bars; our own decides for itself
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -62,7 +62,10 @@ class Subject:
             return self.loaded
         assert self.source is not None
         return load_model(
-            self.source, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+            self.source,
+            dtype=settings.dtype,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
         )
 
 
@@ -72,7 +75,9 @@ def subjects(models: str | Sequence[str] | dict[str, Any] | Loaded) -> list[Subj
         models = [models]
     if isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel):
         models = {type(models[0]).__name__: models}
-    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
+    items: list[tuple[str, Any]] = (
+        list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
+    )
     found = [subject(label, reference) for label, reference in items]
     labels = [each.label for each in found]
     for label in labels:
@@ -109,7 +114,11 @@ def run_probe(
     runs = []
     for each in subjects(models):
         laws = list(dict.fromkeys(canonical(law or each.native_attention) for law in attentions))
-        planned = [(law, rope, open_run(each, probe, parameters, law, rope, settings)) for law in laws for rope in ropes]
+        planned = [
+            (law, rope, open_run(each, probe, parameters, law, rope, settings))
+            for law in laws
+            for rope in ropes
+        ]
         if any(not run.is_complete for _, _, run in planned):
             model, tokenizer = each.load(settings)
             for law, rope, run in planned:
@@ -124,7 +133,12 @@ def canonical(law: str) -> str:
 
 
 def open_run(
-    each: Subject, probe: NeedleProbe, parameters: dict[str, Any], law: str, rope: RopeSetting, settings: Settings
+    each: Subject,
+    probe: NeedleProbe,
+    parameters: dict[str, Any],
+    law: str,
+    rope: RopeSetting,
+    settings: Settings,
 ) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
     dtype = str(each.loaded[0].dtype) if each.loaded else settings.dtype
@@ -159,7 +173,10 @@ def execute(
     plan = probe.plan()
     longest = max(sample.context_length for sample in plan)
     with ExitStack() as stack:
-        if law == each.native_attention and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION:
+        if (
+            law == each.native_attention
+            and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION
+        ):
             attached = current_law(model, law)
         else:
             attached = stack.enter_context(attention_law(model, law))
@@ -172,7 +189,9 @@ def execute(
         done = {probe.sample_of(row) for row in earlier}
         total = sum(sample.context_length for sample in plan)
         title = " ".join(filter(None, [each.label, law, str(rope) if rope.changes else ""]))
-        bar = stack.enter_context(tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr))
+        bar = stack.enter_context(
+            tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr)
+        )
         common = {
             "model": each.label,
             "attention": law,
@@ -213,7 +232,9 @@ def describe_model(
     return {
         "label": each.label,
         # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
-        "reference": Path(each.reference).name if each.source and Path(each.reference).exists() else each.reference,
+        "reference": Path(each.reference).name
+        if each.source and Path(each.reference).exists()
+        else each.reference,
         "fingerprint": each.fingerprint,
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -227,7 +248,10 @@ def describe_model(
 
 
 def describe_rope(rope: RopeSetting, effective: RopeRecord | None) -> dict[str, Any]:
-    return {"requested": asdict(rope), "effective": None if effective is None else replace_nan(asdict(effective))}
+    return {
+        "requested": asdict(rope),
+        "effective": None if effective is None else replace_nan(asdict(effective)),
+    }
 
 
 def replace_nan(values: dict[str, Any]) -> dict[str, Any]:
@@ -275,5 +299,7 @@ def rope_settings(
     theta: float | None = None, theta_factors: Sequence[float] = (1.0,), scaling: str | None = None
 ) -> list[RopeSetting]:
     """Return one setting for each theta factor, the other requests the same in all."""
-    return [RopeSetting(theta_factor=factor, theta=theta, scaling=scaling) for factor in dict.fromkeys(theta_factors)]
-
+    return [
+        RopeSetting(theta_factor=factor, theta=theta, scaling=scaling)
+        for factor in dict.fromkeys(theta_factors)
+    ]

@@ -44,7 +44,10 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     )
     grouped = values.groupby(by, sort=False, dropna=False)
     out = grouped.agg(
-        trials=("trial", "size"), scored=("scored", "sum"), accuracy=("correct", "mean"), first_accuracy=("first", "mean")
+        trials=("trial", "size"),
+        scored=("scored", "sum"),
+        accuracy=("correct", "mean"),
+        first_accuracy=("first", "mean"),
     ).reset_index()
     out["failed"] = out["trials"] - out["scored"]
     out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")

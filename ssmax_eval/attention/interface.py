@@ -24,7 +24,9 @@ from .laws import Law, Softmax, format_law, law_options, parse_law
 IMPLEMENTATION = "ssmax_eval"
 
 
-def visible_keys(rows: int, keys: int, attention_mask: Tensor | None, causal: bool, device: torch.device) -> Tensor:
+def visible_keys(
+    rows: int, keys: int, attention_mask: Tensor | None, causal: bool, device: torch.device
+) -> Tensor:
     """Count the keys that sdpa lets each query row see.
 
     attention_mask: (batch, 1 or heads, rows, keys), bool or additive, or None. Returns float32 (batch or 1, rows) >= 1.
@@ -190,7 +192,9 @@ def law_state(model: nn.Module) -> dict[str, dict[str, list[float]]]:
     for name, module in attention_modules(model).items():
         law: Law | None = getattr(module, "ssmax", None)
         if law is not None:
-            values = {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
+            values = {
+                key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads
+            }
             state[name] = values
     return state
 

@@ -252,7 +252,9 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or key not in allowed:
-            raise UserError(f"unknown option {part!r} of attention law {name}; allowed: {', '.join(allowed)}=NUMBER")
+            raise UserError(
+                f"unknown option {part!r} of attention law {name}; allowed: {', '.join(allowed)}=NUMBER"
+            )
         try:
             options[key] = float(value)
         except ValueError:
@@ -260,7 +262,9 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
         if not math.isfinite(options[key]):
             raise UserError(f"attention option {key}={value!r} of {name}: allowed are finite numbers")
     if not options.get("train_length", 2) >= 2:
-        raise UserError(f"attention option train_length={options['train_length']:g}: allowed are numbers from 2")
+        raise UserError(
+            f"attention option train_length={options['train_length']:g}: allowed are numbers from 2"
+        )
     return law, options
 
 

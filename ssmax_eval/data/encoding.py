@@ -39,7 +39,9 @@ class Encoder:
         head = len(self.anchor_ids)
         every = self._ids([f"{self.anchor}{self.joiner}{text}" for text in texts])
         if any(ids[:head] != self.anchor_ids for ids in every):
-            raise UserError(f"tokenizer {type(self.tokenizer).__name__}: it merges tokens across sentence ends, which needles cannot stand")
+            raise UserError(
+                f"tokenizer {type(self.tokenizer).__name__}: it merges tokens across sentence ends, which needles cannot stand"
+            )
         return [ids[head:] for ids in every]
 
     def decode(self, ids: list[int]) -> str:
@@ -49,7 +51,9 @@ class Encoder:
         """Return the shortest span of ids, [start, end), whose decoding holds the last occurrence of text."""
         start = max((i for i in range(len(ids)) if text in self.decode(ids[i:])), default=None)
         if start is None:
-            raise UserError(f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding")
+            raise UserError(
+                f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding"
+            )
         end = next(j for j in range(start + 1, len(ids) + 1) if text in self.decode(ids[start:j]))
         return start, end
 

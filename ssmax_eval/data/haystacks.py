@@ -76,7 +76,9 @@ class Document:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise UserError(f"haystack {self.name!r}: it holds no text; give a file with at least a few sentences")
+            raise UserError(
+                f"haystack {self.name!r}: it holds no text; give a file with at least a few sentences"
+            )
         object.__setattr__(self, "_sentences", split_sentences(self.text))
 
     @property
@@ -114,10 +116,14 @@ def haystack(reference: str) -> Haystack:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
         if not files:
-            raise UserError(f"haystack {reference!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
+            raise UserError(
+                f"haystack {reference!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory"
+            )
         return Document(path.resolve().name, "\n".join(read_text(file, reference) for file in files))
     if not path.is_file():
-        raise UserError(f"haystack {reference!r}: no such file; allowed are text, noise, repeat, bible, hf:DATASET, or a path")
+        raise UserError(
+            f"haystack {reference!r}: no such file; allowed are text, noise, repeat, bible, hf:DATASET, or a path"
+        )
     return Document(path.name, read_text(path, reference))
 
 
@@ -152,7 +158,9 @@ def bible() -> str:
 def dataset_text(reference: str) -> str:
     """Return the text column of a datasets reference, at most 20 million characters of it."""
     if importlib.util.find_spec("datasets") is None:
-        raise UserError(f"haystack {reference!r}: the datasets package is not installed; run: pip install 'ssmax-eval[datasets]'")
+        raise UserError(
+            f"haystack {reference!r}: the datasets package is not installed; run: pip install 'ssmax-eval[datasets]'"
+        )
     import datasets
 
     name, config, split, column = [*reference.removeprefix("hf:").split(":"), *[""] * 4][:4]
@@ -166,5 +174,7 @@ def dataset_text(reference: str) -> str:
                 break
     except Exception as error:  # a hub, a file format and a schema can each fail in their own way
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"haystack {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})") from error
+        raise UserError(
+            f"haystack {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})"
+        ) from error
     return "\n".join(texts)

@@ -42,7 +42,11 @@ class Needle:
             raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}")
         if self.value not in VALUES:
             raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}")
-        if not 2 <= self.needles <= len(CITIES):
+        if self.task in ("single", "digits"):
+            # what a task does not use must not tell its runs apart
+            object.__setattr__(self, "needles", 1)
+            object.__setattr__(self, "value", "number" if self.task == "digits" else self.value)
+        elif not 2 <= self.needles <= len(CITIES):
             raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
 
     def draw(self, rng: random.Random) -> Draw:
@@ -54,14 +58,24 @@ class Needle:
         cities = rng.sample(CITIES, count)
         values = draw_values(rng, kind, count)
         if self.task in ("single", "multikey"):
-            facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
-            question = f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
+            facts = [
+                f"The special magic {city} {kind} is: {value}."
+                for city, value in zip(cities, values, strict=True)
+            ]
+            question = (
+                f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
+            )
             return Draw(facts, values, question, values[0])
         if self.task == "multivalue":
             facts = [f"One of the special magic {cities[0]} {kind}s is: {value}." for value in values]
-            question = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
+            question = (
+                f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
+            )
             return Draw(facts, values, question, ", ".join(values), ordered=True)
-        facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
+        facts = [
+            f"The special magic {city} {kind} is: {value}."
+            for city, value in zip(cities, values, strict=True)
+        ]
         named = f"special magic {', '.join(cities[:-1])} and {cities[-1]} {kind}s"
         return Draw(facts, values, f"What are the {named}? The {named} are:", ", ".join(values))
 

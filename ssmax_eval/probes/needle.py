@@ -16,6 +16,7 @@ from ..models.rope import rotary_modules
 from .scoring import SCORING, score_halving
 
 Row = dict[str, Any]
+FORMAT = 1  # of prompts and scores: raise it when the same parameters come to mean other rows
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
@@ -52,7 +53,9 @@ class NeedleProbe:
         for length in self.context_lengths:
             require(length >= 1, "context length", length, "whole numbers of tokens above 0")
         for depth in self.depth_percents:
-            require(math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)")
+            require(
+                math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)"
+            )
         require(bool(self.context_lengths), "context lengths", "", "at least one")
         require(bool(self.depth_percents), "depth percents", "", "at least one")
         require(self.trials >= 1, "trials", self.trials, "1 or more")
@@ -61,13 +64,23 @@ class NeedleProbe:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         if self.needle.task == "digits":
-            require(self.haystack in ("text", "digits"), "haystack", self.haystack, "none: task digits makes its own; leave it out")
+            require(
+                self.haystack in ("text", "digits"),
+                "haystack",
+                self.haystack,
+                "none: task digits makes its own; leave it out",
+            )
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
-        object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents})))
+        object.__setattr__(
+            self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents}))
+        )
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
 
     def source(self) -> Haystack:
         return haystack("text" if self.needle.task == "digits" else self.haystack)
+
+    def haystack_name(self, source: Haystack) -> str:
+        return "digits" if self.needle.task == "digits" else source.name
 
     def plan(self) -> list[Sample]:
         """Return the samples in the order they run: by length, the controls after the grid."""
@@ -112,6 +125,7 @@ class NeedleProbe:
         """
         source = self.source()
         self.check(model, tokenizer, source)
+        name = self.haystack_name(source)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
@@ -125,18 +139,18 @@ class NeedleProbe:
                 prompts = [self.prompt(tokenizer, source, sample) for sample in batch]
                 scores = score_halving(model, tokenizer, prompts, self.scoring, halve=batch_size is None)
                 rows = [
-                    self.row(sample, prompt, score)
+                    self.row(sample, prompt, score, name)
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
                     if sample not in done
                 ]
                 progress(sum(len(prompt.ids) for prompt in prompts))
                 yield rows
 
-    def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
+    def row(self, sample: Sample, prompt: Prompt, score: Row, haystack_name: str) -> Row:
         control = sample.control
         return {
             "task": self.needle.task,
-            "haystack": "digits" if self.needle.task == "digits" else self.haystack,
+            "haystack": haystack_name,
             "control": control,
             "context_length": len(prompt.ids),
             "depth_percent": None if control else sample.depth_percent,
@@ -163,9 +177,13 @@ class NeedleProbe:
 
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the prompts and the scoring, the haystack's content included."""
-        return {**asdict(self), "haystack_sha256": self.source().sha256}
+        source = self.source()
+        content = {"haystack": self.haystack_name(source), "haystack_sha256": source.sha256}
+        return {"format": FORMAT, **asdict(self), **content}
 
 
 def require(condition: bool, what: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}")
+        raise UserError(
+            f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}"
+        )

@@ -18,8 +18,26 @@ from ..results import Run, find_runs, load_results
 from . import figures
 
 SHOWN_PER_TRIAL = (
-    *("trial", "seed", "needle", "question", "expected", "predicted", "correct", "first_correct", "answer_nll"),
-    *("answer_ranks", "margin", "realised_depth_percent", "needle_start", "needle_end", "prompt_sha256", "error"),
+    *(
+        "trial",
+        "seed",
+        "needle",
+        "question",
+        "expected",
+        "predicted",
+        "correct",
+        "first_correct",
+        "answer_nll",
+    ),
+    *(
+        "answer_ranks",
+        "margin",
+        "realised_depth_percent",
+        "needle_start",
+        "needle_end",
+        "prompt_sha256",
+        "error",
+    ),
 )
 
 
@@ -62,7 +80,9 @@ def write(out: Path, page: str) -> Path:
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(f"report {str(out)!r}: cannot be written ({error.strerror}); give another path") from error
+        raise UserError(
+            f"report {str(out)!r}: cannot be written ({error.strerror}); give another path"
+        ) from error
     return out
 
 
@@ -91,8 +111,12 @@ def section(
         {
             "series": name,
             "train_length": train_lengths.get(name),
-            **table(cells[cells["series"] == name], means[means["series"] == name], rows[rows["series"] == name]),
-            "difference": None if name == series[0] else differences(cells[cells["series"] == name], baseline),
+            **table(
+                cells[cells["series"] == name], means[means["series"] == name], rows[rows["series"] == name]
+            ),
+            "difference": None
+            if name == series[0]
+            else differences(cells[cells["series"] == name], baseline),
         }
         for name in series
     ]
@@ -112,7 +136,10 @@ def table(cells: pd.DataFrame, means: pd.DataFrame, rows: pd.DataFrame) -> dict[
     lengths, depths = sorted(cells["context_length"].unique()), sorted(cells["depth_percent"].unique())
     at = {(cell["context_length"], cell["depth_percent"]): cell for cell in cells.to_dict("records")}
     grid_rows = rows[rows["control"].isna()]
-    trials = {key: list(map(shown, part.to_dict("records"))) for key, part in grid_rows.groupby(["context_length", "depth_percent"])}
+    trials = {
+        key: list(map(shown, part.to_dict("records")))
+        for key, part in grid_rows.groupby(["context_length", "depth_percent"])
+    }
     mean_at = {line["context_length"]: line["accuracy"] for line in means.to_dict("records")}
     lines = []
     for depth in depths:
@@ -120,14 +147,15 @@ def table(cells: pd.DataFrame, means: pd.DataFrame, rows: pd.DataFrame) -> dict[
         for length in lengths:
             cell = at.get((length, depth))
             value = math.nan if cell is None else cell["accuracy"]
+            background = None if math.isnan(value) else figures.colour(value)
             line.append(
                 {
                     "length": int(length),
                     "depth": depth,
                     "state": "untested" if cell is None else "failed" if math.isnan(value) else "scored",
                     "value": None if math.isnan(value) else value,
-                    "background": None if math.isnan(value) else figures.colour(value),
-                    "ink": "#000" if value > 0.6 else "#fff",
+                    "background": background,
+                    "ink": background and figures.ink(background),
                     "scored": 0 if cell is None else int(cell["scored"]),
                     "failed": 0 if cell is None else int(cell["failed"]),
                     "trials": trials.get((length, depth), []),
@@ -149,7 +177,7 @@ def differences(cells: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, Any] |
     lines = []
     for depth, line in grid.iterrows():
         shades = [None if math.isnan(v) else figures.colour(v, difference=True) for v in line]
-        inks = ["#fff" if abs(v) > 0.65 else "#000" for v in line]
+        inks = [shade and figures.ink(shade) for shade in shades]
         values = [None if math.isnan(v) else v for v in line]
         lines.append({"depth": depth, "cells": [*zip(values, shades, inks, strict=True)]})
     return {"lengths": [int(length) for length in grid.columns], "lines": lines}
@@ -163,7 +191,6 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def is_missing(value: Any) -> bool:
     return not isinstance(value, list) and bool(pd.isna(value))
-
 
 
 class _CallableModule(ModuleType):

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, to_hex
+from matplotlib.colors import Colormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-ACCURACY = "viridis"  # told apart by every kind of colour vision, and in grey
+# both can be told apart by every kind of colour vision
+ACCURACY = "RdYlBu"
 DIFFERENCE = "PuOr"
 STYLE = {
     "svg.fonttype": "none",
@@ -46,6 +47,13 @@ def colour(value: float, difference: bool = False) -> str:
     return to_hex(shade((value + 1) / 2 if difference else value))
 
 
+def ink(background: str) -> str:
+    """Return black or white, whichever is read more easily on a colour (WCAG relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(background)]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000" if luminance > 0.179 else "#fff"
+
+
 def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | None = None) -> Axes:
     """Draw one series' cells (as statistics.cells gives them) as a heatmap, the mean of each length above it.
 
@@ -54,11 +62,29 @@ def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | Non
     accuracy, failed = pivot(cells, "accuracy"), pivot(cells, "failed")
     _heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
     for y, x in zip(*np.where(accuracy.isna() & (failed > 0)), strict=True):
-        ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0))
-    grouped = cells.assign(sum=cells["accuracy"] * cells["scored"]).groupby("context_length")[["sum", "scored"]].sum()
+        ax.add_patch(
+            mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0)
+        )
+    grouped = (
+        cells.assign(sum=cells["accuracy"] * cells["scored"])
+        .groupby("context_length")[["sum", "scored"]]
+        .sum()
+    )
     for x, length in enumerate(accuracy.columns):
-        mean = grouped.loc[length, "sum"] / grouped.loc[length, "scored"] if grouped.loc[length, "scored"] else None
-        ax.text(x + 0.5, -0.15, "" if mean is None else f"{mean:.2f}", ha="center", va="bottom", fontsize=8, weight="bold")
+        mean = (
+            grouped.loc[length, "sum"] / grouped.loc[length, "scored"]
+            if grouped.loc[length, "scored"]
+            else None
+        )
+        ax.text(
+            x + 0.5,
+            -0.15,
+            "" if mean is None else f"{mean:.2f}",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            weight="bold",
+        )
     mark_train_length(ax, list(accuracy.columns), train_length)
     ax.set_title(plain(title), pad=18)
     return ax
@@ -77,8 +103,17 @@ def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) ->
     if train_length is None or not columns or not columns[0] <= train_length < columns[-1]:
         return
     x = sum(length <= train_length for length in columns)
-    ax.axvline(x, color="crimson", lw=1.5, ls="--")
-    ax.text(x, ax.get_ylim()[0], f" trained to {train_length:,}", color="crimson", fontsize=7, ha="right", va="bottom", rotation=90)
+    ax.axvline(x, color="black", lw=1.5, ls="--")
+    ax.text(
+        x,
+        ax.get_ylim()[0],
+        f" trained to {train_length:,}",
+        color="black",
+        fontsize=7,
+        ha="right",
+        va="bottom",
+        rotation=90,
+    )
 
 
 def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str) -> None:
@@ -98,7 +133,11 @@ def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float
     )
     ax.set_xlabel("context length (tokens)")
     ax.set_ylabel("needle depth")
-    ax.set_xticks(ax.get_xticks(), [f"{length:,}" for length in grid.columns], rotation=0 if len(grid.columns) < 7 else 45)
+    ax.set_xticks(
+        ax.get_xticks(),
+        [f"{length:,}" for length in grid.columns],
+        rotation=0 if len(grid.columns) < 7 else 45,
+    )
     ax.tick_params(axis="y", rotation=0)
 
 
