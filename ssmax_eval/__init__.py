@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import report
     from .api import needle
     from .attention.interface import attach, attention_law, detach
     from .attention.laws import Law, register
     from .errors import UserError
     from .models.load import load_model
     from .models.rope import rope_scaled
-    from . import report
     from .results import load_results
 
 _HOMES = {

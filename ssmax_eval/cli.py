@@ -46,9 +46,7 @@ RopeThetaFactor = Annotated[
 ]
 RopeScaling = Annotated[
     str | None,
-    typer.Option(
-        metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4."
-    ),
+    typer.Option(metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4."),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
@@ -94,9 +92,7 @@ def needle(
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts, spread over the grid.")] = None,
     output_path: OutputPath = Path("results"),
     report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
     ] = False,
@@ -136,9 +132,7 @@ def needle(
 def write_report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
-    figures: Annotated[
-        Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")
-    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
     title: Annotated[str, typer.Option(help="The page's heading.")] = "Needle in a haystack",
 ) -> None:
     """Write one HTML page of stored runs."""
@@ -161,9 +155,7 @@ def list_models(
     if as_json:
         print(json.dumps(entries))
         return
-    print_table(
-        ["model", "attention", "parameters", "trained at", "architecture", "licence", "where"], entries
-    )
+    print_table(["model", "attention", "parameters", "trained at", "architecture", "licence", "where"], entries)
 
 
 @app.command("laws")
@@ -171,10 +163,7 @@ def list_laws() -> None:
     """Attention laws for --attention, with their formulas and options."""
     from .attention.laws import LAWS, law_options
 
-    lines = [
-        [name, law.summary, " ".join(f"{option}=" for option in law_options(law))]
-        for name, law in LAWS.items()
-    ]
+    lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
     print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
 
 
@@ -255,9 +244,7 @@ def print_grids(rows: "pd.DataFrame") -> None:
         print_table(["depth", *(f"{n:,}" for n in lengths)], lines, f"{series}: {task}, haystack {haystack}")
     for line in extra.to_dict("records"):
         at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']}"
-        print(
-            f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts"
-        )
+        print(f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts")
 
 
 def value_text(cell: dict[str, Any] | None) -> str:
@@ -287,9 +274,7 @@ def quiet_libraries() -> None:
     """Keep the progress bars and advice of the libraries below out of our output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault(
-        "TQDM_DISABLE", "1"
-    )  # the default of the libraries' bars; our own decides for itself
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of the libraries' bars; our own decides for itself
     import transformers
 
     transformers.logging.set_verbosity_error()

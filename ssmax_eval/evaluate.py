@@ -75,9 +75,7 @@ def subjects(models: str | Sequence[str] | dict[str, Any] | Loaded) -> list[Subj
         models = [models]
     if isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel):
         models = {type(models[0]).__name__: models}
-    items: list[tuple[str, Any]] = (
-        list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
-    )
+    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
     found = [subject(label, reference) for label, reference in items]
     labels = [each.label for each in found]
     for label in labels:
@@ -115,9 +113,7 @@ def run_probe(
     for each in subjects(models):
         laws = list(dict.fromkeys(canonical(law or each.native_attention) for law in attentions))
         planned = [
-            (law, rope, open_run(each, probe, parameters, law, rope, settings))
-            for law in laws
-            for rope in ropes
+            (law, rope, open_run(each, probe, parameters, law, rope, settings)) for law in laws for rope in ropes
         ]
         if any(not run.is_complete for _, _, run in planned):
             model, tokenizer = each.load(settings)
@@ -173,10 +169,7 @@ def execute(
     plan = probe.plan()
     longest = max(sample.context_length for sample in plan)
     with ExitStack() as stack:
-        if (
-            law == each.native_attention
-            and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION
-        ):
+        if law == each.native_attention and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION:
             attached = current_law(model, law)
         else:
             attached = stack.enter_context(attention_law(model, law))
@@ -232,9 +225,7 @@ def describe_model(
     return {
         "label": each.label,
         # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
-        "reference": Path(each.reference).name
-        if each.source and Path(each.reference).exists()
-        else each.reference,
+        "reference": Path(each.reference).name if each.source and Path(each.reference).exists() else each.reference,
         "fingerprint": each.fingerprint,
         "architecture": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -260,7 +251,7 @@ def replace_nan(values: dict[str, Any]) -> dict[str, Any]:
 
 def environment(model: PreTrainedModel) -> dict[str, Any]:
     packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -299,7 +290,4 @@ def rope_settings(
     theta: float | None = None, theta_factors: Sequence[float] = (1.0,), scaling: str | None = None
 ) -> list[RopeSetting]:
     """Return one setting for each theta factor, the other requests the same in all."""
-    return [
-        RopeSetting(theta_factor=factor, theta=theta, scaling=scaling)
-        for factor in dict.fromkeys(theta_factors)
-    ]
+    return [RopeSetting(theta_factor=factor, theta=theta, scaling=scaling) for factor in dict.fromkeys(theta_factors)]

@@ -50,9 +50,7 @@ class Run:
         try:
             return json.loads(self.record_path.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh"
-            ) from error
+            raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
 
     def rows(self) -> list[Row]:
         """Return the rows; a last line without an end, left by a killed process, does not count."""
@@ -114,9 +112,7 @@ class RowWriter:
             fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.stream.close()
-            raise UserError(
-                f"run {self.run.folder}: another process is writing it; wait for it to end"
-            ) from error
+            raise UserError(f"run {self.run.folder}: another process is writing it; wait for it to end") from error
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows and flush them to the system, a batch in one write."""
@@ -136,9 +132,7 @@ def find_runs(*paths: str | Path) -> list[Run]:
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
         found = sorted(rows.parent for rows in folder.rglob("rows.jsonl"))
         if not found:
-            raise UserError(
-                f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs"
-            )
+            raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
         runs |= {folder.resolve(): Run(folder) for folder in found}
     return list(runs.values())
 

@@ -114,9 +114,7 @@ def test_static_cache_equals_full_forward():
     with attention_law(model, "ssmax:s=0.8"):
         full = model(ids, use_cache=False).logits
         cache = StaticCache(config=model.config, max_cache_len=64)
-        parts = [
-            model(part, past_key_values=cache).logits for part in (ids[:, :30], *ids[:, 30:].split(1, 1))
-        ]
+        parts = [model(part, past_key_values=cache).logits for part in (ids[:, :30], *ids[:, 30:].split(1, 1))]
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=2e-5, rtol=1e-4)
 
 
@@ -288,11 +286,7 @@ def test_learned_values_are_parameters_of_the_model():
     model(tokens())
     with torch.enable_grad():
         model(tokens()).logits.square().mean().backward()
-    assert all(
-        p.grad is not None and p.grad.abs().sum() > 0
-        for name, p in model.named_parameters()
-        if "ssmax" in name
-    )
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "ssmax" in name)
 
 
 def test_learned_p_shares_one_table_and_starts_as_softmax():

@@ -45,9 +45,7 @@ def test_law_is_its_formula(name, options, formula):
 
 
 def test_every_law_is_tested_above():
-    tested = {
-        mark.args[1][i][0] for mark in test_law_is_its_formula.pytestmark for i in range(len(mark.args[1]))
-    }
+    tested = {mark.args[1][i][0] for mark in test_law_is_its_formula.pytestmark for i in range(len(mark.args[1]))}
     assert tested == set(LAWS)
 
 

@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Qwen2": {},
     "Qwen3": {"head_dim": 8},
     "Mistral": {"sliding_window": None},
-    "GPTNeoX": {},
+    "GPTNeoX": {"hidden_size": 128},  # a quarter of each head rotates: wide enough for several frequencies
     "GPT2": {},
     "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "Olmo2": {},

@@ -1,4 +1,6 @@
-"""One registered attention function for every law, and attaching laws to models: the only file that touches transformers' attention interface.
+"""One registered attention function for every law, and attaching laws to models.
+
+The only file that touches transformers' attention interface.
 
 The function scales the query if its layer carries a law at `<attention module>.ssmax`, then delegates to transformers'
 own `sdpa_attention_forward`; without a law it is "sdpa" bit for bit. n, the visible keys of each row, is counted from
@@ -24,9 +26,7 @@ from .laws import Law, Softmax, format_law, law_options, parse_law
 IMPLEMENTATION = "ssmax_eval"
 
 
-def visible_keys(
-    rows: int, keys: int, attention_mask: Tensor | None, causal: bool, device: torch.device
-) -> Tensor:
+def visible_keys(rows: int, keys: int, attention_mask: Tensor | None, causal: bool, device: torch.device) -> Tensor:
     """Count the keys that sdpa lets each query row see.
 
     attention_mask: (batch, 1 or heads, rows, keys), bool or additive, or None. Returns float32 (batch or 1, rows) >= 1.
@@ -192,9 +192,7 @@ def law_state(model: nn.Module) -> dict[str, dict[str, list[float]]]:
     for name, module in attention_modules(model).items():
         law: Law | None = getattr(module, "ssmax", None)
         if law is not None:
-            values = {
-                key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads
-            }
+            values = {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
             state[name] = values
     return state
 

@@ -148,9 +148,7 @@ class Llama4(Law):
 
     name = "llama4"
 
-    def __init__(
-        self, heads: int, train_length: int, *, beta: float = 0.1, floor_scale: float = 8192.0
-    ) -> None:
+    def __init__(self, heads: int, train_length: int, *, beta: float = 0.1, floor_scale: float = 8192.0) -> None:
         super().__init__(heads, train_length)
         self.beta, self.floor_scale = beta, positive("floor_scale", floor_scale)
 
@@ -220,7 +218,7 @@ class LearnedP(Law):
 
     def __init__(self, heads: int, train_length: int, *, first: "LearnedP | None" = None) -> None:
         super().__init__(heads, train_length)
-        self.p = nn.Parameter(torch.ones(train_length)) if first is None else first.p
+        self.p: nn.Parameter = nn.Parameter(torch.ones(train_length)) if first is None else first.p
         self.s, self.b = per_head(1, heads), per_head(0, heads)
 
     def forward(self, n: Tensor) -> Tensor:
@@ -252,9 +250,7 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or key not in allowed:
-            raise UserError(
-                f"unknown option {part!r} of attention law {name}; allowed: {', '.join(allowed)}=NUMBER"
-            )
+            raise UserError(f"unknown option {part!r} of attention law {name}; allowed: {', '.join(allowed)}=NUMBER")
         try:
             options[key] = float(value)
         except ValueError:
@@ -262,9 +258,7 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
         if not math.isfinite(options[key]):
             raise UserError(f"attention option {key}={value!r} of {name}: allowed are finite numbers")
     if not options.get("train_length", 2) >= 2:
-        raise UserError(
-            f"attention option train_length={options['train_length']:g}: allowed are numbers from 2"
-        )
+        raise UserError(f"attention option train_length={options['train_length']:g}: allowed are numbers from 2")
     return law, options
 
 

@@ -51,9 +51,7 @@ class Encoder:
         """Return the shortest span of ids, [start, end), whose decoding holds the last occurrence of text."""
         start = max((i for i in range(len(ids)) if text in self.decode(ids[i:])), default=None)
         if start is None:
-            raise UserError(
-                f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding"
-            )
+            raise UserError(f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding")
         end = next(j for j in range(start + 1, len(ids) + 1) if text in self.decode(ids[start:j]))
         return start, end
 

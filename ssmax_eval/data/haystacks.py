@@ -76,9 +76,7 @@ class Document:
 
     def __post_init__(self) -> None:
         if not self.text.strip():
-            raise UserError(
-                f"haystack {self.name!r}: it holds no text; give a file with at least a few sentences"
-            )
+            raise UserError(f"haystack {self.name!r}: it holds no text; give a file with at least a few sentences")
         object.__setattr__(self, "_sentences", split_sentences(self.text))
 
     @property
@@ -116,9 +114,7 @@ def haystack(reference: str) -> Haystack:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
         if not files:
-            raise UserError(
-                f"haystack {reference!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory"
-            )
+            raise UserError(f"haystack {reference!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
         return Document(path.resolve().name, "\n".join(read_text(file, reference) for file in files))
     if not path.is_file():
         raise UserError(

@@ -59,23 +59,15 @@ class Needle:
         values = draw_values(rng, kind, count)
         if self.task in ("single", "multikey"):
             facts = [
-                f"The special magic {city} {kind} is: {value}."
-                for city, value in zip(cities, values, strict=True)
+                f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)
             ]
-            question = (
-                f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
-            )
+            question = f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
             return Draw(facts, values, question, values[0])
         if self.task == "multivalue":
             facts = [f"One of the special magic {cities[0]} {kind}s is: {value}." for value in values]
-            question = (
-                f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
-            )
+            question = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
             return Draw(facts, values, question, ", ".join(values), ordered=True)
-        facts = [
-            f"The special magic {city} {kind} is: {value}."
-            for city, value in zip(cities, values, strict=True)
-        ]
+        facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
         named = f"special magic {', '.join(cities[:-1])} and {cities[-1]} {kind}s"
         return Draw(facts, values, f"What are the {named}? The {named} are:", ", ".join(values))
 

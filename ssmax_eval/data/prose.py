@@ -46,8 +46,7 @@ def cast(rng: random.Random, size: int = 16) -> list[Person]:
     """Draw people with distinct first names, surnames and belongings."""
     draw = [rng.sample(words, size) for words in (FIRST_NAMES, SURNAMES, TRADES, PLACES, THINGS)]
     return [
-        Person(f"{first} {last}", trade, place, thing)
-        for first, last, trade, place, thing in zip(*draw, strict=True)
+        Person(f"{first} {last}", trade, place, thing) for first, last, trade, place, thing in zip(*draw, strict=True)
     ]
 
 

@@ -51,9 +51,7 @@ diary|drawing|dictionary|envelope|fishing net|folding table|fur hat|globe|grandf
 leather bag|loaf of bread|manuscript|medal|microscope|mirror|newspaper|notebook|oil painting|old coin|packet of seeds|
 parcel|photograph|pocket watch|portrait|pot of paint|recipe|ring|roll of wallpaper|sack of flour|saw|scarf|sealed letter|
 set of scales|sewing machine|shovel|sketchbook|spare wheel|spyglass|stamp album|stone bowl|suitcase|telescope|tin box|
-torn contract|umbrella|vase|violin|walking stick|wedding dress|wheelbarrow|wooden spoon""".replace(
-    "\n", ""
-).split("|")
+torn contract|umbrella|vase|violin|walking stick|wedding dress|wheelbarrow|wooden spoon""".replace("\n", "").split("|")
 
 ADJECTIVES = """battered beautiful borrowed cheap clean cracked crooked damaged dented enormous expensive faded familiar
 fine foreign forgotten fragile half-finished handsome heavy homemade light little missing narrow neglected new old ordinary
@@ -68,9 +66,7 @@ talked about|took apart|unpacked|valued|weighed|wrapped""".replace("\n", "").spl
 WEATHER = """the rain had stopped|the wind was rising|a thick fog lay over the river|the first snow was falling|the sun had
 just set|the afternoon was unusually warm|the roads were covered with ice|a storm was moving in from the sea|the moon was
 nearly full|the air smelled of smoke|the sky was perfectly clear|the streets were almost empty|the leaves were beginning to
-turn|the tide was going out|the heat made everybody slow|a cold drizzle fell all day""".replace(
-    "\n", " "
-).split("|")
+turn|the tide was going out|the heat made everybody slow|a cold drizzle fell all day""".replace("\n", " ").split("|")
 
 TIMES = """after breakfast|after the harvest|at dawn|at dusk|at noon|before supper|during the holidays|early in the
 spring|every other evening|in the middle of the night|in the early autumn|late in the winter|later that week|on a quiet
@@ -86,9 +82,7 @@ street|with the help of two neighbours|without telling anybody|without the least
 
 OPINIONS = """a bargain|a complete waste of time|a great improvement|a matter of luck|a mistake|an act of kindness|an honest
 piece of work|far too expensive|long overdue|none of their business|not worth the trouble|perfectly reasonable|rather
-amusing|the beginning of a friendship|the best news of the year|typical of the place""".replace(
-    "\n", " "
-).split("|")
+amusing|the beginning of a friendship|the best news of the year|typical of the place""".replace("\n", " ").split("|")
 
 ADVERBS = """carefully cheerfully eagerly finally gladly hastily immediately patiently promptly proudly quietly
 reluctantly secretly slowly solemnly unexpectedly""".split()

@@ -55,9 +55,7 @@ def load_model(
 def pick_device(device: str) -> torch.device:
     """Return the torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; asking for one that is not there is an error."""
     if device == "auto":
-        device = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
         raise UserError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N, mps")
@@ -81,9 +79,7 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTo
             folder, trust_remote_code=trust_remote_code, local_files_only=True, **options
         )
     except Exception as error:  # the libraries below raise anything, from KeyError to pyo3's own exceptions
-        raise UserError(
-            f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})"
-        ) from error
+        raise UserError(f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})") from error
 
 
 def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
@@ -164,15 +160,13 @@ def restore_law(model: PreTrainedModel, source: ModelSource) -> None:
 
 
 def law_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in source.files("*.safetensors"):
         try:
             with safe_open(file, framework="pt") as stream:
                 tensors |= {key: stream.get_tensor(key) for key in stream.keys() if ".ssmax." in key}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"model {source.reference!r}: {file.name} is broken ({first_line(error)})"
-            ) from error
+            raise UserError(f"model {source.reference!r}: {file.name} is broken ({first_line(error)})") from error
     return tensors
 
 

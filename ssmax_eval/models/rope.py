@@ -89,9 +89,7 @@ def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
     """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
     prefix = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""
     if not prefix and not hasattr(rotary, "inv_freq"):
-        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix(
-            "inv_freq"
-        )
+        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix("inv_freq")
     inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
     return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
 
@@ -109,7 +107,7 @@ def full_attention_parameters(config: Any) -> dict[str, Any]:
     """Return the rope_parameters of a config that its full-attention layers use."""
     config.standardize_rope_params()
     parameters: dict[str, Any] = config.rope_parameters
-    return parameters["full_attention"] if "full_attention" in parameters else parameters
+    return parameters.get("full_attention", parameters)
 
 
 def scaled_parameters(
@@ -153,11 +151,14 @@ def rebuild(rotary: nn.Module, setting: RopeSetting) -> nn.Module:
 
 def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Forget earlier prompts when a new one starts: dynamic scaling keeps the frequencies of the longest so far."""
-    position_ids = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
-    if position_ids.min() != 0 or not hasattr(rotary, "original_inv_freq"):
+    position_ids: Tensor = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+    if position_ids.min() != 0:
         return
-    rotary.inv_freq = rotary.original_inv_freq.clone().to(position_ids.device)
-    rotary.max_seq_len_cached = rotary.original_max_seq_len
+    for name, original in list(rotary.named_buffers()):
+        if name.endswith("original_inv_freq"):
+            prefix = name.removesuffix("original_inv_freq")
+            setattr(rotary, f"{prefix}inv_freq", original.clone().to(position_ids.device))
+            setattr(rotary, f"{prefix}max_seq_len_cached", rotary.original_max_seq_len)
 
 
 def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> RopeRecord:
@@ -168,22 +169,22 @@ def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> Rope
     parameters = full_attention_parameters(copy.deepcopy(rotary.config))
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
     kind = str(parameters.get("rope_type", "default"))
-    return RopeRecord(
-        str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest
-    )
+    return RopeRecord(str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest)
 
 
 def rotation(rotary: nn.Module, length: int) -> Tensor:
-    """Return cos and sin, float32 (2, 1, 2, rotary_dim), at the first and last position of a prompt."""
+    """Return what a rotary module gives (cos and sin, or complex) at the first and last position of a prompt."""
     device = next(rotary.buffers()).device
     position_ids = torch.tensor([[0, length - 1]], device=device)
     typed = ("full_attention",) if hasattr(rotary, "full_attention_inv_freq") else ()
-    return torch.stack(rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids, *typed))
+    out = rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids, *typed)
+    return out if isinstance(out, Tensor) else torch.stack(out)
 
 
 def had_effect(old: nn.Module, new: nn.Module, longest: int | None) -> bool:
     """Compare the rotations of two modules over the longest prompt (default: twice the trained length)."""
-    length = longest or 2 * int(old.config.max_position_embeddings)
+    config: Any = old.config
+    length = longest or 2 * int(config.max_position_embeddings)
     return not torch.equal(rotation(copy.deepcopy(old), length), rotation(copy.deepcopy(new), length))
 
 
@@ -206,9 +207,7 @@ def rope_scaled(
     name = type(model).__name__
     if not rotaries:
         if setting.changes:
-            raise UserError(
-                f"rope {setting}: {name} has no rotary position embedding; leave the RoPE options out"
-            )
+            raise UserError(f"rope {setting}: {name} has no rotary position embedding; leave the RoPE options out")
         yield None
         return
     hooks = []

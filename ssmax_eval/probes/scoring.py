@@ -34,16 +34,12 @@ def forced(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: 
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise UserError(
-            f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate"
-        )
+        raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
     rows = max(prompt.answer_length for prompt in prompts)
     # the last answer token predicts nothing that is asked
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
     logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
-    return [
-        score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)
-    ]
+    return [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
 
 
 def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
@@ -69,9 +65,7 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
 
 
 @torch.inference_mode()
-def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
-) -> list[Score]:
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
     """Decode greedily after each prompt's question; correct if the expected text is among what is written.
 
     Writes the answer's length and 16 tokens more, room for a chat model's words around it.
@@ -85,9 +79,7 @@ def generate(
             max_new_tokens=prompt.answer_length + EXTRA_GENERATED_TOKENS,
             do_sample=False,
             num_beams=1,
-            pad_token_id=tokenizer.pad_token_id
-            if tokenizer.pad_token_id is not None
-            else tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
         written = out[0, ids.shape[1] :].tolist()
         text = tokenizer.decode(written, skip_special_tokens=True)
@@ -104,11 +96,7 @@ SCORING = {"forced": forced, "generate": generate}
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "DefaultCPUAllocator" in text
-        or "not enough memory" in text
-    )
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text or "not enough memory" in text
 
 
 def score_halving(

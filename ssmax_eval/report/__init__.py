@@ -80,9 +80,7 @@ def write(out: Path, page: str) -> Path:
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, out)
     except OSError as error:
-        raise UserError(
-            f"report {str(out)!r}: cannot be written ({error.strerror}); give another path"
-        ) from error
+        raise UserError(f"report {str(out)!r}: cannot be written ({error.strerror}); give another path") from error
     return out
 
 
@@ -111,18 +109,14 @@ def section(
         {
             "series": name,
             "train_length": train_lengths.get(name),
-            **table(
-                cells[cells["series"] == name], means[means["series"] == name], rows[rows["series"] == name]
-            ),
-            "difference": None
-            if name == series[0]
-            else differences(cells[cells["series"] == name], baseline),
+            **table(cells[cells["series"] == name], means[means["series"] == name], rows[rows["series"] == name]),
+            "difference": None if name == series[0] else differences(cells[cells["series"] == name], baseline),
         }
         for name in series
     ]
     return {
         "heading": heading,
-        "svg": None if figure is None else Markup(figures.svg(figure)),  # noqa: S704 - matplotlib's own, its text escaped
+        "svg": None if figure is None else Markup(figures.svg(figure)),
         "tables": tables,
         "baseline": series[0] if series else "",
         "controls": statistics.controls(rows).to_dict("records"),

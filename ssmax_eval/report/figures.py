@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 # both can be told apart by every kind of colour vision
 ACCURACY = "RdYlBu"
 DIFFERENCE = "PuOr"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ssmax_eval",
     "font.family": "sans-serif",
@@ -62,20 +63,10 @@ def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | Non
     accuracy, failed = pivot(cells, "accuracy"), pivot(cells, "failed")
     _heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
     for y, x in zip(*np.where(accuracy.isna() & (failed > 0)), strict=True):
-        ax.add_patch(
-            mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0)
-        )
-    grouped = (
-        cells.assign(sum=cells["accuracy"] * cells["scored"])
-        .groupby("context_length")[["sum", "scored"]]
-        .sum()
-    )
+        ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0))
+    grouped = cells.assign(sum=cells["accuracy"] * cells["scored"]).groupby("context_length")[["sum", "scored"]].sum()
     for x, length in enumerate(accuracy.columns):
-        mean = (
-            grouped.loc[length, "sum"] / grouped.loc[length, "scored"]
-            if grouped.loc[length, "scored"]
-            else None
-        )
+        mean = grouped.loc[length, "sum"] / grouped.loc[length, "scored"] if grouped.loc[length, "scored"] else None
         ax.text(
             x + 0.5,
             -0.15,

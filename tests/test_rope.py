@@ -1,0 +1,188 @@
+"""RoPE settings against models that transformers builds with the same setting."""
+
+import copy
+import math
+
+import pytest
+import torch
+from tiny import build, tokens
+
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.rope import RopeSetting, effective_theta, rope_scaled
+
+ROTARY = ["Llama", "Qwen2", "Qwen3", "Mistral", "GPTNeoX", "Olmo2", "Phi3", "Granite", "Starcoder2", "DeepseekV3", "Qwen3Moe"]
+
+
+def rebuilt(model, **changes):
+    """Return a model that transformers builds from a config with changed rope_parameters, weights copied over."""
+    config = copy.deepcopy(model.config)
+    config.rope_parameters = {**config.rope_parameters, **changes}
+    new = type(model)(config).eval()
+    new.load_state_dict(model.state_dict())
+    return new
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+SETTINGS = {
+    "factor": ({"theta_factor": 50}, {"rope_theta": 500_000.0}),
+    "theta": ({"theta": 123_456.0}, {"rope_theta": 123_456.0}),
+    "linear": ({"scaling": "linear:4"}, {"rope_type": "linear", "factor": 4.0}),
+    "dynamic": ({"scaling": "dynamic:4"}, {"rope_type": "dynamic", "factor": 4.0}),
+    "yarn": ({"scaling": "yarn:4"}, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}),
+    "ntk-by-parts": (
+        {"scaling": "ntk-by-parts:4"},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "attention_factor": 1.0},
+    ),
+    "both": ({"scaling": "linear:2", "theta_factor": 10}, {"rope_type": "linear", "factor": 2.0, "rope_theta": 100_000.0}),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ROTARY)
+def test_trap_9_equal_bit_for_bit_to_a_model_built_with_the_setting(name, setting):
+    request, parameters = SETTINGS[setting]
+    model, ids = build(name), tokens(1, 300)
+    native = model(ids).logits
+    theirs = rebuilt(model, **parameters)(ids).logits
+    with rope_scaled(model, **request):
+        ours = model(ids).logits
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, native)
+    assert torch.equal(model(ids).logits, native)
+
+
+def test_static_ntk_divides_the_slowest_frequency_by_the_factor():
+    model = build("Llama", head_dim=16)
+    slowest = model.model.rotary_emb.inv_freq[-1].item()
+    fastest = model.model.rotary_emb.inv_freq[0].item()
+    with rope_scaled(model, scaling="ntk:8") as record:
+        scaled = model.model.rotary_emb.inv_freq
+        assert scaled[-1].item() == pytest.approx(slowest / 8, rel=1e-5)
+        assert scaled[0].item() == fastest
+    assert record.effective_theta == pytest.approx(10_000 * 8 ** (16 / 14), rel=1e-5)
+
+
+def test_trap_9_record_names_requested_and_effective_theta():
+    model = build("Llama")
+    with rope_scaled(model) as native:
+        assert (native.requested, native.rope_theta) == ("as trained", 10_000)
+    with rope_scaled(model, theta_factor=50) as record:
+        assert record.requested == "theta x50"
+        assert record.rope_theta == 500_000
+        assert record.effective_theta == pytest.approx(500_000, rel=1e-5)
+        assert record.inv_freq_sha256 != native.inv_freq_sha256
+    with rope_scaled(model, scaling="linear:4") as record:
+        assert record.effective_theta == pytest.approx(10_000, rel=1e-5)  # linear changes positions, not theta
+
+
+def test_trap_9_a_setting_without_effect_is_an_error():
+    model = build("Llama")
+    before = model.model.rotary_emb
+    for request in ({"theta": 10_000.0}, {"scaling": "dynamic:4", "longest": 200}):
+        with pytest.raises(UserError, match="no effect"), rope_scaled(model, **request):
+            pass
+        assert model.model.rotary_emb is before
+    # proportional RoPE that rotates nothing is NoPE: theta is in the config but does nothing
+    nope = rebuilt(model, rope_type="proportional", partial_rotary_factor=0.0)
+    with pytest.raises(UserError, match="no effect"), rope_scaled(nope, theta_factor=50):
+        pass
+
+
+def test_trap_9_setting_config_alone_does_nothing():
+    """Why rotary modules are rebuilt: transformers reads the config only when it builds them."""
+    model, ids = build("Llama"), tokens()
+    before = model(ids).logits
+    model.config.rope_parameters["rope_theta"] = 500_000.0
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_trap_10_dynamic_does_not_remember_a_longer_prompt():
+    model = build("Llama")
+    short, long = tokens(1, 300, 1), tokens(1, 700, 2)
+    with rope_scaled(model, scaling="dynamic:4"):
+        first = model(short).logits
+        model(long)
+        again = model(short).logits
+    assert torch.equal(first, again)
+
+
+def test_trap_10_transformers_dynamic_does_remember():
+    """The fault that restart_dynamic mends is there: without it the same prompt gives other logits."""
+    model = rebuilt(build("Llama"), rope_type="dynamic", factor=4.0)
+    short, long = tokens(1, 300, 1), tokens(1, 700, 2)
+    first = model(short).logits
+    model(long)
+    assert (model(short).logits - first).abs().max() > 1e-3
+    with rope_scaled(model):  # a model that is dynamic by itself is restarted too
+        native = model(short).logits
+        model(long)
+        assert torch.equal(model(short).logits, native)
+
+
+@pytest.mark.parametrize("name", ["GPT2", "OPT"])
+def test_models_without_rope_refuse_by_name(name):
+    model = build(name)
+    with rope_scaled(model) as record:
+        assert record is None
+    with pytest.raises(UserError, match=f"{type(model).__name__} has no rotary"), rope_scaled(model, theta_factor=2):
+        pass
+
+
+def test_windowed_models_change_their_full_attention_layers_only():
+    model = build("Gemma3Text")
+    rotary = model.model.rotary_emb
+    with rope_scaled(model, theta_factor=10) as record:
+        new = model.model.rotary_emb
+        assert torch.equal(new.sliding_attention_inv_freq, rotary.sliding_attention_inv_freq)
+        assert not torch.equal(new.full_attention_inv_freq, rotary.full_attention_inv_freq)
+    assert record.rope_theta == 10_000_000
+
+
+def test_p_rope_keeps_its_unrotated_half():
+    model = rebuilt(build("Llama", head_dim=16), rope_type="proportional", partial_rotary_factor=0.5)
+    with rope_scaled(model, theta_factor=50) as record:
+        assert (model.model.rotary_emb.inv_freq[4:] == 0).all()
+        assert record.effective_theta == pytest.approx(500_000, rel=1e-4)
+    with rope_scaled(model, scaling="linear:4"):
+        assert (model.model.rotary_emb.inv_freq[4:] == 0).all()
+    with pytest.raises(UserError, match="already has rope_type 'proportional'"), rope_scaled(model, scaling="yarn:4"):
+        pass
+
+
+def test_effective_theta_of_known_frequencies():
+    frequencies = 1 / 777.0 ** (torch.arange(0, 32, 2) / 32)
+    assert effective_theta(frequencies) == pytest.approx(777, rel=1e-4)
+    assert math.isnan(effective_theta(torch.zeros(4)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"theta_factor": -1.0},
+        {"theta_factor": 0.0},
+        {"theta_factor": math.nan},
+        {"theta": -1.0},
+        {"theta": math.inf},
+        {"theta": 5.0, "theta_factor": 2.0},
+        {"scaling": "yarn"},
+        {"scaling": "yarn:1"},
+        {"scaling": "yarn:x"},
+        {"scaling": "spiral:4"},
+    ],
+)
+def test_wrong_settings(request_):
+    with pytest.raises(UserError):
+        RopeSetting(**request_)
+
+
+def test_restores_after_an_error():
+    model = build("Llama")
+    before = model.model.rotary_emb
+    with pytest.raises(RuntimeError), rope_scaled(model, theta_factor=3):
+        raise RuntimeError
+    assert model.model.rotary_emb is before
