@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 Models = Annotated[
     list[str] | None,
     typer.Option(
@@ -243,7 +245,7 @@ def print_grids(rows: "pd.DataFrame") -> None:
         lines.append(["mean", *(value_text(by_length.get(n)) for n in lengths)])
         print_table(["depth", *(f"{n:,}" for n in lengths)], lines, f"{series}: {task}, haystack {haystack}")
     for line in extra.to_dict("records"):
-        at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']}"
+        at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']:,.0f}"
         print(f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts")
 
 
@@ -296,15 +298,14 @@ def main(arguments: list[str] | None = None) -> None:
         code = app([dashed(argument) for argument in given], prog_name="ssmax-eval", standalone_mode=False)
     except UserError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        print("ssmax-eval: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        raise SystemExit(130) from None
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
         # click's usage errors (typer brings a click of its own, so not caught by class)
         fail(message() or f"{error}; see ssmax-eval --help")
+    if code == INTERRUPTED:
+        print("ssmax-eval: interrupted; the same command goes on where this one stopped", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -28,8 +28,8 @@ def lengths(rows: pd.DataFrame) -> pd.DataFrame:
 
 def controls(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series, control and context length, with the columns of `cells`; needle-only pools its lengths."""
-    rows = rows[rows["control"].notna()].copy()
-    rows.loc[rows["control"] == "needle-only", "context_length"] = pd.NA
+    rows = rows[rows["control"].notna()]
+    rows = rows.assign(context_length=rows["context_length"].where(rows["control"] != "needle-only"))
     return _accuracy(rows, ["task", "haystack", "series", "control", "context_length"])
 
 

@@ -29,7 +29,9 @@ def test_trap_14_exactly_l_tokens_and_true_spans(any_tokenizer, task, value):
         inside = decode(prompt.ids[prompt.value_start : prompt.value_end]).strip()
         assert inside in prompt.expected
         assert prompt.needle_start <= prompt.value_start < prompt.value_end <= prompt.needle_end
-        assert decode(prompt.ids).rstrip().endswith(f"{prompt.question}{'' if task == 'digits' else ' '}{prompt.expected}")
+        assert (
+            decode(prompt.ids).rstrip().endswith(f"{prompt.question}{'' if task == 'digits' else ' '}{prompt.expected}")
+        )
 
 
 @pytest.mark.parametrize(("task", "value"), [case for case in CASES if case[0] != "digits"])
@@ -52,7 +54,7 @@ def test_bos_stands_once_in_front(any_tokenizer):
 @pytest.mark.parametrize("name", ["text", "noise", "repeat"])
 def test_haystack_ends_and_starts_with_whole_words(tokenizer, name):
     def words(text):
-        return {word.strip('."\',').lower() for word in text.split()}
+        return {word.strip(".\"',").lower() for word in text.split()}
 
     known = set()
     for seed in range(200):

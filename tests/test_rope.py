@@ -10,7 +10,19 @@ from tiny import build, tokens
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.rope import RopeSetting, effective_theta, rope_scaled
 
-ROTARY = ["Llama", "Qwen2", "Qwen3", "Mistral", "GPTNeoX", "Olmo2", "Phi3", "Granite", "Starcoder2", "DeepseekV3", "Qwen3Moe"]
+ROTARY = [
+    "Llama",
+    "Qwen2",
+    "Qwen3",
+    "Mistral",
+    "GPTNeoX",
+    "Olmo2",
+    "Phi3",
+    "Granite",
+    "Starcoder2",
+    "DeepseekV3",
+    "Qwen3Moe",
+]
 
 
 def rebuilt(model, **changes):
@@ -38,7 +50,10 @@ SETTINGS = {
         {"scaling": "ntk-by-parts:4"},
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256, "attention_factor": 1.0},
     ),
-    "both": ({"scaling": "linear:2", "theta_factor": 10}, {"rope_type": "linear", "factor": 2.0, "rope_theta": 100_000.0}),
+    "both": (
+        {"scaling": "linear:2", "theta_factor": 10},
+        {"rope_type": "linear", "factor": 2.0, "rope_theta": 100_000.0},
+    ),
 }
 
 

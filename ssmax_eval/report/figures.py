@@ -164,7 +164,7 @@ def svg(figure: Figure) -> str:
     """Return a figure as an <svg> element, the same bytes for the same figure."""
     out = io.StringIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()
     return text[text.index("<svg") :]
 

@@ -1,0 +1,238 @@
+"""The command line as a user meets it: help, runs, and thirty wrong inputs of one clear line and exit code 2 each."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny import build
+
+from ssmax_eval.cli import dashed, main
+
+
+def call(capsys, *arguments):
+    """Run the command line in this process; return exit code, stdout, stderr."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+GRID = ("--context-lengths", "96,128", "--depth-percents", "0,50,100", "--trials", "2")
+
+
+def test_needle_prints_the_grid_and_ends_with_the_reports_path(capsys, checkpoint, tmp_path):
+    code, out, err = call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path)
+    assert code == 0
+    last = out.strip().splitlines()[-1]
+    assert last.endswith(".html")
+    assert (tmp_path / "reports").is_dir()
+    assert "50%" in out
+    assert "mean" in out
+    assert not err  # no progress bar where nobody looks
+    runs = list(tmp_path.rglob("run.json"))
+    assert len(runs) == 1
+    assert len((runs[0].parent / "rows.jsonl").read_text().splitlines()) == 12
+    before = (runs[0].parent / "rows.jsonl").read_bytes()
+    assert call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path)[0] == 0
+    assert (runs[0].parent / "rows.jsonl").read_bytes() == before
+    assert len(list(tmp_path.rglob("run.json"))) == 1
+
+
+def test_json_is_one_object(capsys, checkpoint, tmp_path):
+    code, out, _ = call(
+        capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path, "--json", "--no-report"
+    )
+    assert code == 0
+    result = json.loads(out)
+    assert len(result["cells"]) == 6
+    assert result["report"] is None
+
+
+def test_axes_make_runs_and_series(capsys, checkpoint, tmp_path):
+    axes = (
+        "--attention",
+        "softmax",
+        "--attention",
+        "ssmax",
+        "--rope-theta-factor",
+        "1,50",
+        "--controls",
+        "no-needle,needle-only",
+    )
+    code, out, _ = call(capsys, "needle", "--model", f"A={checkpoint}", *GRID, *axes, "--output-path", tmp_path)
+    assert code == 0
+    assert out.count("run ") == 4
+    for series in ("A, softmax", "A, ssmax", "A, softmax, theta x50", "A, ssmax, theta x50"):
+        assert f"{series}: single" in out
+    assert "needle-only:" in out
+
+
+def test_underscores_are_accepted(capsys, checkpoint, tmp_path):
+    assert dashed("--context_lengths=9_6") == "--context-lengths=9_6"
+    arguments = ["--context_lengths", "96", "--depth_percents", "50", "--trials", "1", f"--output_path={tmp_path}"]
+    assert call(capsys, "needle", "--model", checkpoint, *arguments)[0] == 0
+
+
+def test_report_and_models_and_laws(capsys, checkpoint, tmp_path):
+    call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path, "--no-report")
+    page = tmp_path / "pages" / "x.html"
+    code, out, _ = call(capsys, "report", tmp_path, "--out", page, "--figures", tmp_path / "figures")
+    assert (code, out.strip()) == (0, str(page))
+    assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".svg", ".png", ".pdf"}
+    code, out, _ = call(capsys, "models", checkpoint.parent)
+    assert code == 0
+    assert "tiny-llama" in out
+    assert "LlamaForCausalLM" in out
+    code, out, _ = call(capsys, "laws")
+    assert "ssmax-bias" in out
+
+
+@pytest.mark.parametrize("command", [[], ["needle"], ["report"], ["models"], ["laws"]])
+def test_help_is_instant(command):
+    best = 10.0
+    for _ in range(3):  # the best of three: what it costs, not what else the machine does
+        start = time.perf_counter()
+        out = subprocess.run(
+            [sys.executable, "-m", "ssmax_eval", *command, "--help"], capture_output=True, text=True, check=True
+        )
+        best = min(best, time.perf_counter() - start)
+        assert "Usage" in out.stdout
+    assert best < 0.5
+
+
+def gguf(folder):
+    path = folder / "broken.gguf"
+    path.write_bytes(b"GGUF but no more")
+    return path
+
+
+def broken_safetensors(folder, checkpoint):
+    copy = shutil.copytree(checkpoint, folder / "broken")
+    (copy / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header, for sure")
+    return copy
+
+
+def without_tokenizer(folder, checkpoint):
+    copy = shutil.copytree(checkpoint, folder / "mute")
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    return copy
+
+
+def gpt2(folder, checkpoint):
+    copy = shutil.copytree(checkpoint, folder / "gpt2")
+    build("GPT2", vocab_size=1024, max_position_embeddings=256).save_pretrained(copy)
+    return copy
+
+
+def file(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+WRONG = {
+    "no such path": lambda t, c: ["--model", t / "nowhere"],
+    "not a model": lambda t, c: ["--model", t],
+    "not a gguf file": lambda t, c: ["--model", file(t, "weights.bin", b"x")],
+    "broken gguf": lambda t, c: ["--model", gguf(t)],
+    "empty reference": lambda t, c: ["--model", ""],
+    "empty label": lambda t, c: ["--model", f"={c}"],
+    "hub id offline": lambda t, c: ["--model", "nobody/such-model"],
+    "broken safetensors": lambda t, c: ["--model", broken_safetensors(t, c)],
+    "tokenizer missing": lambda t, c: ["--model", without_tokenizer(t, c)],
+    "config is not json": lambda t, c: ["--model", file(t, "config.json", b"{").parent],
+    "config is not a model's": lambda t, c: ["--model", file(t, "config.json", b"{}").parent],
+    "same label twice": lambda t, c: ["--model", c, "--model", c],
+    "model without RoPE": lambda t, c: ["--model", gpt2(t, c), "--rope-theta-factor", "2"],
+    "longer than learned positions": lambda t, c: ["--model", gpt2(t, c), "--context-lengths", "96,512"],
+    "length shorter than needle and question": lambda t, c: ["--context-lengths", "12"],
+    "length zero": lambda t, c: ["--context-lengths", "0"],
+    "length not a number": lambda t, c: ["--context-lengths", "96,many"],
+    "lengths empty": lambda t, c: ["--context-lengths", ","],
+    "depth 120": lambda t, c: ["--depth-percents", "0,120"],
+    "depth negative": lambda t, c: ["--depth-percents=-1"],
+    "depth nan": lambda t, c: ["--depth-percents", "nan"],
+    "trials 0": lambda t, c: ["--trials", "0"],
+    "trials not a number": lambda t, c: ["--trials", "few"],
+    "limit 0": lambda t, c: ["--limit", "0"],
+    "batch size 0": lambda t, c: ["--batch-size", "0"],
+    "batch size a word": lambda t, c: ["--batch-size", "big"],
+    "unknown task": lambda t, c: ["--task", "poem"],
+    "unknown value": lambda t, c: ["--value", "emoji"],
+    "too many needles": lambda t, c: ["--task", "multikey", "--needles", "1000"],
+    "unknown scoring": lambda t, c: ["--scoring", "judge"],
+    "unknown control": lambda t, c: ["--controls", "placebo"],
+    "unknown law": lambda t, c: ["--attention", "sigmoid"],
+    "unknown law option": lambda t, c: ["--attention", "ssmax:k=1"],
+    "law option not a number": lambda t, c: ["--attention", "ssmax:s=large"],
+    "theta -1": lambda t, c: ["--rope-theta", "-1"],
+    "theta factor 0": lambda t, c: ["--rope-theta-factor", "0"],
+    "theta and theta factor": lambda t, c: ["--rope-theta", "5000", "--rope-theta-factor", "2"],
+    "theta as it is": lambda t, c: ["--rope-theta", "10000"],
+    "unknown rope scaling": lambda t, c: ["--rope-scaling", "spiral:2"],
+    "rope scaling without factor": lambda t, c: ["--rope-scaling", "yarn"],
+    "dynamic below the trained length": lambda t, c: ["--rope-scaling", "dynamic:4"],
+    "haystack missing": lambda t, c: ["--haystack", t / "no.txt"],
+    "haystack empty": lambda t, c: ["--haystack", file(t, "empty.txt", b" \n")],
+    "haystack binary": lambda t, c: ["--haystack", file(t, "binary.txt", bytes(range(256)))],
+    "haystack with nul": lambda t, c: ["--haystack", file(t, "nul.txt", b"Text. \0 More.")],
+    "haystack folder without text": lambda t, c: ["--haystack", t],
+    "haystack of a task that makes its own": lambda t, c: ["--task", "digits", "--haystack", "noise"],
+    "dataset that is not there": lambda t, c: ["--haystack", "hf:nobody/such-data"],
+    "cuda on a cpu machine": lambda t, c: ["--device", "cuda"],
+    "unknown device": lambda t, c: ["--device", "tpu"],
+    "unknown dtype": lambda t, c: ["--dtype", "int3"],
+    "output path is a file": lambda t, c: ["--output-path", file(t, "taken", b"x")],
+    "unknown option": lambda t, c: ["--colour", "red"],
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_clear_line_and_exit_code_2(case, capsys, checkpoint, tmp_path):
+    if case == "cuda on a cpu machine" and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    given = [str(a) for a in WRONG[case](tmp_path, checkpoint)]
+    model = [] if "--model" in given else ["--model", checkpoint]
+    lengths = [] if "--context-lengths" in given else ["--context-lengths", "96"]
+    out_path = [] if "--output-path" in given else ["--output-path", tmp_path / "out"]
+    code, out, err = call(capsys, "needle", *model, *lengths, "--trials", "1", *out_path, *given)
+    assert code == 2, (out, err)
+    assert err.startswith("ssmax-eval: error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+    assert not out
+    assert not list(tmp_path.rglob("rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report", "nowhere"], ["report"], ["models", "nowhere"], ["poem"], ["needle", "--model"]]
+)
+def test_wrong_commands_too(arguments, capsys, tmp_path):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert not out
+
+
+def test_report_of_a_folder_without_runs(capsys, tmp_path):
+    code, _, err = call(capsys, "report", tmp_path, "--out", tmp_path / "x.html")
+    assert code == 2
+    assert "no rows.jsonl" in err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_interrupt_says_how_to_go_on(capsys, checkpoint, tmp_path, monkeypatch):
+    from ssmax_eval.probes import scoring
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(scoring.SCORING, "forced", interrupted)
+    code, _, err = call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path)
+    assert code == 130
+    assert "goes on" in err
+    assert not list(tmp_path.rglob("run.json"))

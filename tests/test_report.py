@@ -1,0 +1,177 @@
+"""The page: the right numbers, honest gaps, inert text, nothing fetched."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+
+import ssmax_eval
+from ssmax_eval import statistics
+from ssmax_eval.errors import UserError
+from ssmax_eval.report import figures
+
+HOSTILE = '<img src=x onerror=alert(1)> $x_1$ & "q"</script>'
+
+
+def row(model="m", length=512, depth=0.0, trial=0, correct=True, **changes):
+    return {
+        "run_id": "r1",
+        "model": model,
+        "attention": "softmax",
+        "rope": "as trained",
+        "rope_theta": 10000.0,
+        "rope_theta_factor": 1.0,
+        "rope_scaling": None,
+        "task": "single",
+        "haystack": "text",
+        "control": None,
+        "context_length": length,
+        "depth_percent": depth,
+        "realised_depth_percent": depth,
+        "trial": trial,
+        "seed": 0,
+        "needle": "N",
+        "question": "Q",
+        "expected": "8106422",
+        "predicted": "8106422" if correct else "8106429",
+        "correct": correct,
+        "first_correct": None if correct is None else True,
+        "answer_nll": None if correct is None else 0.5,
+        "answer_ranks": None if correct is None else [0, 0],
+        "margin": 1.0,
+        "error": "out of memory" if correct is None else None,
+        "needle_start": 3,
+        "needle_end": 9,
+        "prompt_sha256": "ab" * 32,
+        **changes,
+    }
+
+
+def frame(rows):
+    data = pd.DataFrame(rows)
+    data["correct"] = data["correct"].astype("boolean")
+    data["first_correct"] = data["first_correct"].astype("boolean")
+    return data
+
+
+def page_of(rows, tmp_path):
+    return ssmax_eval.report(frame(rows), tmp_path / "page.html").read_text()
+
+
+def grid_of(page, series):
+    """Read a series' HTML grid back: {(length, depth): text of the cell}."""
+    pattern = re.compile(
+        rf'aria-label="{re.escape(series)}, length (\d+), depth ([\d.]+)%: ([\d.]+|no score) of (\d+) prompts"'
+    )
+    return {(int(n), float(d)): (value, int(scored)) for n, d, value, scored in pattern.findall(page)}
+
+
+def test_cells_hold_the_means_of_their_trials(tmp_path):
+    rows = [
+        row(depth=d, trial=t, correct=t < right) for d, right in ((0.0, 4), (50.0, 1), (100.0, 0)) for t in range(4)
+    ]
+    page = page_of(rows, tmp_path)
+    assert grid_of(page, "m") == {(512, 0.0): ("1.00", 4), (512, 50.0): ("0.25", 4), (512, 100.0): ("0.00", 4)}
+    assert page.index(">0%<") < page.index(">50%<") < page.index(">100%<")
+    assert '<th class="mean">0.42</th>' in page
+
+
+def test_trap_15_failed_and_untested_cells_are_not_zero(tmp_path):
+    rows = [row(depth=0.0), row(depth=0.0, length=1024, correct=None), row(depth=50.0, correct=False)]
+    page = page_of(rows, tmp_path)
+    assert grid_of(page, "m") == {(512, 0.0): ("1.00", 1), (1024, 0.0): ("no score", 0), (512, 50.0): ("0.00", 1)}
+    assert page.count('class="cell untested"') == 1
+    assert page.count('class="failed"') == 1
+    assert "1 could not be scored" in page
+    cells = statistics.cells(statistics.with_series(frame(rows)))
+    assert cells.set_index(["context_length", "depth_percent"]).accuracy.isna().tolist() == [False, True, False]
+
+
+def test_difference_grid(tmp_path):
+    rows = [row("a", correct=False), row("b"), row("a", 1024), row("b", 1024, correct=False), row("b", 2048)]
+    page = page_of(rows, tmp_path)
+    assert "b minus a" in page
+    assert "+1.00" in page
+    assert "-1.00" in page
+
+
+def test_trap_18_the_report_reads_scores(tmp_path):
+    """A row is what it says, whatever its text would suggest to a judge."""
+    rows = [row(correct=False, expected="1", predicted="1"), row(trial=1, correct=True, expected="1", predicted="2")]
+    assert grid_of(page_of(rows, tmp_path), "m") == {(512, 0.0): ("0.50", 2)}
+
+
+def test_hostile_names_and_model_output_stay_text(tmp_path):
+    page = page_of([row(HOSTILE, predicted=HOSTILE, correct=False), row("other")], tmp_path)
+    assert "<img" not in page
+    assert page.count("</script>") == 2
+    trials = json.loads(re.search(r'id="trials">(.*?)</script>', page, re.S)[1])
+    assert trials["1"]["trials"][0]["predicted"] == HOSTILE
+
+
+def test_page_asks_nothing_of_the_network(tmp_path):
+    page = page_of([row(), row("other")], tmp_path)
+    outside = set(re.findall(r"(?:https?:)?//[\w.-]+", page)) - {"http://www.w3.org"}
+    assert not {url for url in outside if "." in url}, outside
+    assert not re.search(r"<(link|script|img|iframe)[^>]+(src|href)=", page)
+
+
+def test_same_rows_same_page(tmp_path):
+    rows = [row("a"), row("b", correct=False)]
+    assert page_of(rows, tmp_path) == page_of(rows, tmp_path)
+
+
+def test_series_are_named_by_what_differs():
+    data = frame([row("a"), row("a", attention="ssmax"), row("a", attention="ssmax", rope="theta x50")])
+    assert statistics.with_series(data).series.tolist() == ["a, softmax", "a, ssmax", "a, ssmax, theta x50"]
+    assert statistics.with_series(frame([row("a")])).series.tolist() == ["a"]
+
+
+def test_controls_are_beside_the_grid_not_in_it(tmp_path):
+    rows = [
+        row(),
+        row(control="no-needle", depth=None, correct=False),
+        row(control="needle-only", depth=None, length=41),
+    ]
+    page = page_of(rows, tmp_path)
+    assert grid_of(page, "m") == {(512, 0.0): ("1.00", 1)}
+    assert "<td>no-needle</td><td>512</td><td>0.00</td>" in page
+    assert "<td>needle-only</td><td>as short as it is</td><td>1.00</td>" in page
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(UserError, match="no needle rows"):
+        ssmax_eval.report(pd.DataFrame(), tmp_path / "x.html")
+
+
+def test_ink_is_readable_on_every_colour():
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    for difference in (False, True):
+        for i in range(101):
+            background = figures.colour(2 * i / 100 - 1 if difference else i / 100, difference)
+            ink = {"#000": 0.0, "#fff": 1.0}[figures.ink(background)]
+            light, dark = max(luminance(background), ink), min(luminance(background), ink)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_figures_take_axes_and_return_them(tmp_path):
+    from matplotlib.figure import Figure
+
+    cells = statistics.cells(statistics.with_series(frame([row(), row(length=1024, correct=None), row(depth=50.0)])))
+    ax = Figure().subplots()
+    assert figures.grid(ax, cells, "t", train_length=512) is ax
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0%", "50%"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["512", "1,024"]
+
+
+def test_report_needs_no_torch():
+    import subprocess
+    import sys
+
+    code = "import sys, ssmax_eval; ssmax_eval.report, ssmax_eval.load_results; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

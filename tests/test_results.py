@@ -1,0 +1,232 @@
+"""The run store: keyed by content, appended, resumable, never half a run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from tiny import build
+
+import ssmax_eval
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.errors import UserError
+from ssmax_eval.evaluate import Settings, run_probe
+from ssmax_eval.models.rope import RopeSetting
+from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.results import Run, load_results, run_id_of
+
+PROBE = NeedleProbe(context_lengths=(96, 128), depth_percents=(0, 100), trials=2)
+COLUMNS = set(
+    "model attention rope_theta rope_theta_factor task context_length depth_percent realised_depth_percent trial seed "
+    "expected predicted correct first_correct answer_nll answer_ranks needle_start needle_end prompt_sha256 error".split()
+)
+
+
+def run(checkpoint, tmp_path, probe=PROBE, rope=None, attention=None, **settings):
+    return run_probe(
+        probe, str(checkpoint), [attention], [rope or RopeSetting()], Settings(output_path=tmp_path, **settings)
+    )[0]
+
+
+def test_a_run_has_the_columns_and_the_record_of_the_design(checkpoint, tmp_path):
+    done = run(checkpoint, tmp_path, attention="ssmax:s=0.2", rope=RopeSetting(theta_factor=50))
+    rows, record = done.rows(), done.record()
+    assert set(rows[0]) >= COLUMNS
+    assert len(rows) == 8
+    assert record["model"]["fingerprint"]
+    assert record["attention"]["attention"] == "ssmax:s=0.2"
+    assert record["attention"]["learned"]["model.layers.0.self_attn"]["s"] == pytest.approx([0.2] * 4)
+    assert record["rope"]["requested"]["theta_factor"] == 50
+    assert record["rope"]["effective"]["effective_theta"] == pytest.approx(500_000, rel=1e-4)
+    assert {"versions", "device", "threads"} <= set(record["environment"])
+    assert record["tokens"] == sum(row["context_length"] for row in rows)
+    assert record["failed"] == 0
+    assert str(tmp_path) not in done.record_path.read_text()
+
+
+def test_run_again_adds_nothing_and_does_not_load(checkpoint, tmp_path, monkeypatch):
+    first = run(checkpoint, tmp_path)
+    before = first.rows_path.read_bytes()
+    monkeypatch.setattr(
+        "ssmax_eval.evaluate.load_model", lambda *a, **k: pytest.fail("loaded a model for a finished run")
+    )
+    assert run(checkpoint, tmp_path).rows_path.read_bytes() == before
+
+
+def test_fresh_starts_over(checkpoint, tmp_path):
+    first = run(checkpoint, tmp_path)
+    stamp = first.record_path.stat().st_mtime_ns
+    again = run(checkpoint, tmp_path, fresh=True)
+    assert again.folder == first.folder
+    assert again.record_path.stat().st_mtime_ns > stamp
+    assert len(again.rows()) == 8
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.55, 0.9, 1.0])
+def test_an_interrupted_run_ends_with_the_same_rows(checkpoint, tmp_path, cut):
+    whole = run(checkpoint, tmp_path / "whole")
+    text = whole.rows_path.read_bytes()
+    part = Run(tmp_path / "part" / "needle" / whole.run_id)
+    part.folder.mkdir(parents=True)
+    part.rows_path.write_bytes(text[: int(len(text) * cut)])  # mostly in the middle of a line
+    finished = run(checkpoint, tmp_path / "part")
+    assert finished.rows_path.read_bytes() == text
+    assert finished.is_complete
+
+
+def test_kill_at_a_random_moment_and_run_again(checkpoint, tmp_path):
+    arguments = [
+        sys.executable,
+        "-m",
+        "ssmax_eval",
+        "needle",
+        "--model",
+        str(checkpoint),
+        "--context-lengths",
+        "128,256",
+    ]
+    arguments += [
+        "--depth-percents",
+        "0,25,50,75,100",
+        "--trials",
+        "8",
+        "--batch-size",
+        "1",
+        "--no-report",
+        "--output-path",
+    ]
+    subprocess.run([*arguments, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*arguments, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    rows = None
+    while process.poll() is None and not (rows and rows[0].stat().st_size > 0):
+        rows = list((tmp_path / "killed").rglob("rows.jsonl"))
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "killed").rglob("run.json"))
+    subprocess.run([*arguments, str(tmp_path / "killed")], check=True, capture_output=True)
+    one, two = (next((tmp_path / name).rglob("rows.jsonl")).read_bytes() for name in ("whole", "killed"))
+    assert one == two
+
+
+def test_trap_15_every_choice_changes_the_run_id(checkpoint, tmp_path):
+    import dataclasses
+
+    ids = {
+        run(checkpoint, tmp_path, probe, rope, law).run_id
+        for probe, rope, law in [
+            (PROBE, None, None),
+            (dataclasses.replace(PROBE, seed=1), None, None),
+            (dataclasses.replace(PROBE, needle=Needle(value="word")), None, None),
+            (dataclasses.replace(PROBE, haystack="noise"), None, None),
+            (dataclasses.replace(PROBE, scoring="generate"), None, None),
+            (dataclasses.replace(PROBE, trials=1), None, None),
+            (PROBE, RopeSetting(theta_factor=10), None),
+            (PROBE, RopeSetting(scaling="linear:2"), None),
+            (PROBE, None, "ssmax"),
+            (PROBE, None, "ssmax:s=0.3"),
+        ]
+    }
+    assert len(ids) == 10
+
+
+def test_trap_15_other_weights_are_another_run(checkpoint, tmp_path):
+    import shutil
+
+    other = tmp_path / "other" / "tiny-llama"
+    shutil.copytree(checkpoint, other)
+    build("Llama", seed=5, vocab_size=1024, max_position_embeddings=512).save_pretrained(other)
+    assert run(other, tmp_path).run_id != run(checkpoint, tmp_path).run_id
+
+
+def test_trap_15_a_haystack_file_counts_by_its_content(checkpoint, tmp_path):
+    import dataclasses
+
+    text = tmp_path / "a.txt"
+    text.write_text("It rained all day. Nobody minded. " * 40)
+    probe = dataclasses.replace(PROBE, haystack=str(text))
+    first = run(checkpoint, tmp_path, probe).run_id
+    text.write_text("It snowed all day. Nobody minded. " * 40)
+    assert run(checkpoint, tmp_path, probe).run_id != first
+
+
+def test_batch_size_and_device_do_not_change_the_run(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path, batch_size=1).run_id == run(checkpoint, tmp_path, device="cpu").run_id
+
+
+def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeypatch):
+    from ssmax_eval import statistics
+    from ssmax_eval.probes import scoring
+
+    def no_memory(model, tokenizer, prompts):
+        if len(prompts[0].ids) > 100:
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [{**scoring.UNSCORED, "correct": True, "first_correct": True, "error": None}] * len(prompts)
+
+    monkeypatch.setitem(scoring.SCORING, "forced", no_memory)
+    done = run(checkpoint, tmp_path)
+    assert done.record()["failed"] == 4
+    cells = statistics.cells(statistics.with_series(load_results(done)))
+    long = cells[cells.context_length == 128]
+    assert long.accuracy.isna().all()
+    assert (long.failed == 2).all()
+    assert (cells[cells.context_length == 96].accuracy == 1).all()
+
+
+def test_two_processes_cannot_write_one_run(tmp_path):
+    store = Run(tmp_path / "needle" / "abc")
+    with store.writer() as writer:
+        writer.append([{"a": 1}])
+        with pytest.raises(UserError, match="another process"), store.writer():
+            pass
+
+
+def test_broken_rows_are_named(tmp_path):
+    store = Run(tmp_path / "needle" / "abc")
+    with store.writer() as writer:
+        writer.append([{"a": 1}])
+    store.rows_path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2"):
+        store.rows()
+
+
+def test_run_id_is_stable():
+    assert run_id_of({"b": 1, "a": [1.0, None]}) == run_id_of({"a": [1.0, None], "b": 1}) == "3ac32bb8cd38"
+
+
+def test_python_api_is_the_command_line(checkpoint, tmp_path):
+    grid = {"context_lengths": [96, 128], "depth_percents": [0, 100], "trials": 2, "output_path": tmp_path}
+    frame = ssmax_eval.needle(str(checkpoint), rope_theta_factor=[1, 10], attention=["softmax", "ssmax"], **grid)
+    assert isinstance(frame, pd.DataFrame)
+    assert frame.groupby(["attention", "rope"]).size().tolist() == [8, 8, 8, 8]
+    assert run(checkpoint, tmp_path).run_id in set(frame.run_id)
+    assert frame.correct.dtype == "boolean"
+
+
+def test_loaded_models_can_be_given(tokenizer, checkpoint, tmp_path):
+    models = {"one": (build("Llama", vocab_size=1024), tokenizer), "two": (build("Qwen3", vocab_size=1024), tokenizer)}
+    frame = ssmax_eval.needle(models, context_lengths=[96], depth_percents=[50], trials=3, output_path=tmp_path)
+    assert frame.groupby("model").size().to_dict() == {"one": 3, "two": 3}
+    # pairing by construction: the same prompts for both
+    assert frame[frame.model == "one"].prompt_sha256.tolist() == frame[frame.model == "two"].prompt_sha256.tolist()
+    with pytest.raises(UserError, match="two models have this name"):
+        ssmax_eval.needle([str(checkpoint), str(checkpoint)], context_lengths=[96])
+
+
+def test_records_are_plain_json(checkpoint, tmp_path):
+    done = run(checkpoint, tmp_path)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    json.loads(done.record_path.read_text(), parse_constant=refuse)
+    for line in done.rows_path.read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
