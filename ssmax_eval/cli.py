@@ -11,8 +11,6 @@ import typer
 from .errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from .results import Run
 
 app = typer.Typer(
@@ -152,6 +150,7 @@ def list_models(
 ) -> None:
     """Models that are bundled or found: attention law, size, training length."""
     from .models.catalogue import catalogue
+    from .terminal import print_table
 
     entries = catalogue(folders or [])
     if as_json:
@@ -164,6 +163,7 @@ def list_models(
 def list_laws() -> None:
     """Attention laws for --attention, with their formulas and options."""
     from .attention.laws import LAWS, law_options
+    from .terminal import print_table
 
     lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
     print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
@@ -198,6 +198,7 @@ def finish(runs: "list[Run]", output_path: Path, want_report: bool, as_json: boo
     from . import statistics
     from .report import report
     from .results import load_results, run_id_of
+    from .terminal import print_grids
 
     rows = statistics.with_series(load_results(*runs))
     folder = Path("reports") if output_path == Path("results") else output_path / "reports"
@@ -226,50 +227,6 @@ def finish(runs: "list[Run]", output_path: Path, want_report: bool, as_json: boo
     print("\n".join(f"run {run.folder}" for run in runs))
     if page is not None:
         print(page)
-
-
-def print_grids(rows: "pd.DataFrame") -> None:
-    """Print each series' grid, depths down, lengths across, the mean of each length last."""
-    from . import statistics
-
-    cells, means, extra = statistics.cells(rows), statistics.lengths(rows), statistics.controls(rows)
-    for (task, haystack, series), part in cells.groupby(["task", "haystack", "series"], sort=False):
-        lengths = sorted(part["context_length"].unique())
-        at = {(cell["depth_percent"], cell["context_length"]): cell for cell in part.to_dict("records")}
-        mean = means[(means["task"] == task) & (means["haystack"] == haystack) & (means["series"] == series)]
-        lines = [
-            [f"{depth:g}%", *(value_text(at.get((depth, n))) for n in lengths)]
-            for depth in sorted(part["depth_percent"].unique())
-        ]
-        by_length = {line["context_length"]: line for line in mean.to_dict("records")}
-        lines.append(["mean", *(value_text(by_length.get(n)) for n in lengths)])
-        print_table(["depth", *(f"{n:,}" for n in lengths)], lines, f"{series}: {task}, haystack {haystack}")
-    for line in extra.to_dict("records"):
-        at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']:,.0f}"
-        print(f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts")
-
-
-def value_text(cell: dict[str, Any] | None) -> str:
-    if cell is None:
-        return ""
-    return f"{cell['accuracy']:.2f}" if cell["scored"] else "failed"
-
-
-def print_table(columns: list[str], lines: list[list[str]], title: str = "") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for line in lines:
-        table.add_row(*(Text(str(part)) for part in line))
-    if title:
-        print(title)
-    # as wide as it needs when nobody looks: a log must not wrap cells
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def quiet_libraries() -> None:

@@ -1,11 +1,5 @@
 """Load a model, with an attention law, set its RoPE, probe it, store rows: one run for every model, law and RoPE setting."""
 
-import functools
-import importlib.metadata
-import os
-import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -14,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import IMPLEMENTATION, Attached, attention_law, law_state, train_length_of
+from .attention.interface import IMPLEMENTATION, Attached, attention_law, law_state, layers, train_length_of
 from .attention.laws import format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
-from .models.rope import RopeRecord, RopeSetting, rope_scaled
+from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
 from .probes.needle import NeedleProbe
+from .provenance import command, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -202,7 +196,7 @@ def execute(
             "attention": {**asdict(attached), "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
             "environment": environment(model),
-            "command": sys.argv[1:] if Path(sys.argv[0]).name == "ssmax-eval" else None,
+            "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
             "rows": len(run.rows()),
             "rows_from_earlier_processes": len(earlier),
@@ -215,8 +209,8 @@ def execute(
 
 def current_law(model: PreTrainedModel, law: str) -> Attached:
     """Describe the law a model already carries, its learned values untouched."""
-    scaled = list(law_state(model))
-    return Attached(law, train_length_of(model.config), scaled)
+    scaled, windowed = ([], []) if law == "softmax" else layers(model)
+    return Attached(law, train_length_of(model.config), scaled, windowed)
 
 
 def describe_model(
@@ -236,54 +230,6 @@ def describe_model(
         "tokenizer": type(tokenizer).__name__,
         "vocabulary": len(tokenizer),
     }
-
-
-def describe_rope(rope: RopeSetting, effective: RopeRecord | None) -> dict[str, Any]:
-    return {
-        "requested": asdict(rope),
-        "effective": None if effective is None else replace_nan(asdict(effective)),
-    }
-
-
-def replace_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if value != value else value for key, value in values.items()}
-
-
-def environment(model: PreTrainedModel) -> dict[str, Any]:
-    packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    cuda = model.device.type == "cuda"
-    return {
-        "versions": versions,
-        "git_revision": git_revision(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(model.device) if cuda else model.device.type,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
-
-
-@functools.cache
-def git_revision() -> str | None:
-    """Return the revision of the checkout this package runs from; None for an installed copy."""
-    top = Path(__file__).resolve().parent.parent
-    if not (top / ".git").exists():
-        return None
-    out = subprocess.run(["git", "-C", top, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return out.stdout.strip() or None
-
-
-def peak_memory(model: PreTrainedModel) -> int:
-    """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(model.device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def rope_settings(

@@ -28,7 +28,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Qwen2": {},
     "Qwen3": {"head_dim": 8},
     "Mistral": {"sliding_window": None},
-    "GPTNeoX": {"hidden_size": 128},  # a quarter of each head rotates: wide enough for several frequencies
+    "GPTNeoX": {
+        "hidden_size": 128,
+        "initializer_range": 0.1,
+    },  # a quarter of each head rotates: wide enough for several frequencies
     "GPT2": {},
     "OPT": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "Olmo2": {},

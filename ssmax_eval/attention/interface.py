@@ -82,6 +82,15 @@ def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if calls_interface(module)}
 
 
+def layers(model: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """Return the names of the attention modules that a law scales, and of those with a window, which it leaves alone."""
+    config = model.config.get_text_config()
+    windowed = [
+        name for i, (name, module) in enumerate(attention_modules(model).items()) if is_windowed(config, module, i)
+    ]
+    return [name for name in attention_modules(model) if name not in windowed], windowed
+
+
 def is_windowed(config: Any, module: nn.Module, index: int) -> bool:
     """Tell whether a layer sees a window (sliding or chunked) instead of the whole context."""
     layer_types = getattr(config, "layer_types", None)
@@ -132,8 +141,7 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
     train_length = train_length_of(model.config) if given is None else int(given)
     spelling = format_law(law_class, options if given is None else {**options, "train_length": given})
     modules = attention_modules(model)
-    windowed = {name for i, (name, module) in enumerate(modules.items()) if is_windowed(config, module, i)}
-    scaled = [name for name in modules if name not in windowed]
+    scaled, windowed = layers(model)
     if issubclass(law_class, Softmax):
         detach(model)
         model.set_attn_implementation(IMPLEMENTATION)
@@ -157,7 +165,7 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
         modules[name].ssmax = laws[-1].to(next(modules[name].parameters()).device)
     model.config.ssmax = {"attention": spelling, "train_length": train_length}
     model.set_attn_implementation(IMPLEMENTATION)
-    return Attached(spelling, train_length, scaled, sorted(windowed, key=list(modules).index))
+    return Attached(spelling, train_length, scaled, windowed)
 
 
 def detach(model: PreTrainedModel) -> None:

