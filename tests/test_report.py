@@ -98,8 +98,9 @@ def test_difference_grid(tmp_path):
 
 def test_trap_18_the_report_reads_scores(tmp_path):
     """A row is what it says, whatever its text would suggest to a judge."""
-    rows = [row(correct=False, expected="1", predicted="1"), row(trial=1, correct=True, expected="1", predicted="2")]
-    assert grid_of(page_of(rows, tmp_path), "m") == {(512, 0.0): ("0.50", 2)}
+    rows = [row(trial=trial, correct=False, expected="1", predicted="1") for trial in (0, 1)]
+    rows.append(row(trial=2, correct=True, expected="1", predicted="2"))
+    assert grid_of(page_of(rows, tmp_path), "m") == {(512, 0.0): ("0.33", 3)}
 
 
 def test_hostile_names_and_model_output_stay_text(tmp_path):

@@ -1,0 +1,95 @@
+"""Each named trap's test is seen to fail with its fault put in: the check that the checks can fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ssmax_eval
+
+INTERFACE, LAWS, ROPE, LOAD = "attention/interface.py", "attention/laws.py", "models/rope.py", "models/load.py"
+FAULTS = {
+    # name of the trap's test: file, what stands there, the fault
+    "test_trap_1_chunked": (
+        INTERFACE,
+        "return seen.sum(-1).clamp(min=1).float()",
+        "return seen.sum(-1).clamp(min=1).float().amax(-1, True)",
+    ),
+    "test_trap_2_cached": (
+        INTERFACE,
+        "return seen.sum(-1).clamp(min=1).float()",
+        "return torch.arange(1.0, rows + 1)[None]",
+    ),
+    "test_trap_2_models_off": (
+        INTERFACE,
+        "if not attention_modules(model) or not model._can_set_attn_implementation():",
+        "if False:",
+    ),
+    "test_trap_3": (INTERFACE, "AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)", "pass"),
+    "test_trap_4": (INTERFACE, 'IMPLEMENTATION = "ssmax_eval"', 'IMPLEMENTATION = "ssmax_flash"'),
+    "test_trap_5_query": (
+        INTERFACE,
+        "(query * law(n)[..., None]).to(query.dtype)",
+        "query * law(n)[..., None].to(query.dtype)",
+    ),
+    "test_trap_5_scale": (LAWS, "return self.s.float()[:, None] * n.log()[:, None]", "return n.log()[:, None]"),
+    "test_trap_6": (
+        INTERFACE,
+        'return getattr(module, "sliding_window"',
+        'return False and getattr(module, "sliding_window"',
+    ),
+    "test_trap_7": (LAWS, "return self.s.float()[:, None] * n.log()[:, None]", "return 1 + 0 * n[:, None]"),
+    "test_trap_8_learned": (LOAD, "parameter.copy_(tensors[name])", "pass"),
+    "test_trap_8_tensors": (LOAD, "        if tensors:", "        if False:"),
+    "test_trap_8_a_law": (
+        LOAD,
+        "if set(expected) != set(tensors)",
+        "tensors = {**expected, **tensors}\n    if set(expected) != set(tensors)",
+    ),
+    "test_trap_9_equal": (ROPE, "    parameters.update(new)", "    parameters.update(new, rope_theta=10_000.0)"),
+    "test_trap_9_record": (ROPE, "(inv_freq[0].double() / inv_freq[last].double())", "(inv_freq[last].double())"),
+    "test_trap_9_a_setting": (ROPE, "return not torch.equal(rotation(", "return True or not torch.equal(rotation("),
+    "test_trap_10_dynamic": (ROPE, "if position_ids.min() != 0:", "if True:"),
+    "test_trap_12_and_13": ("probes/scoring.py", "logits_to_keep=rows, ", "num_logits_to_keep=rows, "),
+    "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
+    "test_trap_14_ids": (
+        "data/encoding.py",
+        '[f"{self.anchor}{self.joiner}{text}" for text in texts]',
+        "[self.anchor + text for text in texts]",
+    ),
+    "test_trap_15_every": ("evaluate.py", '"rope": asdict(rope),', ""),
+    "test_trap_15_other_weights": ("evaluate.py", '"fingerprint": each.fingerprint,\n        "dtype"', '"dtype"'),
+    "test_trap_15_a_haystack": ("probes/needle.py", '"haystack_sha256": source.sha256', '"haystack_sha256": None'),
+    "test_trap_15_failures": ("probes/scoring.py", '"correct": None,', '"correct": False,'),
+    "test_trap_15_failed": (
+        "statistics.py",
+        '"correct"].astype("Float64")',
+        '"correct"].fillna(False).astype("Float64")',
+    ),
+    "test_trap_15_logits": ("probes/scoring.py", "if not torch.isfinite(logits).all():", "if False:"),
+    "test_trap_18": (
+        "statistics.py",
+        'correct=rows["correct"].astype("Float64")',
+        'correct=(rows["predicted"] == rows["expected"]).astype("Float64")',
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("test", FAULTS)
+def test_fault_is_caught(test, tmp_path):
+    where, right, wrong = FAULTS[test]
+    package = shutil.copytree(Path(ssmax_eval.__file__).parent, tmp_path / "ssmax_eval")
+    source = (package / where).read_text()
+    assert source.count(right) >= 1, f"{where} no longer holds {right!r}"
+    (package / where).write_text(source.replace(right, wrong, 1))
+    file = next(file for file in Path(__file__).parent.glob("test_*.py") if f"def {test}" in file.read_text())
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", test, str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert out.returncode == 1, f"the fault in {where} was not caught:\n{out.stdout[-2000:]}"
+    assert " failed" in out.stdout
+    assert "errors during collection" not in out.stdout

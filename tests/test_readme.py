@@ -1,0 +1,62 @@
+"""What the README says can be run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import build, tokens
+
+import ssmax_eval
+from ssmax_eval.attention.laws import LAWS
+from ssmax_eval.cli import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_own_law_of_the_readme():
+    code = next(block for block in blocks("python") if "@register" in block)
+    model, ids = build("Llama"), tokens()
+    with torch.no_grad():
+        before = model(ids).logits
+    try:
+        exec(code.replace("    ...", "    logits = model(ids).logits"), names := {"model": model, "ids": ids})
+        assert (names["logits"] - before).abs().max() > 1e-3
+        assert "clipped" in LAWS
+    finally:
+        LAWS.pop("clipped", None)
+
+
+def test_python_lines_of_the_readme(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    api, by_hand = (block.replace("smollm2-135m", str(checkpoint)) for block in blocks("python")[:2])
+    exec(api.replace("[512, 1024], trials=10", "[96, 128], trials=1"), names := {})
+    assert len(names["df"]) == 20
+    assert (tmp_path / "reports" / "mine.html").is_file()
+    exec(by_hand, {"ssmax_eval": ssmax_eval})
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("ssmax-eval")]
+)
+def test_commands_of_the_readme(line, checkpoint, tmp_path, monkeypatch, capsys):
+    """Every example runs, on a tiny model and a tiny grid."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 30)
+    words = line.replace("./my-model", str(checkpoint)).replace("meta-llama/Llama-3.2-1B", str(checkpoint)).split()[1:]
+    if words[0] == "report":
+        main_ok(capsys, ["needle", "--model", str(checkpoint), "--context-lengths", "96", "--trials", "1"])
+    else:
+        words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
+        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]
+    main_ok(capsys, words)
+
+
+def main_ok(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0, capsys.readouterr()
