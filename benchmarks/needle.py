@@ -31,7 +31,7 @@ def best(function: Callable[[], object]) -> float:
 def main(reference: str = "smollm2-135m", length: str = "1024") -> None:
     model, tokenizer = load_model(reference)
     probe = NeedleProbe(context_lengths=(int(length),), depth_percents=(50,), trials=1)
-    prompt = probe.prompt(tokenizer, probe.source(), probe.plan()[0])
+    prompt = probe.prompt(tokenizer, probe.plan()[0])
     k = prompt.answer_length
     ids = torch.tensor([prompt.ids], device=model.device)
 

@@ -1,5 +1,7 @@
 """Load a model, with an attention law, set its RoPE, probe it, store rows: one run for every model, law and RoPE setting."""
 
+import hashlib
+import inspect
 import sys
 import time
 from collections.abc import Sequence
@@ -11,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import IMPLEMENTATION, Attached, attention_law, law_state, layers, train_length_of
-from .attention.laws import format_law, parse_law
+from .attention.interface import attention_law, law_state, native_law, train_length_of
+from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
@@ -63,13 +65,11 @@ class Subject:
         )
 
 
-def subjects(models: str | Sequence[str] | dict[str, Any] | Loaded) -> list[Subject]:
+def subjects(models: str | Sequence[Any] | dict[str, Any] | Loaded) -> list[Subject]:
     """Return the subjects of references (`[LABEL=]REF`), of {label: reference or (model, tokenizer)}, or of one loaded pair."""
-    if isinstance(models, str):
+    if isinstance(models, str) or (isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel)):
         models = [models]
-    if isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel):
-        models = {type(models[0]).__name__: models}
-    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", ref) for ref in models]
+    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
     found = [subject(label, reference) for label, reference in items]
     labels = [each.label for each in found]
     for label in labels:
@@ -84,67 +84,71 @@ def subject(label: str, reference: Any) -> Subject:
         entry = source.config().get("ssmax")
         native = entry.get("attention", "softmax") if isinstance(entry, dict) else "softmax"
         return Subject(source.label, source.reference, source.fingerprint, native, source=source)
-    model, _ = reference
+    model, tokenizer = reference
+    name = type(model).__name__
     native = (getattr(model.config, "ssmax", None) or {}).get("attention", "softmax")
-    return Subject(label, type(model).__name__, fingerprint(model), native, loaded=reference)
+    if native != "softmax" and not law_state(model):
+        raise UserError(
+            f"model {label or name!r}: its config names attention law {native}, but its layers carry none; "
+            "load it with ssmax_eval.load_model"
+        )
+    return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
 
 
 def run_probe(
     probe: NeedleProbe,
-    models: str | Sequence[str] | dict[str, Any] | Loaded,
+    models: str | Sequence[Any] | dict[str, Any] | Loaded,
     attentions: Sequence[str | None] = (None,),
     ropes: Sequence[RopeSetting] = (RopeSetting(),),
     settings: Settings | None = None,
 ) -> list[Run]:
     """Run a probe on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
 
-    Attention None is the model's own law. Returns the runs in that order. Raises UserError.
+    Attention None is the model's own law with its learned values, a name swaps a fresh law in. Returns the runs in
+    that order. Raises UserError.
     """
     settings = settings or Settings()
     pick_device(settings.device)
-    parameters = probe.parameters()
+    swaps = list(dict.fromkeys(None if law is None else format_law(*parse_law(law)) for law in attentions))
     runs = []
     for each in subjects(models):
-        laws = list(dict.fromkeys(canonical(law or each.native_attention) for law in attentions))
-        planned = [
-            (law, rope, open_run(each, probe, parameters, law, rope, settings)) for law in laws for rope in ropes
-        ]
-        if any(not run.is_complete for _, _, run in planned):
+        # softmax swapped into a softmax model is that model
+        wanted = dict.fromkeys(None if law == each.native_attention == "softmax" else law for law in swaps)
+        planned = [(law, rope, open_run(each, probe, law, rope, settings)) for law in wanted for rope in ropes]
+        if settings.fresh or not all(run.is_scored for _, _, run in planned):
             model, tokenizer = each.load(settings)
             for law, rope, run in planned:
-                if not run.is_complete:
-                    execute(each, model, tokenizer, probe, parameters, law, rope, run, settings)
+                if settings.fresh or not run.is_scored:
+                    execute(each, model, tokenizer, probe, law, rope, run, settings)
         runs += [run for _, _, run in planned]
     return runs
 
 
-def canonical(law: str) -> str:
-    return format_law(*parse_law(law))
-
-
-def open_run(
-    each: Subject,
-    probe: NeedleProbe,
-    parameters: dict[str, Any],
-    law: str,
-    rope: RopeSetting,
-    settings: Settings,
-) -> Run:
+def open_run(each: Subject, probe: NeedleProbe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
-    dtype = str(each.loaded[0].dtype) if each.loaded else settings.dtype
+    dtype = each.source.dtype(settings.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
     key = {
         "probe": "needle",
-        "parameters": parameters,
+        "parameters": probe.parameters(),
         "model": each.label,
         "fingerprint": each.fingerprint,
-        "dtype": dtype,
-        "attention": law,
+        "dtype": dtype.removeprefix("torch."),
+        "attention": swap,
+        "attention_source": None if swap is None else user_law_source(swap),
         "rope": asdict(rope),
     }
-    run = Run(settings.output_path / "needle" / run_id_of(key))
-    if settings.fresh:
-        run.start_over()
-    return run
+    return Run(settings.output_path / "needle" / run_id_of(key))
+
+
+def user_law_source(law: str) -> str | None:
+    """Return the sha256 of the code of a law that a user registered: edited code is another law. None for those of laws.py."""
+    law_class, _ = parse_law(law)
+    if law_class.__module__ == Law.__module__:
+        return None
+    try:
+        return hashlib.sha256(inspect.getsource(law_class).encode()).hexdigest()
+    except (OSError, TypeError):  # typed into a prompt: nothing to tell versions apart by
+        return None
 
 
 def execute(
@@ -152,8 +156,7 @@ def execute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     probe: NeedleProbe,
-    parameters: dict[str, Any],
-    law: str,
+    swap: str | None,
     rope: RopeSetting,
     run: Run,
     settings: Settings,
@@ -163,25 +166,25 @@ def execute(
     plan = probe.plan()
     longest = max(sample.context_length for sample in plan)
     with ExitStack() as stack:
-        if law == each.native_attention and getattr(model.config, "_attn_implementation", "") == IMPLEMENTATION:
-            attached = current_law(model, law)
-        else:
-            attached = stack.enter_context(attention_law(model, law))
+        attached = stack.enter_context(attention_law(model, swap) if swap else native_law(model))
         effective = stack.enter_context(
             rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling, longest=longest or None)
         )
-        probe.check(model, tokenizer, probe.source())
-        writer = stack.enter_context(run.writer())
+        probe.check(model, tokenizer)
+        writer = stack.enter_context(run.writer(settings.fresh))
         earlier = run.rows()
-        done = {probe.sample_of(row) for row in earlier}
+        done = {row["sample"] for row in earlier if row["error"] is None}
         total = sum(sample.context_length for sample in plan)
-        title = " ".join(filter(None, [each.label, law, str(rope) if rope.changes else ""]))
+        title = " ".join(filter(None, [each.label, attached.attention, str(rope) if rope.changes else ""]))
         bar = stack.enter_context(
             tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr)
         )
         common = {
             "model": each.label,
-            "attention": law,
+            "fingerprint": each.fingerprint,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": attached.attention,
+            "attention_swapped": swap is not None,
             "rope": str(rope),
             "rope_theta": effective.rope_theta if effective else None,
             "rope_theta_factor": rope.theta_factor,
@@ -189,28 +192,23 @@ def execute(
         }
         for rows in probe(model, tokenizer, done, settings.batch_size, bar.update):
             writer.append({**common, **row} for row in rows)
+        rows = run.rows()
         record = {
             "probe": "needle",
-            "parameters": parameters,
+            "parameters": probe.parameters(),
             "model": describe_model(each, model, tokenizer, settings),
-            "attention": {**asdict(attached), "learned": law_state(model)},
+            "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
             "environment": environment(model),
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
-            "rows": len(run.rows()),
-            "rows_from_earlier_processes": len(earlier),
-            "failed": sum(row["error"] is not None for row in run.rows()),
-            "tokens": total,
+            "rows": len(rows),
+            "rows_from_earlier_processes": len(done),
+            "failed": sum(row["error"] is not None for row in rows),
+            "tokens": sum(row["context_length"] for row in rows),
             "peak_memory_bytes": peak_memory(model),
         }
         run.finish(record)
-
-
-def current_law(model: PreTrainedModel, law: str) -> Attached:
-    """Describe the law a model already carries, its learned values untouched."""
-    scaled, windowed = ([], []) if law == "softmax" else layers(model)
-    return Attached(law, train_length_of(model.config), scaled, windowed)
 
 
 def describe_model(

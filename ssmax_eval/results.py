@@ -43,6 +43,11 @@ class Run:
     def is_complete(self) -> bool:
         return self.record_path.is_file()
 
+    @property
+    def is_scored(self) -> bool:
+        """Tell whether the run is complete and every sample has its score: what failed may be tried again."""
+        return self.is_complete and not self.record().get("failed")
+
     def record(self) -> dict[str, Any]:
         """Return run.json; {} for a run that is not complete."""
         if not self.is_complete:
@@ -53,26 +58,22 @@ class Run:
             raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
 
     def rows(self) -> list[Row]:
-        """Return the rows; a last line without an end, left by a killed process, does not count."""
+        """Return the rows, the last one of each sample; a last line without an end, left by a killed process, does not count."""
         if not self.rows_path.is_file():
             return []
-        rows = []
+        rows: dict[str, Row] = {}
         for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                rows.append(json.loads(line))
-            except ValueError as error:
+                row = json.loads(line)
+                rows[row["sample"]] = row
+            except (ValueError, TypeError, KeyError) as error:
                 raise UserError(
                     f"run {self.folder}: line {number} of rows.jsonl is broken; run again with --fresh"
                 ) from error
-        return rows
+        return list(rows.values())
 
-    def start_over(self) -> None:
-        """Remove what the run has stored."""
-        for path in (self.record_path, self.rows_path):
-            path.unlink(missing_ok=True)
-
-    def writer(self) -> "RowWriter":
-        return RowWriter(self)
+    def writer(self, fresh: bool = False) -> "RowWriter":
+        return RowWriter(self, fresh)
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write run.json at once and whole."""
@@ -83,10 +84,11 @@ class Run:
 
 
 class RowWriter:
-    """Append rows to a run, one process at a time; a half-written last line is cut off first."""
+    """Append rows to a run, one process at a time; a half-written last line is cut off first, with `fresh` all lines are."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, fresh: bool = False) -> None:
         self.run = run
+        self.fresh = fresh
 
     def __enter__(self) -> "RowWriter":
         try:
@@ -97,6 +99,9 @@ class RowWriter:
                 f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
             ) from error
         self._lock()
+        if self.fresh:
+            self.run.record_path.unlink(missing_ok=True)
+            self.stream.truncate(0)
         self.stream.seek(0)
         whole = self.stream.read().rfind(b"\n") + 1
         self.stream.truncate(whole)

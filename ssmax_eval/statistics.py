@@ -2,14 +2,32 @@
 
 import pandas as pd
 
-CELL = ["task", "haystack", "series", "context_length", "depth_percent"]
+TASK = ["task", "value", "needles", "haystack"]
+CELL = [*TASK, "series", "context_length", "depth_percent"]
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return needle rows with a `series` column: the model's name, its law if any is not softmax, its RoPE setting if changed."""
-    law = ", " + rows["attention"] if (rows["attention"] != "softmax").any() else ""
-    rope = rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
-    return rows.assign(series=rows["model"] + law + rope)
+    """Return needle rows with a `series` column that names what was probed, each prompt once in its series.
+
+    The model's name, its law if any is not softmax, its RoPE setting if changed; dtype, scoring and weights only where
+    they differ between rows of one name, so that what is not the same is never averaged.
+    """
+    law = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
+    series = rows["model"] + (", " + law if (rows["attention"] != "softmax").any() else "")
+    series += rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
+    for column in ("dtype", "scoring", "fingerprint"):
+        differs = rows.groupby(series)[column].transform("nunique") > 1
+        series = series.where(~differs, series + ", " + rows[column])
+    rows = rows.assign(series=series)
+    once = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
+    return rows.drop_duplicates(once, keep="last")
+
+
+def task_name(rows: pd.DataFrame) -> str:
+    """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text`."""
+    task, value, needles, haystack = rows.iloc[0][TASK]
+    what = {"single": value, "digits": ""}.get(task, f"{needles} {value}s")
+    return ", ".join(filter(None, [task, what, f"haystack {haystack}"]))
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
@@ -30,7 +48,7 @@ def controls(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series, control and context length, with the columns of `cells`; needle-only pools its lengths."""
     rows = rows[rows["control"].notna()]
     rows = rows.assign(context_length=rows["context_length"].where(rows["control"] != "needle-only"))
-    return _accuracy(rows, ["task", "haystack", "series", "control", "context_length"])
+    return _accuracy(rows, [*TASK, "series", "control", "context_length"])
 
 
 def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

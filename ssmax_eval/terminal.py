@@ -14,18 +14,21 @@ from . import statistics
 
 def print_grids(rows: pd.DataFrame) -> None:
     """Print each series' grid, depths down, lengths across, the mean of each length last."""
-    cells, means, extra = statistics.cells(rows), statistics.lengths(rows), statistics.controls(rows)
-    for (task, haystack, series), part in cells.groupby(["task", "haystack", "series"], sort=False):
-        lengths = sorted(part["context_length"].unique())
-        at = {(cell["depth_percent"], cell["context_length"]): cell for cell in part.to_dict("records")}
-        mean = means[(means["task"] == task) & (means["haystack"] == haystack) & (means["series"] == series)]
+    for _, part in rows.groupby([*statistics.TASK, "series"], sort=False):
+        cells, means = statistics.cells(part), statistics.lengths(part)
+        if cells.empty:
+            continue
+        lengths = sorted(cells["context_length"].unique())
+        at = {(cell["depth_percent"], cell["context_length"]): cell for cell in cells.to_dict("records")}
         lines = [
             [f"{depth:g}%", *(value_text(at.get((depth, n))) for n in lengths)]
-            for depth in sorted(part["depth_percent"].unique())
+            for depth in sorted(cells["depth_percent"].unique())
         ]
-        by_length = {line["context_length"]: line for line in mean.to_dict("records")}
+        by_length = {line["context_length"]: line for line in means.to_dict("records")}
         lines.append(["mean", *(value_text(by_length.get(n)) for n in lengths)])
-        print_table(["depth", *(f"{n:,}" for n in lengths)], lines, f"{series}: {task}, haystack {haystack}")
+        title = f"{part['series'].iloc[0]}: {statistics.task_name(part)}"
+        print_table(["depth", *(f"{n:,}" for n in lengths)], lines, title)
+    extra = statistics.controls(rows)
     for line in extra.to_dict("records"):
         at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']:,.0f}"
         print(f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts")

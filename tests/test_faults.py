@@ -60,9 +60,9 @@ FAULTS = {
         '[f"{self.anchor}{self.joiner}{text}" for text in texts]',
         "[self.anchor + text for text in texts]",
     ),
-    "test_trap_15_every": ("evaluate.py", '"rope": asdict(rope),', ""),
+    "test_trap_15_every": ("evaluate.py", '"rope": asdict(rope),\n    }', "}"),
     "test_trap_15_other_weights": ("evaluate.py", '"fingerprint": each.fingerprint,\n        "dtype"', '"dtype"'),
-    "test_trap_15_a_haystack": ("probes/needle.py", '"haystack_sha256": source.sha256', '"haystack_sha256": None'),
+    "test_trap_15_a_haystack": ("probes/needle.py", '"haystack_sha256": self.source.sha256', '"haystack_sha256": None'),
     "test_trap_15_failures": ("probes/scoring.py", '"correct": None,', '"correct": False,'),
     "test_trap_15_failed": (
         "statistics.py",

@@ -109,8 +109,20 @@ def test_fingerprint_is_of_content_not_of_place(tmp_path, checkpoint):
     tensors["model.norm.weight"][0] += 1e-3
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
     assert resolve(str(copy)).fingerprint != resolve(str(checkpoint)).fingerprint
-    one, two = build("Llama"), build("Llama", seed=1)
-    assert fingerprint(one) == fingerprint(build("Llama")) != fingerprint(two)
+
+
+def test_fingerprint_of_a_loaded_pair_holds_all_that_decides_rows(tokenizer):
+    from conftest import make_tokenizer
+
+    from ssmax_eval import rope_scaled
+
+    model = build("Llama")
+    plain = fingerprint(model, tokenizer)
+    assert plain == fingerprint(build("Llama"), tokenizer)
+    assert plain != fingerprint(build("Llama", seed=1), tokenizer)
+    assert plain != fingerprint(model, make_tokenizer("bos"))
+    with rope_scaled(model, theta_factor=50):
+        assert plain != fingerprint(model, tokenizer)
 
 
 def test_labels(checkpoint):

@@ -38,11 +38,10 @@ def test_forced_verdict_is_greedy_generates(name, tokenizer):
     model = build(name, vocab_size=VOCABULARY, max_position_embeddings=512)
     model.generation_config.eos_token_id = None
     probe = NeedleProbe(context_lengths=(96,), trials=20)
-    source = probe.source()
     generator = torch.Generator().manual_seed(0)
     checked = {True: 0, False: 0}
     for sample in probe.plan():
-        question = probe.prompt(tokenizer, source, sample)
+        question = probe.prompt(tokenizer, sample)
         context = question.ids[: -question.answer_length]
         written = greedy(model, context, 6)
         changed = int(torch.randint(0, 6, (1,), generator=generator))
@@ -71,10 +70,9 @@ def test_forced_verdict_is_greedy_generates_on_smollm2(smollm2):
     model, tokenizer = smollm2
     model.generation_config.eos_token_id = None
     probe = NeedleProbe(context_lengths=(256, 512), depth_percents=(0, 50, 100), trials=20, needle=Needle("multikey"))
-    source = probe.source()
     verdicts = []
     for sample in probe.plan():
-        prompt = probe.prompt(tokenizer, source, sample)
+        prompt = probe.prompt(tokenizer, sample)
         score = forced(model, tokenizer, [prompt])[0]
         written = greedy(model, prompt.ids[: -prompt.answer_length], prompt.answer_length)
         assert score["correct"] == (written == prompt.ids[-prompt.answer_length :]), sample
@@ -85,7 +83,7 @@ def test_forced_verdict_is_greedy_generates_on_smollm2(smollm2):
 
 def test_scores_equal_the_full_logits_in_float64(tokenizer):
     model = build("Llama", vocab_size=VOCABULARY).double()
-    prompt = NeedleProbe(context_lengths=(128,)).prompt(tokenizer, NeedleProbe().source(), Sample(128, 50, 0))
+    prompt = NeedleProbe(context_lengths=(128,)).prompt(tokenizer, Sample(128, 50, 0))
     score = forced(model, tokenizer, [prompt])[0]
     with torch.no_grad():
         rows = model(torch.tensor([prompt.ids])).logits[0].log_softmax(-1)
@@ -99,7 +97,7 @@ def test_scores_equal_the_full_logits_in_float64(tokenizer):
 def test_a_uniform_model_gives_ln_v(tokenizer):
     model = build("Llama", vocab_size=VOCABULARY)
     model.lm_head.weight.data.zero_()
-    prompt = NeedleProbe(context_lengths=(128,)).prompt(tokenizer, NeedleProbe().source(), Sample(128, 50, 0))
+    prompt = NeedleProbe(context_lengths=(128,)).prompt(tokenizer, Sample(128, 50, 0))
     score = forced(model, tokenizer, [prompt])[0]
     assert score["answer_nll"] == pytest.approx(prompt.answer_length * math.log(VOCABULARY), rel=1e-5)
 
@@ -110,7 +108,7 @@ def test_trap_12_and_13_only_the_answers_rows_reach_lm_head(name, tokenizer):
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
     probe = NeedleProbe(context_lengths=(120,), depth_percents=(0, 100))
-    prompts = [probe.prompt(tokenizer, probe.source(), sample) for sample in probe.plan()[:3]]
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()[:3]]
     forced(model, tokenizer, prompts)
     assert seen == [(3, max(p.answer_length for p in prompts), VOCABULARY)]
 
@@ -118,7 +116,7 @@ def test_trap_12_and_13_only_the_answers_rows_reach_lm_head(name, tokenizer):
 def test_batches_of_answers_with_different_lengths(tokenizer):
     model = build("Llama", vocab_size=VOCABULARY)
     probe = NeedleProbe(context_lengths=(160,), needle=Needle(value="word"), trials=3)
-    prompts = [probe.prompt(tokenizer, probe.source(), sample) for sample in probe.plan()]
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
     assert len({p.answer_length for p in prompts}) > 1
     together = forced(model, tokenizer, prompts)
     for prompt, score in zip(prompts, together, strict=True):
@@ -143,7 +141,7 @@ def test_rows_do_not_depend_on_batch_size_or_resume_point(tokenizer):
         ]
         for a, b in zip(whole, other, strict=True):
             assert a["answer_nll"] == pytest.approx(b["answer_nll"], rel=1e-5)
-    done = {probe.sample_of(row) for row in whole[:5]}
+    done = {row["sample"] for row in whole[:5]}
     assert rows(done) == whole[5:]
 
 
@@ -151,7 +149,7 @@ def test_generate_scoring(tokenizer, monkeypatch):
     model = build("Llama", vocab_size=VOCABULARY)
     model.generation_config.eos_token_id = None
     probe = NeedleProbe(context_lengths=(96,), depth_percents=(0,), trials=1)
-    question = probe.prompt(tokenizer, probe.source(), probe.plan()[0])
+    question = probe.prompt(tokenizer, probe.plan()[0])
     context = question.ids[: -question.answer_length]
     written = greedy(model, context, 5)
     right = prompt_of(context + written, 5, tokenizer.decode(written))
@@ -223,4 +221,4 @@ def test_plan_is_a_grid_and_limit_spreads(tokenizer):
         for row in batch
     ]
     again = dataclasses.replace(probe, context_lengths=(96,)).plan()
-    assert [probe.sample_of(row) for row in rows] == again
+    assert [row["sample"] for row in rows] == [sample.name for sample in again]

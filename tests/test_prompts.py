@@ -191,3 +191,15 @@ def test_bible_extra():
     text = list(islice(haystack("bible").sentences(random.Random(0)), 2000))
     assert not any(re.search(r"\d+\. ", sentence) for sentence in text)
     assert sum(len(sentence) for sentence in text) > 100_000
+
+
+def test_windows_of_a_file_start_anywhere(tokenizer):
+    """No collapse onto the few starts from which the tokens come out even: 60 trials, as many starts as uniform draws give."""
+    sentences = [f"{sentence}" for sentence in islice(prose(random.Random(9)), 200)]
+    document = Document("d", " ".join(sentences))
+    starts = set()
+    for trial in range(60):
+        prompt = assemble(tokenizer, Needle(), document, 512, 100, f"{trial}")
+        starts.add(tokenizer.decode(prompt.ids).split(".")[0])
+    expected = 200 * (1 - (1 - 1 / 200) ** 60)  # about 52 distinct starts
+    assert len(starts) > 0.85 * expected

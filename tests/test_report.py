@@ -17,6 +17,13 @@ HOSTILE = '<img src=x onerror=alert(1)> $x_1$ & "q"</script>'
 def row(model="m", length=512, depth=0.0, trial=0, correct=True, **changes):
     return {
         "run_id": "r1",
+        "sample": f"grid/{length}/{depth}/{trial}",
+        "fingerprint": "f" * 16,
+        "dtype": "float32",
+        "attention_swapped": False,
+        "value": "number",
+        "needles": 1,
+        "scoring": "forced",
         "model": model,
         "attention": "softmax",
         "rope": "as trained",
@@ -43,7 +50,7 @@ def row(model="m", length=512, depth=0.0, trial=0, correct=True, **changes):
         "error": "out of memory" if correct is None else None,
         "needle_start": 3,
         "needle_end": 9,
-        "prompt_sha256": "ab" * 32,
+        "prompt_sha256": f"{length}-{depth}-{trial}",
         **changes,
     }
 
@@ -124,8 +131,10 @@ def test_same_rows_same_page(tmp_path):
 
 
 def test_series_are_named_by_what_differs():
-    data = frame([row("a"), row("a", attention="ssmax"), row("a", attention="ssmax", rope="theta x50")])
-    assert statistics.with_series(data).series.tolist() == ["a, softmax", "a, ssmax", "a, ssmax, theta x50"]
+    data = frame(
+        [row("a"), row("a", attention="ssmax"), row("a", attention="ssmax", rope="theta x50", attention_swapped=True)]
+    )
+    assert statistics.with_series(data).series.tolist() == ["a, softmax", "a, ssmax", "a, ssmax swapped in, theta x50"]
     assert statistics.with_series(frame([row("a")])).series.tolist() == ["a"]
 
 

@@ -184,7 +184,7 @@ def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeyp
 def test_two_processes_cannot_write_one_run(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"a": 1}])
+        writer.append([{"sample": "a"}])
         with pytest.raises(UserError, match="another process"), store.writer():
             pass
 
@@ -192,8 +192,8 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 def test_broken_rows_are_named(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"a": 1}])
-    store.rows_path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
+        writer.append([{"sample": "a"}])
+    store.rows_path.write_text('{"sample": "a"}\nnot json\n{"sample": "b"}\n')
     with pytest.raises(UserError, match="line 2"):
         store.rows()
 

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
-from .laws import Law, Softmax, format_law, law_options, parse_law
+from .laws import Law, Softmax, format_law, parse_law
 
 IMPLEMENTATION = "ssmax_eval"
 
@@ -72,14 +72,15 @@ class Attached:
     unscaled_layers: list[str] = field(default_factory=list)
 
 
-def attention_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that call transformers' attention interface, by name, in order of depth."""
+def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return the text decoder's modules that call transformers' attention interface, by name, in order of depth."""
+    decoder = set(model.get_decoder().modules())
 
     def calls_interface(module: nn.Module) -> bool:
         code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
         return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
-    return {name: module for name, module in model.named_modules() if calls_interface(module)}
+    return {name: module for name, module in model.named_modules() if module in decoder and calls_interface(module)}
 
 
 def layers(model: PreTrainedModel) -> tuple[list[str], list[str]]:
@@ -95,7 +96,7 @@ def is_windowed(config: Any, module: nn.Module, index: int) -> bool:
     """Tell whether a layer sees a window (sliding or chunked) instead of the whole context."""
     layer_types = getattr(config, "layer_types", None)
     if layer_types is not None:
-        return layer_types[getattr(module, "layer_idx", index)] != "full_attention"
+        return any(word in layer_types[getattr(module, "layer_idx", index)] for word in ("sliding", "chunked", "local"))
     if not getattr(config, "use_sliding_window", True):
         return False
     return getattr(module, "sliding_window", getattr(config, "sliding_window", None)) is not None
@@ -138,7 +139,8 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
     refuse_unsupported(model)
     config = model.config.get_text_config()
     given = options.pop("train_length", None)
-    train_length = train_length_of(model.config) if given is None else int(given)
+    trained_at = train_length_of(model.config)
+    train_length = trained_at if given is None else int(given)
     spelling = format_law(law_class, options if given is None else {**options, "train_length": given})
     modules = attention_modules(model)
     scaled, windowed = layers(model)
@@ -156,14 +158,17 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
             f"attention law {law_class.name}: the training length of {type(model).__name__} is unknown; "
             f"say it: --attention {law_class.name}:train_length=TOKENS"
         )
-    detach(model)
     shares = "first" in inspect.signature(law_class).parameters
     laws: list[Law] = []
     for name in scaled:
         shared = {"first": laws[0]} if shares and laws else {}
-        laws.append(law_class(int(config.num_attention_heads), train_length, **options, **shared))
-        modules[name].ssmax = laws[-1].to(next(modules[name].parameters()).device)
-    model.config.ssmax = {"attention": spelling, "train_length": train_length}
+        law = law_class(int(config.num_attention_heads), train_length, **options, **shared)
+        laws.append(law.to(next(modules[name].parameters()).device))
+    detach(model)
+    for name, law in zip(scaled, laws, strict=True):
+        modules[name].ssmax = law
+    # a train_length given for one law stays in its spelling: it is not the model's
+    model.config.ssmax = {"attention": spelling, "train_length": trained_at}
     model.set_attn_implementation(IMPLEMENTATION)
     return Attached(spelling, train_length, scaled, windowed)
 
@@ -194,7 +199,21 @@ def attention_law(model: PreTrainedModel, attention: str) -> Iterator[Attached]:
         model.set_attn_implementation(implementation)
 
 
-def law_state(model: nn.Module) -> dict[str, dict[str, list[float]]]:
+@contextmanager
+def native_law(model: PreTrainedModel) -> Iterator[Attached]:
+    """Run a block under the law a model carries, its learned values untouched, through our attention function."""
+    refuse_unsupported(model)
+    implementation = model.config._attn_implementation
+    entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
+    scaled, windowed = layers(model) if law_state(model) else ([], [])
+    try:
+        model.set_attn_implementation(IMPLEMENTATION)
+        yield Attached(entry["attention"], train_length_of(model.config), scaled, windowed)
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def law_state(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:
     """Return the learned values of every layer's law: {module name: {parameter: values}}, tables of length L left out."""
     state: dict[str, dict[str, list[float]]] = {}
     for name, module in attention_modules(model).items():
@@ -203,6 +222,3 @@ def law_state(model: nn.Module) -> dict[str, dict[str, list[float]]]:
             values = {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
             state[name] = values
     return state
-
-
-__all__ = ["Attached", "attach", "attention_law", "attention_modules", "detach", "law_options", "law_state"]

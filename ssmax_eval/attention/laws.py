@@ -56,7 +56,7 @@ SomeLaw = TypeVar("SomeLaw", bound=type[Law])
 
 
 def register(law: SomeLaw) -> SomeLaw:
-    """Make a law selectable by its name; the first line of its docstring is what `ssmax-eval models --laws` prints."""
+    """Make a law selectable by its name; the first line of its docstring is what `ssmax-eval laws` prints."""
     law.summary = (law.__doc__ or "").strip().splitlines()[0]
     LAWS[law.name] = law
     return law
@@ -264,8 +264,13 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
 
 def format_law(law: type[Law], options: dict[str, Any]) -> str:
     """Return the canonical spelling `name:key=value,...`, keys sorted."""
-    rest = ",".join(f"{key}={options[key]:g}" for key in sorted(options))
+    rest = ",".join(f"{key}={plain_number(options[key])}" for key in sorted(options))
     return f"{law.name}:{rest}" if rest else law.name
+
+
+def plain_number(value: float) -> str:
+    """Write a number so that reading it gives the same number, whole ones without a point."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
 
 
 def law_options(law: type[Law]) -> list[str]:

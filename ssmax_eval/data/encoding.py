@@ -1,9 +1,8 @@
 """Text to token ids, so that pieces encoded apart equal the ids of the text they make together."""
 
 import random
-from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,7 +10,9 @@ from ..errors import UserError
 from .haystacks import Haystack
 
 SENTENCES_AT_ONCE = 64
-WINDOWS_TRIED = 400
+EXTRA_SENTENCES = 200  # how far beyond the length a window looks for tokens that come out even
+LEFT_OUT_TRIED = 20  # sentences of a cut window that may be left out, the last ones
+SENTENCES_TRIED = 1000  # where it looks for the ones to leave out: its last so many
 
 
 class Encoder:
@@ -63,39 +64,47 @@ class Encoder:
     def window(self, source: Haystack, rng: random.Random, length: int) -> tuple[list[int], list[int]]:
         """Return exactly `length` haystack ids that start and, if at all possible, end with a sentence; and the sentence ends.
 
-        The ends are token offsets, 0 and length among them. Starts are tried in order until the tokens come out even;
-        where they never do (a short cycle), the last sentence is cut between two words, or if it has no words, as the
-        lines of ABCDigits, the window ends with a whole line and begins with empty ones.
+        The ends are token offsets, 0 and length among them. The window starts where rng says; sentences inside, in a
+        row, are left out so that the tokens come out even. Where that cannot be (a short cycle), the last sentence is cut
+        between two words, or if it has no words, as the lines of ABCDigits, the window begins with empty lines instead.
         """
         if length == 0:
             return [], [0]
-        ids: list[int] = []
+        stream = self._encoded(source.sentences(rng))
+        taken: list[list[int]] = []
         ends = [0]
-        stream = source.sentences(rng)
-        tried = 0
-        while tried < WINDOWS_TRIED:
-            self._extend(ids, ends, stream)
-            while tried < WINDOWS_TRIED and ends[tried] + length <= ends[-1]:
-                start = ends[tried]
-                if ends[bisect_left(ends, start + length)] == start + length:
-                    return self._cut(ids, ends, start, length)
-                tried += 1
-        for start in ends[:tried]:
-            if self.starts_word(ids[start + length - 1], ids[start + length]):
-                return self._cut(ids, ends, start, length)
-        whole = max(end for end in ends if end <= length)
-        fill = self.encode([""])[0][-1:] * (length - whole)
-        if len(fill) < length - whole:
-            return self._cut(ids, ends, 0, length)  # nothing to fill with: any token border has to do
-        return fill + ids[:whole], [0, *(end + len(fill) for end in ends if 0 < end <= whole)]
+        index = {0: 0}
+        enough = 0
+        while not enough or len(taken) < enough + EXTRA_SENTENCES:
+            taken.append(next(stream))
+            ends.append(ends[-1] + len(taken[-1]))
+            index[ends[-1]] = len(taken)
+            excess = ends[-1] - length
+            if excess < 0:
+                continue
+            enough = enough or len(taken)
+            for i in range(max(1, len(taken) - SENTENCES_TRIED) if excess else len(taken), len(taken) + 1):
+                if (j := index.get(ends[i] + excess)) is not None:
+                    return join(taken[:i] + taken[j:])
+        return self._cut(taken[:enough], length)
 
-    def _extend(self, ids: list[int], ends: list[int], stream: Iterator[str]) -> None:
-        for sentence in self.encode(list(islice(stream, SENTENCES_AT_ONCE))):
-            if sentence:
-                ids += sentence
-                ends.append(len(ids))
+    def _encoded(self, sentences: Iterator[str]) -> Iterator[list[int]]:
+        while True:
+            yield from filter(None, self.encode(list(islice(sentences, SENTENCES_AT_ONCE))))
 
-    @staticmethod
-    def _cut(ids: list[int], ends: list[int], start: int, length: int) -> tuple[list[int], list[int]]:
-        inside = [end - start for end in ends if start <= end <= start + length]
-        return ids[start : start + length], inside if inside[-1] == length else [*inside, length]
+    def _cut(self, sentences: list[list[int]], length: int) -> tuple[list[int], list[int]]:
+        """Cut sentences, together at least `length` tokens, where a word starts: with one of them left out if that brings
+        a word's start to `length`, else at the last one before it, spaces or empty lines put in front."""
+        for i in range(len(sentences), max(-1, len(sentences) - LEFT_OUT_TRIED), -1):
+            ids, ends = join(sentences[:i] + sentences[i + 1 :])
+            if len(ids) > length and self.starts_word(ids[length - 1], ids[length]):
+                return ids[:length], [*(end for end in ends if end < length), length]
+        ids, ends = join(sentences)
+        cut = next(p for p in range(length, -1, -1) if p in ends or self.starts_word(ids[p - 1], ids[p]))
+        fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
+        return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
+
+
+def join(sentences: list[list[int]]) -> tuple[list[int], list[int]]:
+    """Return the ids of sentences in a row, and the offsets of their ends, 0 first."""
+    return list(chain.from_iterable(sentences)), [0, *accumulate(map(len, sentences))]

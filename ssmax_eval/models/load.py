@@ -1,6 +1,7 @@
 """Load a model and tokenizer with the attention law they were trained with, refusing checkpoints whose law and weights disagree."""
 
 import hashlib
+import json
 from typing import Any
 
 import torch
@@ -170,18 +171,22 @@ def law_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """Return 16 hex digits of the sha256 over a loaded model's config and state, for models that came from no file."""
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return 16 hex digits of the sha256 over a loaded pair, for models that came from no file.
+
+    Config, weights, rotary frequencies as they are now, and all that makes the tokenizer's ids.
+    """
     digest = hashlib.sha256(model.config.to_json_string().encode())
-    for name, tensor in model.state_dict().items():
+    rotary = {name: buffer for name, buffer in model.named_buffers() if "inv_freq" in name}
+    for name, tensor in {**model.state_dict(), **rotary}.items():
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    digest.update(f"{rules}\0{tokenizer.bos_token_id}\0{tokenizer('a').input_ids}".encode())
     return digest.hexdigest()[:16]
 
 
 def first_line(error: BaseException) -> str:
     text: Any = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
-
-
-__all__ = ["fingerprint", "load_model", "pick_device"]

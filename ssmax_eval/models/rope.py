@@ -34,7 +34,8 @@ class RopeSetting:
         if self.theta is not None and self.theta_factor != 1:
             raise UserError("rope_theta and rope_theta_factor are both given: give one of them")
         if self.scaling is not None:
-            parse_scaling(self.scaling)
+            kind, factor = parse_scaling(self.scaling)
+            object.__setattr__(self, "scaling", f"{kind}:{factor:g}")
 
     @property
     def changes(self) -> bool:
@@ -76,12 +77,13 @@ class RopeRecord:
     inv_freq_sha256: str
 
 
-def rotary_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that hold rotary frequencies, by name."""
+def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return the text decoder's modules that hold rotary frequencies, by name."""
+    decoder = set(model.get_decoder().modules())
     return {
         name: module
         for name, module in model.named_modules()
-        if any("inv_freq" in key for key, _ in module.named_buffers(recurse=False))
+        if module in decoder and any("inv_freq" in key for key, _ in module.named_buffers(recurse=False))
     }
 
 
@@ -199,7 +201,8 @@ def rope_scaled(
     """Run a block with changed rotary frequencies and yield what they are; None for a model without RoPE left as it is.
 
     scaling: `TYPE:FACTOR` of linear, ntk (static NTK-aware), ntk-by-parts, dynamic, yarn. longest: tokens of the longest
-    prompt, for the proof of effect. Models with windowed layers change the full-attention layers only.
+    prompt, for the proof of effect. Where windowed layers have RoPE parameters of their own, those stay. Dynamic scaling
+    sets the frequencies by the length of each forward, so one pass over prompt and answer differs from cached decoding.
     Raises UserError for a model without RoPE, a combination without meaning, and a setting without effect.
     """
     setting = RopeSetting(theta_factor, theta, scaling)

@@ -20,6 +20,8 @@ IDENTITY = (
     "tokenizer*",
     "vocab*",
     "merges.txt",
+    "tekken.json",
+    "generation_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "*.py",
@@ -53,6 +55,17 @@ class ModelSource:
                 while chunk := stream.read(1 << 22):
                     digest.update(chunk)
         return digest.hexdigest()[:16]
+
+    def dtype(self, requested: str) -> str:
+        """Return the dtype that a request means for this model, as far as its config tells: spellings of one dtype are one."""
+        spelled = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(requested, requested)
+        if spelled != "auto":
+            return spelled
+        return (
+            "bfloat16"
+            if self.is_gguf
+            else str(self.config().get("dtype") or self.config().get("torch_dtype") or "auto")
+        )
 
     def config(self) -> dict[str, Any]:
         """Return config.json; {} for a .gguf file."""

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, Prompt, assemble
 from ..errors import UserError
 from ..models.rope import rotary_modules
-from .scoring import SCORING, score_halving
+from .scoring import EXTRA_GENERATED_TOKENS, SCORING, score_halving
 
 Row = dict[str, Any]
 FORMAT = 1  # of prompts and scores: raise it when the same parameters come to mean other rows
@@ -28,6 +29,10 @@ class Sample(NamedTuple):
     depth_percent: float
     trial: int
     control: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.control or 'grid'}/{self.context_length}/{self.depth_percent:g}/{self.trial}"
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,14 @@ class NeedleProbe:
         object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents})))
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
 
+    @cached_property
     def source(self) -> Haystack:
+        """The haystack, read once."""
         return haystack("text" if self.needle.task == "digits" else self.haystack)
 
-    def haystack_name(self, source: Haystack) -> str:
-        return "digits" if self.needle.task == "digits" else source.name
+    @property
+    def haystack_name(self) -> str:
+        return "digits" if self.needle.task == "digits" else self.source.name
 
     def plan(self) -> list[Sample]:
         """Return the samples in the order they run: by length, the controls after the grid."""
@@ -89,39 +97,39 @@ class NeedleProbe:
             samples += [Sample(0, 0.0, trial, "needle-only") for trial in range(self.trials)]
         return sorted(samples[: self.limit], key=lambda s: (s.control or "", *s[:3]))
 
-    def prompt(self, tokenizer: PreTrainedTokenizerBase, source: Haystack, sample: Sample) -> Prompt:
+    def prompt(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> Prompt:
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
-        return assemble(tokenizer, self.needle, source, length, depth, seed, control)
+        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control)
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Haystack) -> None:
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if the shortest prompts cannot hold their needle, or the model has no positions for the longest."""
         shortest = min(self.context_lengths)
         for sample in self.plan():
             if sample.context_length == shortest:
-                self.prompt(tokenizer, source, sample)
+                self.prompt(tokenizer, sample)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if not rotary_modules(model) and isinstance(limit, int) and max(self.context_lengths) > limit:
+        longest = max(self.context_lengths) + (EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0)
+        if not rotary_modules(model) and isinstance(limit, int) and longest > limit:
             raise UserError(
-                f"context length {max(self.context_lengths)}: {type(model).__name__} has {limit} learned positions; give at most {limit}"
+                f"context length {max(self.context_lengths)}: {type(model).__name__} has {limit} learned positions; "
+                f"give at most {limit - longest + max(self.context_lengths)}"
             )
 
     def __call__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        done: Collection[Sample] = (),
+        done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[list[Row]]:
-        """Yield the rows of each batch, samples in `done` left out.
+        """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
         resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
         """
-        source = self.source()
-        self.check(model, tokenizer, source)
-        name = self.haystack_name(source)
+        self.check(model, tokenizer)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
@@ -129,24 +137,28 @@ class NeedleProbe:
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
-                if all(sample in done for sample in batch):
+                if all(sample.name in done for sample in batch):
                     progress(sum(sample.context_length for sample in batch))
                     continue
-                prompts = [self.prompt(tokenizer, source, sample) for sample in batch]
+                prompts = [self.prompt(tokenizer, sample) for sample in batch]
                 scores = score_halving(model, tokenizer, prompts, self.scoring, halve=batch_size is None)
                 rows = [
-                    self.row(sample, prompt, score, name)
+                    self.row(sample, prompt, score)
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
-                    if sample not in done
+                    if sample.name not in done
                 ]
                 progress(sum(len(prompt.ids) for prompt in prompts))
                 yield rows
 
-    def row(self, sample: Sample, prompt: Prompt, score: Row, haystack_name: str) -> Row:
+    def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
         control = sample.control
         return {
+            "sample": sample.name,
             "task": self.needle.task,
-            "haystack": haystack_name,
+            "value": self.needle.value,
+            "needles": self.needle.needles,
+            "haystack": self.haystack_name,
+            "scoring": self.scoring,
             "control": control,
             "context_length": len(prompt.ids),
             "depth_percent": None if control else sample.depth_percent,
@@ -164,17 +176,9 @@ class NeedleProbe:
             "prompt_sha256": prompt.sha256,
         }
 
-    @staticmethod
-    def sample_of(row: Row) -> Sample:
-        """Return the sample that a stored row answers."""
-        control = row["control"]
-        length = 0 if control == "needle-only" else row["context_length"]
-        return Sample(length, 0.0 if control else float(row["depth_percent"]), row["trial"], control)
-
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the prompts and the scoring, the haystack's content included."""
-        source = self.source()
-        content = {"haystack": self.haystack_name(source), "haystack_sha256": source.sha256}
+        content = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
         return {"format": FORMAT, **asdict(self), **content}
 
 

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
 from ..errors import UserError
@@ -52,13 +52,14 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
     nll = float((logits.logsumexp(1, keepdim=True) - own).sum())
     rivals = logits.scatter(1, answer[:, None], -math.inf).amax(1, keepdim=True)
     predicted = logits.argmax(1)
+    ties_in_front = ((logits == own) & (torch.arange(logits.shape[1], device=logits.device) < answer[:, None])).sum(1)
     hits = predicted == answer
     return {
         "predicted": tokenizer.decode(predicted.tolist()),
         "correct": bool(hits.all()),
         "first_correct": bool(hits[0]),
         "answer_nll": nll,
-        "answer_ranks": (logits > own).sum(1).tolist(),
+        "answer_ranks": ((logits > own).sum(1) + ties_in_front).tolist(),
         "margin": float((own - rivals).min()),
         "error": None,
     }
@@ -68,27 +69,26 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
     """Decode greedily after each prompt's question; correct if the expected text is among what is written.
 
-    Writes the answer's length and 16 tokens more, room for a chat model's words around it.
+    Writes the answer's length and 16 tokens more, room for a chat model's words around it. Of the checkpoint's
+    generation config only the end tokens count: penalties would make it another decoding than greedy.
     """
-    scores = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
-        out = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=prompt.answer_length + EXTRA_GENERATED_TOKENS,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        )
-        written = out[0, ids.shape[1] :].tolist()
-        text = tokenizer.decode(written, skip_special_tokens=True)
-        found = {
-            "correct": prompt.expected in text,
-            "first_correct": written[:1] == prompt.ids[-prompt.answer_length :][:1],
-        }
-        scores.append({**UNSCORED, "predicted": text, **found, "error": None})
-    return scores
+    own = model.generation_config
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=pad)
+    try:
+        return [generate_one(model, tokenizer, prompt) for prompt in prompts]
+    finally:
+        model.generation_config = own
+
+
+def generate_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Score:
+    ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
+    length = prompt.answer_length + EXTRA_GENERATED_TOKENS
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length)
+    written = out[0, ids.shape[1] :].tolist()
+    text = tokenizer.decode(written, skip_special_tokens=True)
+    first = written[:1] == prompt.ids[-prompt.answer_length :][:1]
+    return {**UNSCORED, "predicted": text, "correct": prompt.expected in text, "first_correct": first, "error": None}
 
 
 SCORING = {"forced": forced, "generate": generate}
@@ -96,7 +96,8 @@ SCORING = {"forced": forced, "generate": generate}
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text or "not enough memory" in text
+    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
 
 
 def score_halving(

@@ -19,27 +19,9 @@ from ..results import Run, find_runs, load_results
 from . import figures
 
 SHOWN_PER_TRIAL = (
-    *(
-        "trial",
-        "seed",
-        "needle",
-        "question",
-        "expected",
-        "predicted",
-        "correct",
-        "first_correct",
-        "answer_nll",
-    ),
-    *(
-        "answer_ranks",
-        "margin",
-        "realised_depth_percent",
-        "needle_start",
-        "needle_end",
-        "prompt_sha256",
-        "error",
-    ),
-)
+    "trial seed needle question expected predicted correct first_correct answer_nll answer_ranks margin "
+    "realised_depth_percent needle_start needle_end prompt_sha256 error"
+).split()
 
 
 def report(
@@ -63,8 +45,8 @@ def report(
     rows = statistics.with_series(data)
     train_lengths = trained(rows, records)
     sections = [
-        section(f"{task}, haystack {haystack}", part, train_lengths, figures_folder)
-        for (task, haystack), part in rows.groupby(["task", "haystack"], sort=False)
+        section(statistics.task_name(part), part, train_lengths, figures_folder)
+        for _, part in rows.groupby(statistics.TASK, sort=False)
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
