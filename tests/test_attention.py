@@ -300,3 +300,37 @@ def test_learned_p_shares_one_table_and_starts_as_softmax():
         modules[0].ssmax.p.data = 0.3 * torch.arange(1, 17).float().log() + 0.7
         beyond = modules[0].ssmax(torch.tensor([[8.0, 40.0]]))[0, 0]
     torch.testing.assert_close(beyond, 0.3 * torch.tensor([8.0, 40.0]).log() + 0.7)
+
+
+def test_a_multimodal_models_vision_tower_is_left_alone():
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = dict(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    vision = dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=28, patch_size=14
+    )
+    config = Gemma3Config(text_config=text, vision_config=vision)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    attached = attach(model, "ssmax")
+    assert attached.scaled_layers == ["model.language_model.layers.1.self_attn"]
+    assert attached.unscaled_layers == ["model.language_model.layers.0.self_attn"]
+
+
+def test_a_refused_swap_leaves_the_old_law_in_place():
+    model = build("Llama")
+    attach(model, "ssmax:s=0.3")
+    with pytest.raises(UserError):
+        attach(model, "yarn-factor:factor=-1")
+    assert model.config.ssmax["attention"] == "ssmax:s=0.3"
+    assert attention_modules(model)["model.layers.0.self_attn"].ssmax.s[0] == pytest.approx(0.3)
+
+
+def test_a_train_length_given_for_one_law_is_not_the_models():
+    model = build("Llama")
+    attach(model, "ssmax:train_length=64")
+    assert model.config.ssmax == {"attention": "ssmax:train_length=64", "train_length": 256}
+    with attention_law(model, "log-n") as attached:
+        assert attached.train_length == 256

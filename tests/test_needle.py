@@ -222,3 +222,30 @@ def test_plan_is_a_grid_and_limit_spreads(tokenizer):
     ]
     again = dataclasses.replace(probe, context_lengths=(96,)).plan()
     assert [row["sample"] for row in rows] == [sample.name for sample in again]
+
+
+def test_generation_config_of_a_checkpoint_does_not_bend_greedy_decoding(tokenizer):
+    model = build("Llama", vocab_size=VOCABULARY)
+    probe = NeedleProbe(context_lengths=(96,), depth_percents=(0,), trials=1)
+    question = probe.prompt(tokenizer, probe.plan()[0])
+    model.generation_config.eos_token_id = None
+    plain = generate(model, tokenizer, [question])[0]["predicted"]
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.no_repeat_ngram_size = 1
+    own = model.generation_config
+    assert generate(model, tokenizer, [question])[0]["predicted"] == plain
+    assert model.generation_config is own
+
+
+def test_generate_leaves_room_below_learned_positions(tokenizer):
+    model = build("GPT2", vocab_size=VOCABULARY, max_position_embeddings=128)
+    with pytest.raises(UserError, match="give at most 112"):
+        list(NeedleProbe(context_lengths=(128,), scoring="generate")(model, tokenizer))
+
+
+def test_ties_have_the_rank_that_the_verdict_says(tokenizer):
+    logits = torch.tensor([[1.0, 2.0, 2.0, 0.0]])
+    first = scoring.score_rows(tokenizer, prompt_of([9, 1], 1), logits)
+    second = scoring.score_rows(tokenizer, prompt_of([9, 2], 1), logits)
+    assert (first["correct"], first["answer_ranks"]) == (True, [0])
+    assert (second["correct"], second["answer_ranks"]) == (False, [1])

@@ -185,3 +185,19 @@ def test_report_needs_no_torch():
 
     code = "import sys, ssmax_eval; ssmax_eval.report, ssmax_eval.load_results; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_not_the_same_is_never_averaged():
+    rows = [
+        row(),
+        row(correct=False, scoring="generate"),
+        row(dtype="bfloat16"),
+        row(correct=False, fingerprint="e" * 16),
+    ]
+    cells = statistics.cells(statistics.with_series(frame(rows)))
+    assert len(cells) == 4
+    assert set(cells.trials) == {1}
+    pooled = statistics.with_series(frame([row(), row(run_id="r2"), row(trial=1, run_id="r2")]))
+    assert len(pooled) == 2  # two runs hold the same prompt: it counts once
+    tasks = statistics.cells(statistics.with_series(frame([row(), row(value="word")])))
+    assert len(tasks) == 2

@@ -230,3 +230,100 @@ def test_records_are_plain_json(checkpoint, tmp_path):
     json.loads(done.record_path.read_text(), parse_constant=refuse)
     for line in done.rows_path.read_text().splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+def test_what_failed_is_tried_again(checkpoint, tmp_path, monkeypatch):
+    from ssmax_eval.probes import scoring
+
+    def no_memory(model, tokenizer, prompts):
+        return [{**scoring.UNSCORED, "error": "out of memory"}] * len(prompts)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(scoring.SCORING, "forced", no_memory)
+        failed = run(checkpoint, tmp_path)
+    assert failed.record()["failed"] == 8
+    again = run(checkpoint, tmp_path)
+    assert again.run_id == failed.run_id
+    assert again.record()["failed"] == 0
+    assert len(again.rows()) == len(load_results(again)) == 8
+    assert all(row["error"] is None for row in again.rows())
+
+
+def test_fresh_loses_nothing_before_the_model_is_there(checkpoint, tmp_path, monkeypatch):
+    done = run(checkpoint, tmp_path)
+
+    def fails(*arguments, **options):
+        raise UserError("no such device")
+
+    monkeypatch.setattr("ssmax_eval.evaluate.load_model", fails)
+    with pytest.raises(UserError, match="no such device"):
+        run(checkpoint, tmp_path, fresh=True)
+    assert done.is_complete
+    assert len(done.rows()) == 8
+
+
+def test_a_trained_law_keeps_its_values_and_its_name_swaps_a_fresh_one_in(checkpoint, tmp_path, tokenizer):
+    import torch
+
+    from ssmax_eval.attention.interface import attach, attention_modules
+
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    attach(model, "ssmax:s=0.2")
+    for module in attention_modules(model).values():
+        module.ssmax.s.data = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    folder = tmp_path / "trained"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["ssmax"]["attention"] = "ssmax:s=0.20"  # a spelling that is not the canonical one
+    (folder / "config.json").write_text(json.dumps(config))
+    native = run(folder, tmp_path).record()["attention"]
+    swapped = run(folder, tmp_path, attention="ssmax:s=0.2").record()["attention"]
+    assert native["learned"]["model.layers.0.self_attn"]["s"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert swapped["learned"]["model.layers.0.self_attn"]["s"] == pytest.approx([0.2] * 4)
+    assert (native["swapped"], swapped["swapped"]) == (False, True)
+
+
+def test_a_pair_that_lost_its_law_is_refused(tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024)
+    model.config.ssmax = {"attention": "ssmax", "train_length": 256}
+    with pytest.raises(UserError, match="its layers carry none"):
+        ssmax_eval.needle((model, tokenizer), context_lengths=[96], output_path=tmp_path)
+
+
+def test_spellings_of_one_request_are_one_run(checkpoint, tmp_path):
+    same = [
+        run(checkpoint, tmp_path, rope=RopeSetting(scaling=scaling), attention=law, dtype=dtype).run_id
+        for scaling, law, dtype in [
+            ("linear:4", "ssmax-bias:b=1,s=.2", "auto"),
+            ("linear:4.0", "ssmax-bias:s=0.20,b=1.0", "fp32"),
+            ("linear:4", "ssmax-bias:s=2e-1,b=1", "float32"),
+        ]
+    ]
+    assert len(set(same)) == 1
+
+
+def test_edited_code_of_a_users_law_is_another_law(tmp_path):
+    from ssmax_eval.attention.laws import LAWS
+    from ssmax_eval.evaluate import user_law_source
+
+    source = "from ssmax_eval import Law, register\n@register\nclass Mine(Law):\n    'C'\n    name = 'mine'\n    factor = {}\n"
+    sources = []
+    try:
+        for factor in (1, 2):
+            path = tmp_path / f"law{factor}.py"
+            path.write_text(source.format(factor))
+            import importlib.util
+
+            spec = importlib.util.spec_from_file_location(f"law{factor}", path)
+            module = importlib.util.module_from_spec(spec)
+            import sys as system
+
+            system.modules[f"law{factor}"] = module
+            spec.loader.exec_module(module)
+            sources.append(user_law_source("mine"))
+    finally:
+        LAWS.pop("mine", None)
+    assert None not in sources
+    assert sources[0] != sources[1]
+    assert user_law_source("ssmax") is None
