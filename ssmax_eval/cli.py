@@ -118,7 +118,7 @@ def needle(
     settings = Settings(
         dtype=dtype,
         device=device,
-        batch_size=None if batch_size == "auto" else numbers("batch size", batch_size, int)[0],
+        batch_size=None if batch_size == "auto" else number("batch size", batch_size),
         output_path=output_path,
         fresh=fresh,
         trust_remote_code=trust_remote_code,
@@ -181,6 +181,13 @@ def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[Any]:
     return parsed
 
 
+def number(what: str, text: str) -> int:
+    parsed = numbers(what, text, int)
+    if len(parsed) != 1:
+        raise UserError(f"{what} {text!r}: allowed are auto and one whole number")
+    return int(parsed[0])
+
+
 def bundled() -> list[str]:
     """Return the default models."""
     from .models.sources import PACKAGED, bundled_names
@@ -232,6 +239,7 @@ def finish(runs: "list[Run]", output_path: Path, want_report: bool, as_json: boo
 def quiet_libraries() -> None:
     """Keep the progress bars and advice of the libraries below out of our output."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["MPLBACKEND"] = "agg"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # the default of the libraries' bars; our own decides for itself
     import transformers
@@ -251,10 +259,18 @@ def dashed(argument: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     given = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run
     try:
         code = app([dashed(argument) for argument in given], prog_name="ssmax-eval", standalone_mode=False)
     except UserError as error:
         fail(str(error))
+    except BrokenPipeError:  # whoever read us has seen enough
+        sys.stdout = None
+        raise SystemExit(1) from None
+    except OSError as error:  # no space, no permission, a name too long: the user's to mend
+        fail(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
     except Exception as error:
         message = getattr(error, "format_message", None)
         if message is None:

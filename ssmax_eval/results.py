@@ -14,6 +14,7 @@ from .errors import UserError
 
 Row = dict[str, Any]
 FORMAT = 1
+RECORD_PARTS = ("parameters", "model", "attention", "rope", "environment")
 
 
 def run_id_of(key: dict[str, Any]) -> str:
@@ -45,16 +46,21 @@ class Run:
 
     @property
     def is_scored(self) -> bool:
-        """Tell whether the run is complete and every sample has its score: what failed may be tried again."""
-        return self.is_complete and not self.record().get("failed")
+        """Tell whether the run is complete, holds the rows it had then, and all have scores: what failed may be tried again."""
+        record = self.record()
+        return bool(record) and not record.get("failed") and record.get("rows") == len(self.rows())
 
     def record(self) -> dict[str, Any]:
         """Return run.json; {} for a run that is not complete."""
         if not self.is_complete:
             return {}
         try:
-            return json.loads(self.record_path.read_text())
-        except (OSError, ValueError) as error:
+            record: dict[str, Any] = json.loads(self.record_path.read_text())
+            missing = [name for name in RECORD_PARTS if not isinstance(record[name], dict)]
+            if missing:
+                raise ValueError(f"no {missing[0]}")
+            return record
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
 
     def rows(self) -> list[Row]:
@@ -65,6 +71,10 @@ class Run:
         for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 row = json.loads(line)
+                if not (row["correct"] is None or isinstance(row["correct"], bool)) or not isinstance(
+                    row["context_length"], int
+                ):
+                    raise ValueError("not a row")
                 rows[row["sample"]] = row
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(

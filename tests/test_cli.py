@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, runs, and thirty wrong inputs of one clear line and exit code 2 each."""
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -134,7 +135,61 @@ def file(folder, name, content):
     return folder / name
 
 
+def damaged_gzip(folder):
+    content = bytearray(gzip.compress(b"A sentence stands here. " * 500))
+    content[30:60] = b"\0" * 30
+    return file(folder, "damaged.txt.gz", bytes(content))
+
+
+def with_config(folder, checkpoint, **changes):
+    copy = shutil.copytree(checkpoint, folder / "changed")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, **changes}))
+    return copy
+
+
+def bert(folder, checkpoint):
+    from transformers import BertConfig, BertForMaskedLM
+
+    copy = shutil.copytree(checkpoint, folder / "bert")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    BertForMaskedLM(BertConfig(vocab_size=1024, **sizes)).save_pretrained(copy)
+    return copy
+
+
+def small_embedding(folder, checkpoint):
+    copy = shutil.copytree(checkpoint, folder / "small")
+    build("Llama", vocab_size=900, max_position_embeddings=512).save_pretrained(copy)
+    return copy
+
+
 WRONG = {
+    "encoder": lambda t, c: ["--model", bert(t, c)],
+    "tokenizer of another model": lambda t, c: ["--model", small_embedding(t, c)],
+    "config that does not hold together": lambda t, c: ["--model", with_config(t, c, max_position_embeddings="512")],
+    "weights of other shapes": lambda t, c: ["--model", with_config(t, c, intermediate_size=64)],
+    "law entry of the wrong type": lambda t, c: ["--model", with_config(t, c, ssmax={"attention": 3})],
+    "law entry with a wrong length": lambda t, c: [
+        "--model",
+        with_config(t, c, ssmax={"attention": "log-n", "train_length": "64"}),
+    ],
+    "label that cannot be printed": lambda t, c: ["--model", f"a\x01b={c}"],
+    "label too long": lambda t, c: ["--model", f"{'x' * 300}={c}"],
+    "path too long": lambda t, c: ["--model", t / ("x" * 300)],
+    "home of nobody": lambda t, c: ["--model", "~nosuchuser/x"],
+    "law option twice": lambda t, c: ["--attention", "ssmax:s=1,s=2"],
+    "law option that overflows": lambda t, c: ["--attention", "ssmax:s=1e308"],
+    "law with a fractional length": lambda t, c: ["--attention", "ssmax:train_length=2.5"],
+    "law with a length beyond reason": lambda t, c: ["--attention", "learned-p:train_length=1e12"],
+    "second law wrong": lambda t, c: ["--attention", "ssmax", "--attention", "llama4:floor_scale=-1"],
+    "theta factor beyond reason": lambda t, c: ["--rope-theta-factor", "1e305"],
+    "rope scaling beyond reason": lambda t, c: ["--rope-scaling", "ntk:1e308"],
+    "length beyond reason": lambda t, c: ["--context-lengths", "1000000000000"],
+    "trials beyond reason": lambda t, c: ["--trials", "99999999999999999999", "--limit", "2"],
+    "two batch sizes": lambda t, c: ["--batch-size", "1,2"],
+    "haystack of no name": lambda t, c: ["--haystack", ""],
+    "haystack damaged": lambda t, c: ["--haystack", damaged_gzip(t)],
+    "device with a colon": lambda t, c: ["--device", "cpu:"],
     "no such path": lambda t, c: ["--model", t / "nowhere"],
     "not a model": lambda t, c: ["--model", t],
     "not a gguf file": lambda t, c: ["--model", file(t, "weights.bin", b"x")],

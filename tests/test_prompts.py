@@ -203,3 +203,20 @@ def test_windows_of_a_file_start_anywhere(tokenizer):
         starts.add(tokenizer.decode(prompt.ids).split(".")[0])
     expected = 200 * (1 - (1 - 1 / 200) ** 60)  # about 52 distinct starts
     assert len(starts) > 0.85 * expected
+
+
+@pytest.mark.parametrize(
+    "text", ["abcdefghij" * 500, "天空很蓝草很绿" * 300, "😀" * 2000, "0123456789" * 500, "one word"]
+)
+def test_haystacks_without_spaces_or_sentences(tokenizer, text):
+    document = Document("d", text)
+    depths = []
+    for depth in (0, 50, 100):
+        prompt = assemble(tokenizer, Needle(), document, 600, depth, "1")
+        assert len(prompt.ids) == 600
+        depths.append(prompt.realised_depth_percent)
+        blank = sum(not tokenizer.decode([token]).strip() for token in prompt.ids)
+        assert blank < 60 or text == "one word"
+    assert depths[0] == 0
+    assert depths[1] == pytest.approx(50, abs=20)
+    assert depths[2] == 100

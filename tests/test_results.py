@@ -184,7 +184,7 @@ def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeyp
 def test_two_processes_cannot_write_one_run(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"sample": "a"}])
+        writer.append([{"sample": "a", "correct": True, "context_length": 9}])
         with pytest.raises(UserError, match="another process"), store.writer():
             pass
 
@@ -192,8 +192,8 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 def test_broken_rows_are_named(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"sample": "a"}])
-    store.rows_path.write_text('{"sample": "a"}\nnot json\n{"sample": "b"}\n')
+        writer.append([{"sample": "a", "correct": True, "context_length": 9}])
+    store.rows_path.write_text('{"sample": "a", "correct": true, "context_length": 9}\nnot json\n{}\n')
     with pytest.raises(UserError, match="line 2"):
         store.rows()
 
@@ -327,3 +327,46 @@ def test_edited_code_of_a_users_law_is_another_law(tmp_path):
     assert None not in sources
     assert sources[0] != sources[1]
     assert user_law_source("ssmax") is None
+
+
+def test_a_complete_run_that_lost_rows_is_finished(checkpoint, tmp_path):
+    done = run(checkpoint, tmp_path)
+    text = done.rows_path.read_bytes()
+    done.rows_path.write_bytes(text[:-20])
+    assert run(checkpoint, tmp_path).rows_path.read_bytes() == text
+
+
+def test_fresh_does_not_touch_a_run_that_another_process_writes(checkpoint, tmp_path):
+    done = run(checkpoint, tmp_path)
+    text = done.rows_path.read_bytes()
+    with done.writer(), pytest.raises(UserError, match="another process"):
+        run(checkpoint, tmp_path, fresh=True)
+    assert done.rows_path.read_bytes() == text
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"model": "x"}', "not json", '{"model": {"label": "x"}}'])
+def test_a_damaged_record_is_one_clear_error(checkpoint, tmp_path, text):
+    done = run(checkpoint, tmp_path)
+    done.record_path.write_text(text)
+    with pytest.raises(UserError, match="--fresh"):
+        ssmax_eval.report(tmp_path, tmp_path / "x.html")
+    assert run(checkpoint, tmp_path, fresh=True).record()["rows"] == 8
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", "{}", '{"sample": "a", "correct": "no", "context_length": 96}'])
+def test_a_damaged_row_is_one_clear_error(checkpoint, tmp_path, text):
+    done = run(checkpoint, tmp_path)
+    done.rows_path.write_text(done.rows_path.read_text() + text + "\n")
+    with pytest.raises(UserError, match="line 9"):
+        load_results(done)
+
+
+def test_lengths_are_checked_for_every_needle_before_anything_runs(checkpoint, tmp_path):
+    import re
+
+    probe = NeedleProbe(context_lengths=(40, 60, 61, 62), depth_percents=(0, 50, 100), trials=6)
+    with pytest.raises(UserError, match="give at least") as error:
+        run(checkpoint, tmp_path, probe)
+    assert not list(tmp_path.rglob("rows.jsonl"))
+    least = int(re.search(r"at least (\d+)", str(error.value))[1])
+    assert len(run(checkpoint, tmp_path, NeedleProbe(context_lengths=(least,), trials=6)).rows()) == 30

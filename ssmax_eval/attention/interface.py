@@ -123,6 +123,8 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
             f"{name} does not use transformers' attention interface, so its attention cannot be exchanged; "
             "use a model that does (Llama, Qwen, Mistral, Gemma 3, GPT-2, GPT-NeoX, OPT, ...)"
         )
+    if not all(getattr(module, "is_causal", True) for module in attention_modules(model).values()):
+        raise UserError(f"{name} is not a causal language model: its rows see what comes after them; use a decoder")
     if not model._supports_sdpa:
         raise UserError(
             f"{name} uses logit soft-capping or attention sinks that sdpa cannot express; use a model that supports sdpa"

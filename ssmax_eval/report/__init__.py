@@ -37,16 +37,17 @@ def report(
     records: list[dict[str, Any]] = []
     if not isinstance(data, pd.DataFrame):
         items = [data] if isinstance(data, str | Path) else data
-        runs = [run for item in items for run in ([item] if isinstance(item, Run) else find_runs(item))]
+        found = [run for item in items for run in ([item] if isinstance(item, Run) else find_runs(item))]
+        runs = list({run.folder.resolve(): run for run in found}.values())
         records = [{"run_id": run.run_id, **run.record()} for run in runs]
         data = load_results(*runs)
-    if data.empty or "prompt_sha256" not in data.columns:
+    if data.empty or not {"prompt_sha256", "attention_swapped", "scoring"} <= set(data.columns):
         raise UserError("report: no needle rows in the runs given; run `ssmax-eval needle` first")
     rows = statistics.with_series(data)
     train_lengths = trained(rows, records)
     sections = [
-        section(statistics.task_name(part), part, train_lengths, figures_folder)
-        for _, part in rows.groupby(statistics.TASK, sort=False)
+        section(number, statistics.task_name(part), part, train_lengths, figures_folder)
+        for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1)
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -64,8 +65,10 @@ def write(out: Path, page: str) -> Path:
         temporary = out.with_name(out.name + ".tmp")
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, out)
-    except OSError as error:
-        raise UserError(f"report {str(out)!r}: cannot be written ({error.strerror}); give another path") from error
+    except (OSError, ValueError) as error:
+        if out.name:
+            out.with_name(out.name + ".tmp").unlink(missing_ok=True)
+        raise UserError(f"report {str(out)!r}: cannot be written ({error}); give another path") from error
     return out
 
 
@@ -79,14 +82,18 @@ def trained(rows: pd.DataFrame, records: list[dict[str, Any]]) -> dict[str, int 
 
 
 def section(
-    heading: str, rows: pd.DataFrame, train_lengths: dict[str, int | None], figures_folder: str | Path | None
+    number: int,
+    heading: str,
+    rows: pd.DataFrame,
+    train_lengths: dict[str, int | None],
+    figures_folder: str | Path | None,
 ) -> dict[str, Any]:
     """Return what the template shows of one task and haystack."""
     cells = statistics.cells(rows)
     figure = None if cells.empty else figures.grids(cells, train_lengths)
     if figure is not None and figures_folder is not None:
         name = "".join(c if c.isalnum() else "-" for c in heading)
-        figures.save(figure, Path(figures_folder), f"grid-{name}")
+        figures.save(figure, Path(figures_folder), f"{number:02}-{name[:80]}")
     series = list(dict.fromkeys(cells["series"]))
     baseline = cells[cells["series"] == series[0]] if series else cells
     means = statistics.lengths(rows)

@@ -1,6 +1,7 @@
 """Figures of needle grids on matplotlib axes; they take an Axes and return it."""
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ STYLE: dict[Any, Any] = {
 
 
 def plain(text: str) -> str:
-    """Return text that matplotlib draws as it is, not as mathematics."""
-    return text.replace("$", r"\$")
+    """Return text that matplotlib draws as it is, not as mathematics, in lines that fit over a grid."""
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
 
 
 def depth_label(depth: float) -> str:
@@ -110,7 +111,7 @@ def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) ->
 def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str) -> None:
     many = grid.size > 160
     sns.heatmap(
-        grid.rename(index=depth_label),
+        grid,
         ax=ax,
         cmap=colours,
         vmin=low,
@@ -121,15 +122,15 @@ def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float
         linewidths=0.5,
         linecolor="white",
         cbar=False,
+        xticklabels=False,  # ours below: seaborn measures its own with a renderer each, gigabytes for many grids
+        yticklabels=False,
     )
     ax.set_xlabel("context length (tokens)")
     ax.set_ylabel("needle depth")
-    ax.set_xticks(
-        ax.get_xticks(),
-        [f"{length:,}" for length in grid.columns],
-        rotation=0 if len(grid.columns) < 7 else 45,
-    )
-    ax.tick_params(axis="y", rotation=0)
+    columns, rows = len(grid.columns), len(grid.index)
+    lengths = [f"{length:,}" for length in grid.columns]
+    ax.set_xticks(np.arange(columns) + 0.5, lengths, rotation=0 if columns < 7 else 45)
+    ax.set_yticks(np.arange(rows) + 0.5, [depth_label(depth) for depth in grid.index], rotation=0)
 
 
 def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Figure:
@@ -140,12 +141,22 @@ def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = Non
     blocks = [series[i : i + columns] for i in range(0, len(series), columns)]
     lengths = cells["context_length"].nunique()
     depths = cells["depth_percent"].nunique()
-    width = max(3.4, 0.62 * lengths + 1.2)
-    height = max(2.2, 0.3 * depths + 1.3)
+    # inches, of one grid and of the labels around it
+    grid_width, grid_height = max(2.4, 0.62 * lengths), max(0.9, 0.3 * depths)
+    left, right, above, under = 0.75, 0.2, 0.8, 0.6
+    width, height = grid_width + left + right, grid_height + above + under
     rows = len(blocks) * (2 if len(series) > 1 else 1)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        axes = np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
+        figure = Figure(figsize=(width * columns, height * rows))
+        places = {
+            "left": left / (width * columns),
+            "right": 1 - right / (width * columns),
+            "top": 1 - above / (height * rows),
+            "bottom": under / (height * rows),
+            "wspace": (left + right) / grid_width,
+            "hspace": (above + under) / grid_height,
+        }
+        axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
         for ax in axes.flat:
             ax.set_axis_off()
         for b, block in enumerate(blocks):
