@@ -1,5 +1,6 @@
 """Scoring: the forced verdict is greedy decoding's, only answer rows reach lm_head, failures are not zeros."""
 
+import copy
 import dataclasses
 import math
 
@@ -67,9 +68,11 @@ def test_forced_verdict_is_greedy_generates(name, tokenizer):
 
 @pytest.mark.slow
 def test_forced_verdict_is_greedy_generates_on_smollm2(smollm2):
+    """In float32: bfloat16 logits near 20 lie .125 apart, and a cached step rounds otherwise than one pass, so ties fall either way."""
     model, tokenizer = smollm2
+    model = copy.deepcopy(model).float()
     model.generation_config.eos_token_id = None
-    probe = NeedleProbe(context_lengths=(256, 512), depth_percents=(0, 50, 100), trials=20, needle=Needle("multikey"))
+    probe = NeedleProbe(context_lengths=(256, 512), depth_percents=(0, 50, 100), trials=10, needle=Needle("multikey"))
     verdicts = []
     for sample in probe.plan():
         prompt = probe.prompt(tokenizer, sample)
@@ -77,7 +80,7 @@ def test_forced_verdict_is_greedy_generates_on_smollm2(smollm2):
         written = greedy(model, prompt.ids[: -prompt.answer_length], prompt.answer_length)
         assert score["correct"] == (written == prompt.ids[-prompt.answer_length :]), sample
         verdicts.append(score["correct"])
-    assert len(verdicts) == 120
+    assert len(verdicts) == 60
     assert any(verdicts)
 
 

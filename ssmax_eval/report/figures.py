@@ -96,16 +96,9 @@ def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) ->
         return
     x = sum(length <= train_length for length in columns)
     ax.axvline(x, color="black", lw=1.5, ls="--")
-    ax.text(
-        x,
-        ax.get_ylim()[0],
-        f" trained to {train_length:,}",
-        color="black",
-        fontsize=7,
-        ha="right",
-        va="bottom",
-        rotation=90,
-    )
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
+    middle = sum(ax.get_ylim()) / 2
+    ax.text(x, middle, f"trained to {train_length:,}", fontsize=7, ha="center", va="center", rotation=90, bbox=box)
 
 
 def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str) -> None:
@@ -133,10 +126,18 @@ def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float
     ax.set_yticks(np.arange(rows) + 0.5, [depth_label(depth) for depth in grid.index], rotation=0)
 
 
+def completed(part: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a series' cells with untested ones for the lengths and depths that only other series have: same axes for all."""
+    every = pd.MultiIndex.from_product([cells["depth_percent"].unique(), cells["context_length"].unique()])
+    every.names = ["depth_percent", "context_length"]
+    filled = part.set_index(every.names).reindex(every).reset_index()
+    return filled.fillna({"trials": 0, "scored": 0, "failed": 0})
+
+
 def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Figure:
     """Draw every series side by side, and below each but the first its difference from the first."""
     series = list(dict.fromkeys(cells["series"]))
-    parts = {name: cells[cells["series"] == name] for name in series}
+    parts = {name: completed(cells[cells["series"] == name], cells) for name in series}
     columns = min(len(series), 3)
     blocks = [series[i : i + columns] for i in range(0, len(series), columns)]
     lengths = cells["context_length"].nunique()
