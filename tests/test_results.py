@@ -150,10 +150,9 @@ def test_trap_15_a_haystack_file_counts_by_its_content(checkpoint, tmp_path):
 
     text = tmp_path / "a.txt"
     text.write_text("It rained all day. Nobody minded. " * 40)
-    probe = dataclasses.replace(PROBE, haystack=str(text))
-    first = run(checkpoint, tmp_path, probe).run_id
+    first = run(checkpoint, tmp_path, dataclasses.replace(PROBE, haystack=str(text))).run_id
     text.write_text("It snowed all day. Nobody minded. " * 40)
-    assert run(checkpoint, tmp_path, probe).run_id != first
+    assert run(checkpoint, tmp_path, dataclasses.replace(PROBE, haystack=str(text))).run_id != first
 
 
 def test_batch_size_and_device_do_not_change_the_run(checkpoint, tmp_path):
