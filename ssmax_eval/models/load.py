@@ -6,6 +6,7 @@ import logging
 import re
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -106,9 +107,12 @@ def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTo
 def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
     """Load a .gguf file, its quantised weights expanded to dtype (auto: bfloat16)."""
     kind = torch.bfloat16 if dtype == "auto" else DTYPES[dtype]
+    # newer releases keep the weights packed where they find a kernel, and then compute other numbers there
+    packing = getattr(transformers, "GgufConfig", None)
+    expanded = {"quantization_config": packing(dequantize=True)} if packing else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source.path.parent, gguf_file=source.path.name, dtype=kind, local_files_only=True
+            source.path.parent, gguf_file=source.path.name, dtype=kind, local_files_only=True, **expanded
         )
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
