@@ -65,7 +65,7 @@ def needle(
         str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
     ] = "0,25,50,75,100",
     trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
-    task: Annotated[str, typer.Option(help="single, multikey, multivalue, multiquery or digits.")] = "single",
+    task: Annotated[str, typer.Option(help="single, multikey, multivalue, multiquery, digits or recall.")] = "single",
     value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = "number",
     needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = 4,
     haystack: Annotated[

@@ -26,7 +26,7 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
 def task_name(rows: pd.DataFrame) -> str:
     """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text`."""
     task, value, needles, haystack = rows.iloc[0][TASK]
-    what = {"single": value, "digits": ""}.get(task, f"{needles} {value}s")
+    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles} {value}s")
     return ", ".join(filter(None, [task, what, f"haystack {haystack}"]))
 
 

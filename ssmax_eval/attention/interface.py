@@ -47,7 +47,7 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """Scale query (batch, heads, rows, head_dim) by its layer's law, then run transformers' sdpa attention."""
     law: Law | None = getattr(module, "ssmax", None)
-    if law is not None:
+    if law is not None and law.active:
         assert not kwargs.get("sliding_window"), "a law on a sliding-window layer: n would be wrong"
         causal = kwargs.get("is_causal")
         causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -165,6 +165,7 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
     for name in scaled:
         shared = {"first": laws[0]} if shares and laws else {}
         law = law_class(int(config.num_attention_heads), train_length, **options, **shared)
+        law.options = options
         laws.append(law.to(next(modules[name].parameters()).device))
     detach(model)
     for name, law in zip(scaled, laws, strict=True):
@@ -188,14 +189,13 @@ def attention_law(model: PreTrainedModel, attention: str) -> Iterator[Attached]:
     """Run a block under another attention law; laws, config and attention implementation come back afterwards."""
     implementation = model.config._attn_implementation
     entry = getattr(model.config, "ssmax", None)
-    laws = {name: getattr(module, "ssmax", None) for name, module in attention_modules(model).items()}
+    laws = law_modules(model)
     try:
         yield attach(model, attention)
     finally:
         detach(model)
         for name, law in laws.items():
-            if law is not None:
-                model.get_submodule(name).ssmax = law
+            model.get_submodule(name).ssmax = law
         if entry is not None:
             model.config.ssmax = entry
         model.set_attn_implementation(implementation)
@@ -217,10 +217,13 @@ def native_law(model: PreTrainedModel) -> Iterator[Attached]:
 
 def law_state(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:
     """Return the learned values of every layer's law: {module name: {parameter: values}}, tables of length L left out."""
-    state: dict[str, dict[str, list[float]]] = {}
-    for name, module in attention_modules(model).items():
-        law: Law | None = getattr(module, "ssmax", None)
-        if law is not None:
-            values = {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
-            state[name] = values
-    return state
+    return {
+        name: {key: p.detach().float().tolist() for key, p in law.named_parameters() if len(p) == law.heads}
+        for name, law in law_modules(model).items()
+    }
+
+
+def law_modules(model: PreTrainedModel) -> dict[str, Law]:
+    """Return the laws a model carries, by the name of their attention module."""
+    found = {name: getattr(module, "ssmax", None) for name, module in attention_modules(model).items()}
+    return {name: law for name, law in found.items() if law is not None}

@@ -35,16 +35,27 @@ class Law(nn.Module):
     """Scale the query of one attention layer by C(n).
 
     heads: query heads of the layer. train_length: L in tokens. Keyword-only arguments of a subclass are its options;
-    an option called `first` receives the law of the first layer, for parameters that all layers share.
+    an option called `first` receives the law of the first layer, for parameters that all layers share. A law that is
+    not active leaves the query as it is: training can swap it in late.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    active: bool = True
 
     def __init__(self, heads: int, train_length: int) -> None:
         super().__init__()
         self.heads = heads
         self.train_length = train_length
+        self.options: dict[str, float] = {}
+
+    def reset(self) -> None:
+        """Set what is learned to its initial values."""
+        with torch.device("cpu"):
+            fresh = dict(type(self)(self.heads, self.train_length, **self.options).named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(fresh[name])
 
     def forward(self, n: Tensor) -> Tensor:
         """Map n, float32 (batch, rows) >= 1, to C(n), float32 (batch, heads or 1, rows)."""
@@ -71,7 +82,7 @@ def mean_log_n(train_length: int) -> float:
 
 
 def per_head(value: float, heads: int) -> nn.Parameter:
-    return nn.Parameter(torch.full((heads,), float(value)))
+    return nn.Parameter(torch.full((heads,), float(value), dtype=torch.float32))
 
 
 @register
@@ -221,11 +232,14 @@ class LearnedP(Law):
 
     def __init__(self, heads: int, train_length: int, *, first: "LearnedP | None" = None) -> None:
         super().__init__(heads, train_length)
-        self.p: nn.Parameter = nn.Parameter(torch.ones(train_length)) if first is None else first.p
+        if first is None:
+            self.p = nn.Parameter(torch.ones(train_length, dtype=torch.float32))
+        # the owner, in a tuple so that it is not a submodule of every layer: one table, saved once
+        self.owner = (first or self,)
         self.s, self.b = per_head(1, heads), per_head(0, heads)
 
     def forward(self, n: Tensor) -> Tensor:
-        table = self.p.float()
+        table = self.owner[0].p.float()
         log_n = torch.arange(1, len(table) + 1, device=n.device, dtype=torch.float32).log()
         centred = log_n - log_n.mean()
         slope = (centred * table).sum() / centred.square().sum().clamp(min=1e-12)

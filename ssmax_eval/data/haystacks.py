@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -79,14 +80,18 @@ class Document:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise UserError(f"haystack {self.name!r}: it holds no text; give a file with at least a few sentences")
-        object.__setattr__(self, "_sentences", split_sentences(self.text))
+
+    @cached_property
+    def every(self) -> list[str]:
+        """All sentences, in order."""
+        return split_sentences(self.text)
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def sentences(self, rng: random.Random) -> Iterator[str]:
-        every: list[str] = self._sentences  # type: ignore[attr-defined]
+        every = self.every
         start = rng.randrange(len(every))
         return itertools.islice(itertools.cycle(every), start, None)
 

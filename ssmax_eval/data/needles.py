@@ -10,8 +10,11 @@ from ..errors import UserError
 from .haystacks import Haystack
 from .vocabulary import CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
-TASKS = ("single", "multikey", "multivalue", "multiquery", "digits")
+TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall")
 VALUES = ("number", "word", "uuid")
+# task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
+RECALL_CITIES = CITIES[:16]
+RECALL_VALUES = "01234567"
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Draw:
     """One trial as text. facts[0] stands at the tested depth, the rest at drawn places; values are the facts' values.
 
     ordered: the facts that are asked for are numbered by where they stand, so the answer lists them in reading order.
-    question ends where the answer begins.
+    question ends where the answer begins, gap stands between them.
     """
 
     facts: list[str]
@@ -27,6 +30,7 @@ class Draw:
     question: str
     answer: str
     ordered: bool = False
+    gap: str = " "
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ class Needle:
             raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}")
         if self.value not in VALUES:
             raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}")
-        if self.task in ("single", "digits"):
+        if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)
-            object.__setattr__(self, "value", "number" if self.task == "digits" else self.value)
+            object.__setattr__(self, "value", self.value if self.task == "single" else "number")
         elif not 2 <= self.needles <= len(CITIES):
             raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
 
@@ -53,23 +57,42 @@ class Needle:
         """Draw cities and values for one trial."""
         if self.task == "digits":
             return digits(rng)
+        if self.task == "recall":
+            city, value = rng.choice(RECALL_CITIES), rng.choice(RECALL_VALUES)
+            return Draw([recall_fact(city, value)], [value], recall_question(city), value, gap="")
         kind = self.value
         count = 1 if self.task == "single" else self.needles
         cities = rng.sample(CITIES, count)
         values = draw_values(rng, kind, count)
         if self.task in ("single", "multikey"):
-            facts = [
-                f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)
-            ]
-            question = f"What is the special magic {cities[0]} {kind}? The special magic {cities[0]} {kind} is:"
-            return Draw(facts, values, question, values[0])
+            facts = [statement(city, kind, value) for city, value in zip(cities, values, strict=True)]
+            return Draw(facts, values, question(cities[0], kind), values[0])
         if self.task == "multivalue":
             facts = [f"One of the special magic {cities[0]} {kind}s is: {value}." for value in values]
-            question = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
-            return Draw(facts, values, question, ", ".join(values), ordered=True)
-        facts = [f"The special magic {city} {kind} is: {value}." for city, value in zip(cities, values, strict=True)]
+            ask = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
+            return Draw(facts, values, ask, ", ".join(values), ordered=True)
+        facts = [statement(city, kind, value) for city, value in zip(cities, values, strict=True)]
         named = f"special magic {', '.join(cities[:-1])} and {cities[-1]} {kind}s"
         return Draw(facts, values, f"What are the {named}? The {named} are:", ", ".join(values))
+
+
+def statement(subject: str, kind: str, value: str, what: str = "special magic") -> str:
+    """Write the paper's needle: `The special magic Tokyo number is: 8106422.`"""
+    return f"The {what} {subject} {kind} is: {value}."
+
+
+def question(subject: str, kind: str, what: str = "special magic") -> str:
+    """Write the question that the needle answers, up to where the value follows."""
+    return f"What is the {what} {subject} {kind}? The {what} {subject} {kind} is:"
+
+
+def recall_fact(city: str, value: str) -> str:
+    """Write the fact of task recall: `Tokyo=3`."""
+    return f"{city}={value}"
+
+
+def recall_question(city: str) -> str:
+    return f"{city}?"
 
 
 def draw_values(rng: random.Random, kind: str, count: int) -> list[str]:
@@ -90,7 +113,7 @@ def digits(rng: random.Random) -> Draw:
     """Draw one ABCDigits trial: the line `L=dddddd` stands once, and `L=` asks for it."""
     letter = rng.choice(string.ascii_uppercase)
     value = str(rng.randrange(100_000, 1_000_000))
-    return Draw([f"{letter}={value}"], [value], f"{letter}=", value)
+    return Draw([f"{letter}={value}"], [value], f"{letter}=", value, gap="")
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,7 @@ def assemble(
     draw = needle.draw(rng)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
-    gap = "" if needle.task == "digits" else " "
-    *fact_ids, tail = encoder.encode([*draw.facts, f"{draw.question}{gap}{draw.answer}"])
+    *fact_ids, tail = encoder.encode([*draw.facts, f"{draw.question}{draw.gap}{draw.answer}"])
     answer_start, answer_end = encoder.find(tail, draw.answer)
     tail = tail[:answer_end]
     facts = list(range(len(draw.facts)))

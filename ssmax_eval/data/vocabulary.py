@@ -8,6 +8,9 @@ Bangkok Hanoi Manila Jakarta Singapore Taipei Seoul Osaka Kyoto Beijing Shanghai
 Auckland Honolulu Vancouver Toronto Montreal Ottawa Chicago Boston Denver Dallas Houston Phoenix Seattle Atlanta Miami
 Havana Kingston Caracas Bogota Quito Lima Santiago Montevideo Brasilia Salvador Recife""".split()
 
+# never in our training facts, so that a found one was read and not remembered
+HELD_OUT_CITIES = CITIES[3::4]
+
 VALUE_ADJECTIVES = """amber azure bitter bright brisk broad calm clever coral cosmic crimson curious daring dusty eager
 electric fancy fierce frozen gentle giant glossy golden hollow humble icy ivory jolly keen lively lucky lunar mellow
 mighty misty modest noble olive placid polite proud purple rapid rustic sandy scarlet secret shiny silent silver sleepy

@@ -7,12 +7,12 @@ import re
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..attention.interface import attach
 from ..attention.laws import LARGEST_LENGTH, parse_law
 from ..errors import UserError
+from .checkpoint import PREFIX, classes
 from .sources import ModelSource, resolve
 
 DTYPES = {
@@ -48,10 +48,6 @@ def load_model(
         check_config(source, trust_remote_code)
     tokenizer = load_tokenizer(source, trust_remote_code)
     model = load_gguf(source, dtype) if source.is_gguf else load_checkpoint(source, dtype, trust_remote_code)
-    if not source.is_gguf:
-        restore_law(model, source)
-    else:
-        attach(model)
     if attention is not None:
         attach(model, attention)
     return model.to(where).eval(), tokenizer
@@ -80,7 +76,8 @@ def check_config(source: ModelSource, trust_remote_code: bool) -> None:
         raise UserError(
             f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them"
         )
-    if "auto_map" in config and not trust_remote_code:
+    check_law(source)
+    if "auto_map" in config and "ssmax" not in config and not trust_remote_code:
         raise UserError(
             f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
         )
@@ -125,76 +122,74 @@ def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
         if name in vars(owner):
             delattr(owner, name)
     model.is_quantized = False
+    attach(model)
     return model
 
 
 def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
-    """Load a safetensors directory as the plain model its config names; weights that are missing are an error."""
+    """Load a safetensors directory with the law its config names; weights or law tensors that are missing are an error."""
+    base, lawful = base_type(source), "ssmax" in source.config()
+    options = {
+        "dtype": "auto" if dtype == "auto" else DTYPES[dtype],
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            source.path,
-            dtype="auto" if dtype == "auto" else DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        if lawful:
+            config_class, model_class = classes(base)
+            config = config_class.from_dict(source.config() | {"model_type": PREFIX + base})
+            model, info = model_class.from_pretrained(source.path, config=config, **options)
+        else:
+            options["trust_remote_code"] = trust_remote_code
+            model, info = AutoModelForCausalLM.from_pretrained(source.path, **options)
+            attach(model)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
+    unexpected = sorted(info["unexpected_keys"])
+    if of_law := [key for key in (*info["missing_keys"], *unexpected) if ".ssmax." in key]:
+        law = source.config()["ssmax"]["attention"] if lawful else None
+        named = f"names attention law {law}" if lawful else "names no attention law ('ssmax' entry)"
+        raise UserError(
+            f"model {source.reference!r}: its config {named}, which does not fit the ssmax tensors of its weights "
+            f"({len(of_law)} too many or missing, {of_law[0]} first); it would compute something else"
+        )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"model {source.reference!r}: {len(missing)} weights are missing, {missing[0]} first; the checkpoint is incomplete"
         )
-    if unused := sorted(key for key in info["unexpected_keys"] if ".ssmax." not in key):
+    if unexpected:
         logging.getLogger(__name__).warning(
-            "ssmax-eval: note: model %r: %d weights are not used, %s first", source.reference, len(unused), unused[0]
+            "ssmax-eval: note: model %r: %d weights are not used, %s first", source.reference, len(unexpected), unexpected[0]
         )
+    for name, parameter in model.named_parameters():
+        if ".ssmax." in name and not torch.isfinite(parameter).all():
+            raise UserError(f"model {source.reference!r}: {name} is not finite; the checkpoint is broken")
     return model
 
 
-def restore_law(model: PreTrainedModel, source: ModelSource) -> None:
-    """Attach the law that the checkpoint's config names and load its tensors, both or neither."""
-    entry = source.config().get("ssmax")
-    tensors = law_tensors(source)
-    if entry is None:
-        if tensors:
-            raise UserError(
-                f"model {source.reference!r}: it holds {len(tensors)} ssmax tensors, but its config names no attention law "
-                "('ssmax' entry); without the law it would compute something else"
-            )
-        attach(model)
+def base_type(source: ModelSource) -> str:
+    """Return the model type without its law."""
+    return str(source.config()["model_type"]).removeprefix(PREFIX)
+
+
+def check_law(source: ModelSource) -> None:
+    """Raise UserError for an `ssmax` entry of a config that names no law, and for a law's model type without one."""
+    config = source.config()
+    if "ssmax" not in config and not str(config["model_type"]).startswith(PREFIX):
         return
+    entry = config.get("ssmax")
     if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
         raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention law")
+    parse_law(entry["attention"])
     length = entry.get("train_length")
     if not (length is None or (isinstance(length, int) and 2 <= length <= LARGEST_LENGTH)):
         raise UserError(
             f"model {source.reference!r}: train_length {length!r} in the 'ssmax' entry of its config: allowed are whole numbers from 2"
         )
-    model.config.ssmax = entry
-    attach(model, entry["attention"])
-    expected = {name: p for name, p in model.named_parameters(remove_duplicate=False) if ".ssmax." in name}
-    if set(expected) != set(tensors) or any(expected[name].shape != t.shape for name, t in tensors.items()):
-        raise UserError(
-            f"model {source.reference!r}: its config names attention law {entry['attention']}, which has {len(expected)} "
-            f"tensors, but the weights hold {len(tensors)} that do not fit; the checkpoint is incomplete"
-        )
-    if broken := sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()):
-        raise UserError(f"model {source.reference!r}: {broken[0]} is not finite; the checkpoint is broken")
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            parameter.copy_(tensors[name])
-
-
-def law_tensors(source: ModelSource) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for file in source.files("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt") as stream:
-                tensors |= {key: stream.get_tensor(key) for key in stream.keys() if ".ssmax." in key}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"model {source.reference!r}: {file.name} is broken ({first_line(error)})") from error
-    return tensors
+    classes(base_type(source))
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

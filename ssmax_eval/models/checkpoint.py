@@ -1,0 +1,123 @@
+"""Checkpoints that carry their attention law: a model type of their own, so that no plain model can load them by mistake.
+
+`ssmax_llama` is Llama with a law in every attention layer: the same weights and config, plus `*.ssmax.*` tensors, an
+`ssmax` entry in the config, and an `auto_map` to a three-line file that asks this package for the classes. So
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` opens it, with lm-eval on top of that, and
+`load_model` needs no remote code at all. A model without a law is saved as the plain model it is.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..attention.interface import attach, law_modules
+from ..attention.laws import Law
+from ..errors import UserError
+
+PREFIX = "ssmax_"
+REMOTE_FILE = "modeling_ssmax.py"
+REMOTE_CODE = '''"""Opens this checkpoint with AutoModelForCausalLM and trust_remote_code=True; the classes are ssmax_eval's."""
+
+from ssmax_eval.models.checkpoint import classes
+
+{config}, {model} = classes("{base}")
+'''
+
+
+@cache
+def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
+    """Return the config and model class of `ssmax_<base>`, registered with the Auto classes. Raises UserError."""
+    if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"model type {PREFIX}{base}: transformers has no causal language model of type {base!r}")
+    plain_config = CONFIG_MAPPING[base]
+    plain_model: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[plain_config]
+
+    def remain(cls: type, auto_class: str = "") -> None:
+        """Keep the classes out of transformers' own copying of remote code: save_pretrained below writes the file."""
+
+    def initialise(self: PreTrainedModel, config: PreTrainedConfig, *arguments: Any, **options: Any) -> None:
+        plain_model.__init__(self, config, *arguments, **options)
+        entry = config.ssmax
+        attach(self, entry["attention"])
+
+    def initialise_weights(self: PreTrainedModel, module: nn.Module) -> None:
+        # transformers leaves what a checkpoint lacks uninitialised unless told: a law starts at its initial values
+        if isinstance(module, Law):
+            module.reset()
+        else:
+            plain_model._init_weights(self, module)
+
+    def save_pretrained(self: PreTrainedModel, save_directory: Any, *arguments: Any, **options: Any) -> None:
+        plain_model.save_pretrained(self, save_directory, *arguments, **options)
+        text = REMOTE_CODE.format(config=config_class.__name__, model=model_class.__name__, base=base)
+        (Path(save_directory) / REMOTE_FILE).write_text(text)
+
+    stem = plain_config.__name__.removesuffix("Config")
+    config_class = type(
+        f"SSMax{stem}Config",
+        (plain_config,),
+        {"model_type": PREFIX + base, "register_for_auto_class": classmethod(remain), "__module__": __name__},
+    )
+    model_class = type(
+        f"SSMax{plain_model.__name__}",
+        (plain_model,),
+        {
+            "config_class": config_class,
+            "__init__": initialise,
+            "_init_weights": initialise_weights,
+            "save_pretrained": save_pretrained,
+            "register_for_auto_class": classmethod(remain),
+            # s times ln n is a temperature: never rounded to bfloat16
+            "_keep_in_fp32_modules_strict": {*(plain_model._keep_in_fp32_modules_strict or ()), "ssmax"},
+            "__module__": __name__,
+        },
+    )
+    AutoConfig.register(PREFIX + base, config_class)
+    AutoModelForCausalLM.register(config_class, model_class)
+    return config_class, model_class
+
+
+def with_law(model: PreTrainedModel) -> PreTrainedModel:
+    """Turn a model with a law attached into one of class `ssmax_<type>`, in place; a plain one stays as it is."""
+    base = model.config.model_type
+    if not law_modules(model) or base.startswith(PREFIX):
+        return model
+    config_class, model_class = classes(base)
+    config = model.config
+    entry = config.ssmax
+    config.__class__ = config_class
+    config.model_type = PREFIX + base
+    config.auto_map = {
+        "AutoConfig": f"{REMOTE_FILE.removesuffix('.py')}.{config_class.__name__}",
+        "AutoModelForCausalLM": f"{REMOTE_FILE.removesuffix('.py')}.{model_class.__name__}",
+    }
+    config.ssmax = entry
+    model.__class__ = model_class
+    return model
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "float32") -> None:
+    """Write a model, its law and its tokenizer as a transformers checkpoint in dtype, the law's values in float32.
+
+    What was attached with attach() is saved with its learned values. Shards stay under 15 MB.
+    """
+    with_law(model)
+    kind: torch.dtype = getattr(torch, dtype)
+    for name, parameter in model.named_parameters():
+        if ".ssmax." not in name:
+            parameter.data = parameter.data.to(kind)
+    model.config.dtype = kind
+    model.save_pretrained(folder, max_shard_size="15MB")
+    tokenizer.save_pretrained(folder)

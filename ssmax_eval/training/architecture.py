@@ -1,0 +1,55 @@
+"""A recipe's model: plain Llama, or Qwen3 for QK-norm, of transformers, initialised the same for every law."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from ..models.load import first_line
+from ..errors import UserError
+from .recipes import Recipe
+
+# share of a head's frequencies that turn: rope all, p-rope the fast half, nope none
+ROTARY_SHARE = {"rope": 1.0, "p-rope": 0.5, "nope": 0.0}
+
+
+def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """Return a float32 model on the CPU with weights drawn from the seed alone.
+
+    Normal weights of std init_std, those that write to the residual stream divided by sqrt(2 layers) (GPT-2's rule).
+    """
+    config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if recipe.qk_norm else (LlamaConfig, LlamaForCausalLM)
+    rope = {"rope_type": "default", "rope_theta": recipe.rope_theta}
+    if recipe.position != "rope":
+        rope |= {"rope_type": "proportional", "partial_rotary_factor": ROTARY_SHARE[recipe.position]}
+    try:
+        config = config_class(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden,
+            intermediate_size=recipe.feed_forward,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            head_dim=recipe.hidden // recipe.heads,
+            max_position_embeddings=recipe.train_length,
+            rope_parameters=rope,
+            tie_word_embeddings=True,
+            initializer_range=recipe.init_std,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model: PreTrainedModel = model_class(config)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"recipe {recipe.name}: its model cannot be built ({first_line(error)})") from error
+    model.generation_config.do_sample = False
+    generator = torch.Generator().manual_seed(seed)
+    residual = 1 / math.sqrt(2 * recipe.layers)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not name.endswith("lm_head"):
+                std = recipe.init_std * (residual if name.endswith(("o_proj", "down_proj")) else 1.0)
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * std)
+    model.tie_weights()
+    return model

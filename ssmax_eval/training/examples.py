@@ -1,0 +1,106 @@
+"""Training sequences, each decided by its seed and index alone: the same for every law, process count and resume point."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .corpus import Corpus
+from .facts import Fact, draw_facts
+from .recipes import Recipe
+
+Piece = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True)
+class Examples(Dataset[dict[str, torch.Tensor]]):
+    """The sequences of a training run in order: text with facts at sentence ends and, later, their questions.
+
+    Item: input_ids, int64, and weights, float32, the loss weight of predicting each token, both of shape
+    (train_length / length, length); length is short_length in the first short_steps, train_length afterwards.
+    """
+
+    recipe: Recipe
+    corpus: Corpus
+    seed: int
+
+    def __len__(self) -> int:
+        return self.recipe.steps * self.recipe.batch_size
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        short = index < self.recipe.short_steps * self.recipe.batch_size
+        length = self.recipe.short_length if short else self.recipe.train_length
+        rng = random.Random(f"{self.seed}/{index}")
+        parts = [self.compose(rng, length) for _ in range(self.recipe.train_length // length)]
+        return {
+            "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),
+            "weights": torch.from_numpy(np.stack([weights for _, weights in parts])),
+        }
+
+    def compose(self, rng: random.Random, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (int64) and weights (float32) of one sequence of `length` tokens."""
+        facts = draw_facts(rng, self.recipe, max(1, length // self.recipe.spacing))
+        pieces = self.encode(facts)
+        events: list[tuple[float, Piece]] = []
+        room = length
+        for fact, asked in pieces:
+            # the fact anywhere, its questions anywhere behind it
+            at = rng.random()
+            for moment, piece in [(at, fact)] + [(rng.uniform(at, 1), asked) for _ in range(self.recipe.questions)]:
+                if len(piece[0]) <= room:
+                    events.append((moment, piece))
+                    room -= len(piece[0])
+                elif piece is fact:
+                    break
+        events.sort(key=lambda event: event[0])
+        text, ends = self.corpus.window(rng, room)
+        places = sorted(rng.choice(ends) for _ in events)
+        ids: list[int] = []
+        weights: list[float] = []
+        cut = 0
+        for place, (_, piece) in zip([*places, len(text)], [*events, (1.0, ([], []))], strict=True):
+            ids += text[cut:place].tolist()
+            weights += [self.recipe.text_weight] * (place - cut)
+            cut = place
+            ids += piece[0]
+            weights += piece[1]
+        return np.array(ids, np.int64), np.array(weights, np.float32)
+
+    def encode(self, facts: list[Fact]) -> list[tuple[Piece, Piece]]:
+        """Return, for each fact, the ids and weights of its statement and of its question with the answer."""
+        texts = [
+            text
+            for fact in facts
+            for text in (
+                fact.said,
+                fact.statement,
+                fact.question,
+                f"{fact.question}{fact.gap}{fact.value}",
+                f"{fact.question}{fact.gap}{fact.value}{fact.close}",
+            )
+        ]
+        every = self.corpus.encoder.encode(texts)
+        recipe = self.recipe
+        found: list[tuple[Piece, Piece]] = []
+        for i in range(0, len(every), 5):
+            said, stated, question, answered, closed = every[i : i + 5]
+            head = common_prefix(said, stated)
+            fact_weights = [recipe.text_weight] * head + [recipe.fact_weight] * (len(stated) - head)
+            start, end = common_prefix(question, answered), common_prefix(answered, closed)
+            weights = [recipe.text_weight] * len(closed)
+            weights[start:end] = [recipe.answer_weight] * (end - start)
+            found.append(((stated, fact_weights), (closed, weights)))
+        return found
+
+
+def common_prefix(first: list[int], second: list[int]) -> int:
+    """Return how many ids two lists share at their start."""
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, two) in enumerate(pairs) if one != two), min(len(first), len(second)))
+
+
+def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Put the sequences of several items below each other."""
+    return {key: torch.cat([item[key] for item in items]) for key in items[0]}

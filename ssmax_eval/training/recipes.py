@@ -1,0 +1,188 @@
+"""Recipes: everything that decides a trained model but the attention law and the seed, as plain values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from ..errors import UserError
+
+POSITIONS = ("rope", "p-rope", "nope")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A small model and how it is trained; lengths and sizes in tokens.
+
+    position: rope, p-rope (the slow half of the frequencies unrotated) or nope. task: single (the paper's needle in words)
+    or recall (facts of one token). spacing: tokens for each fact with its questions. invented: share of facts about
+    made-up names instead of cities. digits: shortest and longest number. words, uuids: shares of such values.
+    phrasings: share of facts that are not `special magic`. short_length, short_share: the first steps run on shorter,
+    denser sequences. answer_weight, fact_weight, text_weight: loss weights of answers, of facts' values, and of the rest.
+    """
+
+    name: str = ""
+    qk_norm: bool = True
+    layers: int = 4
+    hidden: int = 192
+    heads: int = 6
+    feed_forward: int = 512
+    vocabulary: int = 1024
+    position: str = "p-rope"
+    rope_theta: float = 10_000.0
+    init_std: float = 0.06
+
+    train_length: int = 256
+    steps: int = 1000
+    tokens_per_step: int = 4096
+    short_length: int = 64
+    short_share: float = 0.15
+    learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 40
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.1
+
+    text: str = "generated"
+    text_characters: int = 4_000_000
+    task: str = "single"
+    spacing: int = 64
+    questions: int = 1
+    invented: float = 0.0
+    digits: tuple[int, int] = (7, 7)
+    words: float = 0.0
+    uuids: float = 0.0
+    phrasings: float = 0.0
+    answer_weight: float = 3.0
+    fact_weight: float = 0.1
+    text_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "position": POSITIONS,
+            "schedule": ("cosine", "constant"),
+            "task": ("single", "recall"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise UserError(f"recipe {name} {getattr(self, name)!r}: allowed are {', '.join(values)}")
+        for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary", "steps", "tokens_per_step", "spacing"):
+            if getattr(self, name) < 1:
+                raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from 1")
+        for name in ("short_share", "invented", "words", "uuids", "phrasings"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"recipe {name} {getattr(self, name):g}: allowed are shares, 0 to 1")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 4:
+            raise UserError(
+                f"recipe hidden {self.hidden}: it must be a multiple of 4 x heads ({self.heads}), a head's width of 4"
+            )
+        if self.train_length < 32 or self.train_length % self.short_length or self.tokens_per_step % self.train_length:
+            raise UserError(
+                f"recipe train_length {self.train_length}: it must be 32 or more, a multiple of short_length "
+                f"({self.short_length}), and divide tokens_per_step ({self.tokens_per_step})"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences of train_length in a step."""
+        return self.tokens_per_step // self.train_length
+
+    @property
+    def short_steps(self) -> int:
+        return round(self.steps * self.short_share)
+
+    def changed(self, changes: Mapping[str, str]) -> "Recipe":
+        """Return the recipe with fields set from text (`steps=2000`, `digits=4:9`). Raises UserError."""
+        kinds: dict[str, Any] = {field.name: type(getattr(self, field.name)) for field in fields(self)}
+        values: dict[str, Any] = {}
+        for key, text in changes.items():
+            if key not in kinds or key == "name":
+                raise UserError(f"recipe field {key!r}: allowed are {', '.join(k for k in kinds if k != 'name')}")
+            values[key] = parse(key, text, getattr(self, key))
+        return replace(self, **values)
+
+
+def parse(key: str, text: str, like: Any) -> Any:
+    """Read a recipe field from text, in the type of its present value."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False, "yes": True, "no": False}[text.lower()]
+        if isinstance(like, tuple):
+            first, second = (type(like[0])(part) for part in text.split(":"))
+            return first, second
+        return type(like)(text)
+    except (KeyError, ValueError) as error:
+        kind = {bool: "true or false", tuple: "two numbers, a:b", int: "a whole number", float: "a number"}
+        raise UserError(f"recipe field {key}={text!r}: allowed is {kind[type(like)]}") from error
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="smoke",
+            layers=2,
+            hidden=64,
+            heads=2,
+            feed_forward=128,
+            train_length=128,
+            short_length=128,
+            short_share=0.0,
+            steps=250,
+            learning_rate=5e-3,
+            warmup_steps=20,
+            weight_decay=0.0,
+            task="recall",
+            spacing=12,
+            questions=2,
+            text_characters=600_000,
+            answer_weight=4.0,
+            text_weight=0.2,
+        ),
+        Recipe(name="cpu"),
+        Recipe(
+            name="small",
+            layers=4,
+            hidden=256,
+            heads=8,
+            feed_forward=704,
+            vocabulary=2048,
+            steps=2000,
+            invented=0.5,
+            digits=(1, 10),
+            words=0.15,
+            uuids=0.1,
+            phrasings=0.3,
+            text_characters=30_000_000,
+        ),
+        Recipe(
+            name="gpu",
+            layers=6,
+            hidden=512,
+            heads=8,
+            feed_forward=1408,
+            vocabulary=4096,
+            train_length=1024,
+            tokens_per_step=131_072,
+            short_length=128,
+            short_share=0.1,
+            steps=3000,
+            learning_rate=1e-3,
+            warmup_steps=100,
+            betas=(0.9, 0.95),
+            init_std=0.02,
+            invented=0.5,
+            digits=(1, 10),
+            words=0.15,
+            uuids=0.1,
+            phrasings=0.3,
+            text_characters=60_000_000,
+        ),
+    )
+}
+
+
+def recipe(name: str) -> Recipe:
+    """Return a recipe by name. Raises UserError."""
+    if name not in RECIPES:
+        raise UserError(f"recipe {name!r}: allowed are {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,184 @@
+"""Train a recipe under an attention law: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from ..attention.interface import attach, law_modules, law_state
+from ..attention.laws import format_law, parse_law
+from ..errors import UserError
+from ..models.checkpoint import save_model, with_law
+from ..models.load import load_model, pick_device
+from ..models.sources import resolve
+from ..provenance import command, environment
+from .architecture import build
+from .corpus import Corpus, read_sentences, train_tokenizer
+from .examples import Examples, collate
+from .recipes import Recipe
+from .trainer import LateLaw, LawTrainer, Watch
+
+WORK = "checkpoints"  # inside the output folder while training runs
+LOG = "training_log.jsonl"
+RECORD = "training.json"
+LOG_EVERY = 20  # times in a run, at least
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train. attention: the law it trains with. swap_to: a law that replaces it for the last swap_fraction of the
+    steps, or for none of them (0: after training). start: a model to go on from; None starts from scratch.
+    """
+
+    recipe: Recipe
+    attention: str = "softmax"
+    swap_to: str | None = None
+    swap_fraction: float = 0.125
+    seed: int = 0
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attention", format_law(*parse_law(self.attention)))
+        if not 0 <= self.swap_fraction < 1:
+            raise UserError(f"swap fraction {self.swap_fraction:g}: allowed are numbers from 0 to below 1")
+        if self.swap_to is not None:
+            object.__setattr__(self, "swap_to", format_law(*parse_law(self.swap_to)))
+            if self.attention != "softmax":
+                raise UserError(f"attention {self.attention!r} with a swap: a swap starts from softmax")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}: allowed are whole numbers from 0")
+
+    @property
+    def name(self) -> str:
+        """A folder's name: recipe, law, how it came in, seed."""
+        law = self.swap_to or self.attention
+        how = "" if self.swap_to is None else "-after" if self.swap_fraction == 0 else "-late"
+        return f"{self.recipe.name}-{law.replace(':', '-').replace(',', '-')}{how}-s{self.seed}"
+
+    def key(self) -> dict[str, Any]:
+        """Return what decides the weights."""
+        return {**asdict(self), "recipe": asdict(self.recipe)}
+
+
+def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> Path:
+    """Train one model into `folder` and return it; a run that was stopped goes on, a finished one is left alone.
+
+    The weights are those of an uninterrupted run. Raises UserError, also for a folder that holds another run.
+    """
+    record = folder / RECORD
+    key = json.loads(json.dumps(job.key()))
+    if folder.exists() and any(folder.iterdir()) and not fresh:
+        if not record.is_file():
+            raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
+        found = json.loads(record.read_text())
+        if found["job"] != key:
+            raise UserError(f"output {str(folder)!r}: it holds another run; give another folder, or --fresh to replace it")
+        if found["finished"]:
+            return folder
+    elif folder.exists() and fresh:
+        if any(folder.iterdir()) and not record.is_file():
+            raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
+        shutil.rmtree(folder)
+    where = pick_device(device)
+    # what can be wrong is, before anything is written
+    sentences, text_sha256 = read_sentences(job.recipe)
+    if job.start is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
+        model = build(job.recipe, tokenizer, job.seed)
+    else:
+        model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
+    law = job.attention if job.swap_to is None else job.swap_to
+    if job.start is None or job.attention != "softmax" or job.swap_to:
+        attach(model, law)
+    model = with_law(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"job": key, "finished": False}, indent=2))
+    corpus = Corpus.encode(tokenizer, sentences, text_sha256)
+    examples = Examples(job.recipe, corpus, job.seed)
+    seconds = run(job, model, examples, folder, where)
+    dtype = "bfloat16" if where.type == "cuda" or cpu_bfloat16() else "float32"
+    save_model(model.to("cpu"), tokenizer, folder, dtype)
+    finished = {
+        "job": key,
+        "finished": True,
+        "text_sha256": text_sha256,
+        "text_tokens": len(corpus.ids),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": seconds,
+        "last": read_log(folder / LOG)[-1],
+        "learned": law_state(model),
+        "environment": environment(model),
+        "command": command(),
+    }
+    record.write_text(json.dumps(finished, indent=2))
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    return folder
+
+
+def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device) -> float:
+    """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
+    recipe = job.recipe
+    cuda = where.type == "cuda"
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    swap_step = recipe.steps - round(recipe.steps * job.swap_fraction) if job.swap_to else 0
+    arguments = TrainingArguments(
+        output_dir=str(folder / WORK),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size // processes,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr" if recipe.schedule == "cosine" else "constant_with_warmup",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1} if recipe.schedule == "cosine" else {},
+        warmup_steps=recipe.warmup_steps,
+        adam_beta1=recipe.betas[0],
+        adam_beta2=recipe.betas[1],
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=cuda or (where.type == "cpu" and cpu_bfloat16()),
+        torch_compile=cuda,
+        use_cpu=where.type == "cpu",
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_num_workers=12 if cuda else 0,
+        dataloader_pin_memory=cuda,
+        ddp_find_unused_parameters=job.swap_to is not None,
+        logging_steps=max(1, recipe.steps // max(LOG_EVERY, recipe.steps // 20)),
+        save_steps=max(1, recipe.steps // 10),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        seed=job.seed,
+    )
+    checkpoints = sorted((folder / WORK).glob("checkpoint-*/trainer_state.json"))
+    reached = max((int(file.parent.name.split("-")[1]) for file in checkpoints), default=0)
+    # what was logged after the checkpoint is computed again
+    kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
+    (folder / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
+    before = kept[-1]["seconds"] if kept else 0.0
+    watch = Watch(model, recipe, job.name, folder / LOG, before)
+    trainer = LawTrainer(
+        recipe,
+        model=model,
+        args=arguments,
+        train_dataset=examples,
+        data_collator=collate,
+        callbacks=[watch, *([LateLaw(model, swap_step)] if job.swap_to else [])],
+    )
+    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    return watch.seconds
+
+
+def cpu_bfloat16() -> bool:
+    """Tell whether this processor multiplies bfloat16 itself; elsewhere bfloat16 is slower than float32."""
+    capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(capable()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training log, a half-written last one left out."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,120 @@
+"""transformers' Trainer with weighted tokens, a law that can come late, and the few numbers worth watching."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..attention.interface import law_modules
+from .recipes import Recipe
+
+
+class LawTrainer(Trainer):
+    """Train on the loss sum(weight * nll) / tokens; answers are the tokens of the recipe's answer weight.
+
+    The divisor is constant, so that gradients are the same whatever the number of processes.
+    """
+
+    def __init__(self, recipe: Recipe, **options: Any) -> None:
+        super().__init__(**options)
+        self.recipe = recipe
+        self.model_accepts_loss_kwargs = False
+        self.sums = torch.zeros(5, dtype=torch.float64)  # loss, text nll, text tokens, answers right, answers
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
+        outputs = model(input_ids=ids, use_cache=False)
+        logits = outputs.logits[:, :-1].float()
+        targets = ids[:, 1:]
+        nll = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        loss = (nll * weights).sum() / ids.numel()
+        with torch.no_grad():
+            text, answer = weights == self.recipe.text_weight, weights == self.recipe.answer_weight
+            right = (logits.argmax(-1) == targets) & answer
+            sums = torch.stack([loss, (nll * text).sum(), text.sum(), right.sum(), answer.sum()])
+            self.sums = self.sums.to(sums.device) + sums.to(self.sums.dtype if sums.device.type != "mps" else sums.dtype)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self.sums[4] > 0:
+            _, text, text_tokens, right, answers = self.sums.tolist()
+            logs |= {"text_loss": text / max(1, text_tokens), "recall": right / answers}
+            self.sums.zero_()
+        super().log(logs, start_time)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Decay matrices and embeddings only: s, b, p_n, norms and biases are of rank 1 (the paper's rule)."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+
+class LateLaw(TrainerCallback):
+    """Keep the law off until a step, and on from there: the paper's swap in the final phase of training."""
+
+    def __init__(self, model: PreTrainedModel, first_step: int) -> None:
+        self.laws, self.first_step = list(law_modules(model).values()), first_step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        for law in self.laws:
+            law.active = state.global_step >= self.first_step
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        for law in self.laws:
+            law.active = True
+
+
+class Watch(TrainerCallback):
+    """Show a progress bar and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the laws learned."""
+
+    def __init__(self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0) -> None:
+        self.model, self.recipe, self.title, self.file = model, recipe, title, file
+        self.started = time.perf_counter() - seconds_before
+        self.bar: Any = None
+
+    @property
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self.started, 2)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", disable=None, file=sys.stderr
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        if "recall" not in (logs or {}) or not state.is_world_process_zero:
+            return
+        line = {"step": state.global_step, "tokens": state.global_step * self.recipe.tokens_per_step}
+        line |= {"seconds": self.seconds, **{key: logs[key] for key in ("loss", "text_loss", "recall", "learning_rate")}}
+        line |= self.learned()
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+        shown = {key: f"{line[key]:.3g}" for key in ("loss", "recall", "s_mean", "s_max") if key in line}
+        self.bar.set_postfix(shown)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+    def learned(self) -> dict[str, float]:
+        """Return the least, mean and greatest value over layers and heads of what the laws learn per head."""
+        values: dict[str, list[Tensor]] = {}
+        for law in law_modules(self.model).values():
+            for name, parameter in law.named_parameters():
+                values.setdefault(name, []).append(parameter.detach().float().cpu())
+        found: dict[str, float] = {}
+        for name, parts in values.items():
+            every = torch.cat(parts)
+            found |= {f"{name}_min": every.min().item(), f"{name}_mean": every.mean().item(), f"{name}_max": every.max().item()}
+        return found
