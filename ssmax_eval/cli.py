@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import UserError
+from .training.commands import recipes_command, retrofit_command, train_command
 
 if TYPE_CHECKING:
     from .results import Run
@@ -21,6 +22,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.command("train")(train_command)
+app.command("retrofit")(retrofit_command)
+app.command("recipes")(recipes_command)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -59,13 +64,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 def needle(
     model: Models = None,
     context_lengths: Annotated[
-        str, typer.Option(metavar="N,...", help="Tokens of the whole prompt.")
-    ] = "512,1024,2048",
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Tokens of the whole prompt. Default: 1, 2, 4, 8, 16 times the training length up to 1,024, else 512,1024,2048.",
+        ),
+    ] = None,
     depth_percents: Annotated[
         str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
     ] = "0,25,50,75,100",
     trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
-    task: Annotated[str, typer.Option(help="single, multikey, multivalue, multiquery, digits or recall.")] = "single",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="single, multikey, multivalue, multiquery, digits or recall. Default: what our recipe trained, else single."
+        ),
+    ] = None,
     value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = "number",
     needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = 4,
     haystack: Annotated[
@@ -101,11 +115,14 @@ def needle(
     """Retrieval over a grid of context lengths and needle depths."""
     quiet_libraries()
     from .data.needles import Needle
-    from .evaluate import Settings, rope_settings, run_probe
+    from .evaluate import Settings, default_lengths, default_task, rope_settings, run_probe
     from .probes.needle import NeedleProbe
 
+    models = model or bundled()
+    task = task or default_task(models)
+    lengths = default_lengths(models) if context_lengths is None else numbers("context lengths", context_lengths, int)
     probe = NeedleProbe(
-        context_lengths=tuple(numbers("context lengths", context_lengths, int)),
+        context_lengths=tuple(lengths),
         depth_percents=tuple(numbers("depth percents", depth_percents, float)),
         trials=trials,
         needle=Needle(task, value, needles),
@@ -124,7 +141,7 @@ def needle(
         trust_remote_code=trust_remote_code,
     )
     ropes = rope_settings(rope_theta, numbers("rope theta factor", rope_theta_factor, float), rope_scaling)
-    runs = run_probe(probe, model or bundled(), attention or [None], ropes, settings)
+    runs = run_probe(probe, models, attention or [None], ropes, settings)
     finish(runs, output_path, report, as_json)
 
 

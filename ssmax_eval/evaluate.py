@@ -23,6 +23,7 @@ from .probes.needle import NeedleProbe
 from .provenance import command, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
 
+SHORT = 1024  # tokens: the longest training length whose sixteenfold every machine can read
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -93,6 +94,28 @@ def subject(label: str, reference: Any) -> Subject:
             "load it with ssmax_eval.load_model"
         )
     return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
+
+
+def default_task(models: Sequence[str]) -> str:
+    """Return the task that these models of our recipes learned; single for any other."""
+    tasks = {str(resolve(reference).training().get("task", "single")) for reference in models}
+    if len(tasks) > 1:
+        raise UserError(f"task: the models learned different ones ({', '.join(sorted(tasks))}); say which: --task NAME")
+    return tasks.pop()
+
+
+def default_lengths(models: Sequence[str]) -> list[int]:
+    """Return 1 to 16 times the models' training length, where that is short enough to go far beyond it on any machine."""
+    lengths = [train_length_of_source(resolve(reference)) for reference in models]
+    longest = max((length or SHORT + 1 for length in lengths), default=SHORT + 1)
+    return [longest * factor for factor in (1, 2, 4, 8, 16)] if longest <= SHORT else [512, 1024, 2048]
+
+
+def train_length_of_source(source: ModelSource) -> int | None:
+    config = source.config()
+    entry = config.get("ssmax")
+    length = (entry.get("train_length") if isinstance(entry, dict) else None) or config.get("max_position_embeddings")
+    return length if isinstance(length, int) else None
 
 
 def run_probe(

@@ -165,7 +165,6 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
     for name in scaled:
         shared = {"first": laws[0]} if shares and laws else {}
         law = law_class(int(config.num_attention_heads), train_length, **options, **shared)
-        law.options = options
         laws.append(law.to(next(modules[name].parameters()).device))
     detach(model)
     for name, law in zip(scaled, laws, strict=True):

@@ -47,15 +47,6 @@ class Law(nn.Module):
         super().__init__()
         self.heads = heads
         self.train_length = train_length
-        self.options: dict[str, float] = {}
-
-    def reset(self) -> None:
-        """Set what is learned to its initial values."""
-        with torch.device("cpu"):
-            fresh = dict(type(self)(self.heads, self.train_length, **self.options).named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                parameter.copy_(fresh[name])
 
     def forward(self, n: Tensor) -> Tensor:
         """Map n, float32 (batch, rows) >= 1, to C(n), float32 (batch, heads or 1, rows)."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -23,7 +22,6 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..attention.interface import attach, law_modules
-from ..attention.laws import Law
 from ..errors import UserError
 
 PREFIX = "ssmax_"
@@ -49,15 +47,20 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
 
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *arguments: Any, **options: Any) -> None:
         plain_model.__init__(self, config, *arguments, **options)
-        entry = config.ssmax
-        attach(self, entry["attention"])
+        attach(self, config.ssmax["attention"])
 
-    def initialise_weights(self: PreTrainedModel, module: nn.Module) -> None:
-        # transformers leaves what a checkpoint lacks uninitialised unless told: a law starts at its initial values
-        if isinstance(module, Law):
-            module.reset()
-        else:
-            plain_model._init_weights(self, module)
+    def from_pretrained(cls: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
+        wants_info = options.pop("output_loading_info", False)
+        model, info = plain_model.from_pretrained.__func__(  # type: ignore[attr-defined]
+            cls, folder, *arguments, output_loading_info=True, **options
+        )
+        # transformers warns and runs on, with whatever the memory held as s
+        if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
+            raise UserError(
+                f"model {str(folder)!r}: its config names attention law {model.config.ssmax['attention']}, which does not fit the "
+                f"ssmax tensors of its weights ({len(misfits)} too many or missing, {misfits[0]} first); it would compute something else"
+            )
+        return (model, info) if wants_info else model
 
     def save_pretrained(self: PreTrainedModel, save_directory: Any, *arguments: Any, **options: Any) -> None:
         plain_model.save_pretrained(self, save_directory, *arguments, **options)
@@ -76,7 +79,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
         {
             "config_class": config_class,
             "__init__": initialise,
-            "_init_weights": initialise_weights,
+            "from_pretrained": classmethod(from_pretrained),
             "save_pretrained": save_pretrained,
             "register_for_auto_class": classmethod(remain),
             # s times ln n is a temperature: never rounded to bfloat16
@@ -108,7 +111,9 @@ def with_law(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "float32") -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "float32"
+) -> None:
     """Write a model, its law and its tokenizer as a transformers checkpoint in dtype, the law's values in float32.
 
     What was attached with attach() is saved with its learned values. Shards stay under 15 MB.

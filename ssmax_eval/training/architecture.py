@@ -4,10 +4,17 @@ import math
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
-from ..models.load import first_line
 from ..errors import UserError
+from ..models.load import first_line
 from .recipes import Recipe
 
 # share of a head's frequencies that turn: rope all, p-rope the fast half, nope none

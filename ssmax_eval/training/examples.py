@@ -41,7 +41,8 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
 
     def compose(self, rng: random.Random, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids (int64) and weights (float32) of one sequence of `length` tokens."""
-        facts = draw_facts(rng, self.recipe, max(1, length // self.recipe.spacing))
+        # two at least: with one there is nothing to tell apart, and the answer is whatever value the context holds
+        facts = draw_facts(rng, self.recipe, max(2, length // self.recipe.spacing))
         pieces = self.encode(facts)
         events: list[tuple[float, Piece]] = []
         room = length

@@ -2,19 +2,19 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from ..attention.interface import attach, law_modules, law_state
+from ..attention.interface import attach, law_state
 from ..attention.laws import format_law, parse_law
 from ..errors import UserError
 from ..models.checkpoint import save_model, with_law
 from ..models.load import load_model, pick_device
-from ..models.sources import resolve
+from ..models.sources import TRAINING, resolve
 from ..provenance import command, environment
 from .architecture import build
 from .corpus import Corpus, read_sentences, train_tokenizer
@@ -24,14 +24,13 @@ from .trainer import LateLaw, LawTrainer, Watch
 
 WORK = "checkpoints"  # inside the output folder while training runs
 LOG = "training_log.jsonl"
-RECORD = "training.json"
 LOG_EVERY = 20  # times in a run, at least
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train. attention: the law it trains with. swap_to: a law that replaces it for the last swap_fraction of the
-    steps, or for none of them (0: after training). start: a model to go on from; None starts from scratch.
+    """One model to train. attention: the law it trains with. swap_to: a law that replaces softmax for the last swap_fraction
+    of the steps. start: a model to go on from, its tokenizer with it; None starts from scratch.
     """
 
     recipe: Recipe
@@ -43,8 +42,8 @@ class Job:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attention", format_law(*parse_law(self.attention)))
-        if not 0 <= self.swap_fraction < 1:
-            raise UserError(f"swap fraction {self.swap_fraction:g}: allowed are numbers from 0 to below 1")
+        if not 0 < self.swap_fraction < 1:
+            raise UserError(f"swap fraction {self.swap_fraction:g}: allowed are numbers between 0 and 1")
         if self.swap_to is not None:
             object.__setattr__(self, "swap_to", format_law(*parse_law(self.swap_to)))
             if self.attention != "softmax":
@@ -55,13 +54,14 @@ class Job:
     @property
     def name(self) -> str:
         """A folder's name: recipe, law, how it came in, seed."""
-        law = self.swap_to or self.attention
-        how = "" if self.swap_to is None else "-after" if self.swap_fraction == 0 else "-late"
-        return f"{self.recipe.name}-{law.replace(':', '-').replace(',', '-')}{how}-s{self.seed}"
+        law = (self.swap_to or self.attention).replace(":", "-").replace(",", "-")
+        return f"{self.recipe.name}-{law}{'-late' if self.swap_to else ''}-s{self.seed}"
 
-    def key(self) -> dict[str, Any]:
-        """Return what decides the weights."""
-        return {**asdict(self), "recipe": asdict(self.recipe)}
+    def key(self, text_sha256: str) -> dict[str, Any]:
+        """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
+        key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
+        key["recipe"]["text"] = Path(self.recipe.text).name
+        return json.loads(json.dumps(key))
 
 
 def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> Path:
@@ -69,23 +69,19 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
 
     The weights are those of an uninterrupted run. Raises UserError, also for a folder that holds another run.
     """
-    record = folder / RECORD
-    key = json.loads(json.dumps(job.key()))
-    if folder.exists() and any(folder.iterdir()) and not fresh:
+    record = folder / TRAINING
+    # all that can be wrong is, before anything is written
+    where = pick_device(device)
+    sentences, text_sha256 = read_sentences(job.recipe)
+    key = job.key(text_sha256)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not record.is_file():
             raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
-        found = json.loads(record.read_text())
-        if found["job"] != key:
-            raise UserError(f"output {str(folder)!r}: it holds another run; give another folder, or --fresh to replace it")
-        if found["finished"]:
+        found = read_record(folder)
+        if found["job"] != key and not fresh:
+            raise UserError(f"output {str(folder)!r}: it holds another training run; give another folder, or --fresh")
+        if found["finished"] and not fresh:
             return folder
-    elif folder.exists() and fresh:
-        if any(folder.iterdir()) and not record.is_file():
-            raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
-        shutil.rmtree(folder)
-    where = pick_device(device)
-    # what can be wrong is, before anything is written
-    sentences, text_sha256 = read_sentences(job.recipe)
     if job.start is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
         model = build(job.recipe, tokenizer, job.seed)
@@ -95,6 +91,8 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     if job.start is None or job.attention != "softmax" or job.swap_to:
         attach(model, law)
     model = with_law(model)
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps({"job": key, "finished": False}, indent=2))
     corpus = Corpus.encode(tokenizer, sentences, text_sha256)
@@ -105,7 +103,7 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     finished = {
         "job": key,
         "finished": True,
-        "text_sha256": text_sha256,
+        "task": job.recipe.task,
         "text_tokens": len(corpus.ids),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
@@ -176,6 +174,12 @@ def cpu_bfloat16() -> bool:
     """Tell whether this processor multiplies bfloat16 itself; elsewhere bfloat16 is slower than float32."""
     capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(capable()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a finished training run."""
+    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+    return record
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:

@@ -39,7 +39,9 @@ class LawTrainer(Trainer):
             text, answer = weights == self.recipe.text_weight, weights == self.recipe.answer_weight
             right = (logits.argmax(-1) == targets) & answer
             sums = torch.stack([loss, (nll * text).sum(), text.sum(), right.sum(), answer.sum()])
-            self.sums = self.sums.to(sums.device) + sums.to(self.sums.dtype if sums.device.type != "mps" else sums.dtype)
+            self.sums = self.sums.to(sums.device) + sums.to(
+                self.sums.dtype if sums.device.type != "mps" else sums.dtype
+            )
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -60,9 +62,7 @@ class LateLaw(TrainerCallback):
     def __init__(self, model: PreTrainedModel, first_step: int) -> None:
         self.laws, self.first_step = list(law_modules(model).values()), first_step
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         for law in self.laws:
             law.active = state.global_step >= self.first_step
 
@@ -74,7 +74,9 @@ class LateLaw(TrainerCallback):
 class Watch(TrainerCallback):
     """Show a progress bar and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the laws learned."""
 
-    def __init__(self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0) -> None:
+    def __init__(
+        self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0
+    ) -> None:
         self.model, self.recipe, self.title, self.file = model, recipe, title, file
         self.started = time.perf_counter() - seconds_before
         self.bar: Any = None
@@ -85,7 +87,12 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self.title, unit="step", disable=None, file=sys.stderr
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.title,
+            unit="step",
+            disable=None,
+            file=sys.stderr,
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -97,7 +104,10 @@ class Watch(TrainerCallback):
         if "recall" not in (logs or {}) or not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "tokens": state.global_step * self.recipe.tokens_per_step}
-        line |= {"seconds": self.seconds, **{key: logs[key] for key in ("loss", "text_loss", "recall", "learning_rate")}}
+        line |= {
+            "seconds": self.seconds,
+            **{key: logs[key] for key in ("loss", "text_loss", "recall", "learning_rate")},
+        }
         line |= self.learned()
         with self.file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
@@ -116,5 +126,9 @@ class Watch(TrainerCallback):
         found: dict[str, float] = {}
         for name, parts in values.items():
             every = torch.cat(parts)
-            found |= {f"{name}_min": every.min().item(), f"{name}_mean": every.mean().item(), f"{name}_max": every.max().item()}
+            found |= {
+                f"{name}_min": every.min().item(),
+                f"{name}_mean": every.mean().item(),
+                f"{name}_max": every.max().item(),
+            }
         return found

@@ -1,0 +1,33 @@
+"""Curves of training logs: loss on text, recall, and what the laws learned, over the tokens seen."""
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from .figures import STYLE
+
+PANELS = {
+    "text_loss": "loss on text, nats a token",
+    "recall": "answers' tokens right",
+    "s_mean": "s: mean and range over heads",
+}
+
+
+def curves(log: pd.DataFrame) -> Figure:
+    """Draw the training logs of one or more models, told apart by column `model`. log: the lines of training_log.jsonl."""
+    panels = [name for name in PANELS if name in log]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(panels), 2.8), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, name in zip(axes, panels, strict=True):
+            sns.lineplot(log, x="tokens", y=name, hue="model", ax=ax, palette="colorblind", legend=ax is axes[0])
+            if name == "s_mean":
+                for (_, part), colour in zip(
+                    log.groupby("model", sort=False), sns.color_palette("colorblind"), strict=False
+                ):
+                    ax.fill_between(part["tokens"], part["s_min"], part["s_max"], color=colour, alpha=0.15, linewidth=0)
+            ax.set(xlabel="tokens", ylabel="", title=PANELS[name])
+            ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
+            sns.despine(ax=ax)
+    return figure

@@ -1,0 +1,122 @@
+"""The commands that make models: train, retrofit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+
+MODELS = Path("results/models")
+
+
+def train_command(
+    recipe: Annotated[str, typer.Option(help="smoke, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")],
+    attention: Annotated[
+        list[str] | None, typer.Option(metavar="LAW[:key=value,...]", help="The law to train with; repeatable.")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="All six configurations of the paper, and learned p_n.")
+    ] = False,
+    swap_to: Annotated[
+        str | None, typer.Option(metavar="LAW", help="Swap softmax for this law in the last part of training.")
+    ] = None,
+    swap_fraction: Annotated[float, typer.Option(help="How much of training comes after the swap.")] = 0.125,
+    seed: Annotated[int, typer.Option(help="Decides the first weights and every batch.")] = 0,
+    text: Annotated[
+        str | None, typer.Option(metavar="PATH|hf:DATASET", help="Text to train on. Default: generated prose.")
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; repeatable.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="REF", help="Go on from this model instead of from scratch.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model, or of several. Default: results/models/NAME.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Models to train at a time, on a processor.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
+) -> None:
+    """Train models of a recipe; the same command again goes on where a stopped one was."""
+    from ..cli import quiet_libraries
+    from ..terminal import print_table
+    from .card import write_card
+    from .recipes import recipe as find
+
+    pairs = [text.partition("=") for text in change or []]
+    chosen = find(recipe).changed({key: value for key, _, value in pairs} | ({"text": text} if text else {}))
+    if paper and (attention or swap_to or start):
+        raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
+    quiet_libraries()
+    from .jobs import paper_jobs, swapped_after, train_all
+    from .train import Job, read_record
+
+    laws = attention or ["softmax"]
+    base = Job(chosen, seed=seed, swap_fraction=swap_fraction)
+    wanted = paper_jobs(base) if paper else [Job(chosen, law, swap_to, swap_fraction, seed, start) for law in laws]
+    single = len(wanted) == 1 and out is not None
+    folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
+    made = train_all(wanted, folders, device, fresh, jobs)
+    if paper:
+        made.append(swapped_after(made[0], wanted[0]))
+    lines = []
+    for folder in made:
+        write_card(folder)
+        draw_curves(folder)
+        record = read_record(folder)
+        last = record["last"]
+        s = f"{last['s_mean']:.3f}" if "s_mean" in last else ""
+        lines.append(
+            [
+                folder.name,
+                f"{record['parameters']:,}",
+                f"{last['loss']:.3f}",
+                f"{last['recall']:.3f}",
+                s,
+                f"{record['seconds']:.0f}",
+            ]
+        )
+    print_table(["model", "parameters", "loss", "recall", "mean s", "seconds"], lines)
+    print("\n".join(map(str, made)))
+
+
+def draw_curves(folder: Path) -> None:
+    """Write a model's training curves beside its log."""
+    import pandas as pd
+
+    from ..report.curves import curves
+    from ..report.figures import svg
+    from .train import LOG, read_log
+
+    if log := read_log(folder / LOG):
+        (folder / "training.svg").write_text(svg(curves(pd.DataFrame(log).assign(model=folder.name))))
+
+
+def retrofit_command(
+    model: Annotated[
+        str, typer.Option(metavar="REF", help="A softmax model: directory, .gguf file, hub id or known name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
+    attention: Annotated[str, typer.Option(metavar="LAW[:key=value,...]", help="The law it gets.")] = "ssmax",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Save a model under another attention law; `ssmax-eval train --start` trains it further."""
+    from ..cli import quiet_libraries
+
+    quiet_libraries()
+    from ..models.retrofit import retrofit
+
+    print(retrofit(model, attention, out, dtype))
+
+
+def recipes_command() -> None:
+    """Recipes of `ssmax-eval train`, field by field; --set changes any of them."""
+    from dataclasses import fields
+
+    from ..terminal import print_table
+    from .recipes import RECIPES, Recipe
+
+    names = [field.name for field in fields(Recipe) if field.name != "name"]
+    print_table(["field", *RECIPES], [[name, *(str(getattr(r, name)) for r in RECIPES.values())] for name in names])

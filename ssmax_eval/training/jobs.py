@@ -1,0 +1,43 @@
+"""Several models from one command: the paper's configurations, one after the other or side by side."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..errors import UserError
+from ..models.retrofit import retrofit
+from .train import Job, train
+
+# arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
+TRAINED = {"a": "softmax", "b": "ssmax", "c": "ssmax-fixed", "d": "ssmax-bias", "f": "softmax", "p": "learned-p"}
+
+
+def paper_jobs(like: Job) -> list[Job]:
+    """Return the trainings of the paper's configurations (a) to (d) and (f), and of its learned p_n, in one recipe and seed."""
+    return [replace(like, attention=law, swap_to="ssmax" if letter == "f" else None) for letter, law in TRAINED.items()]
+
+
+def swapped_after(folder: Path, job: Job) -> Path:
+    """Make configuration (e) from the trained softmax model in `folder`: the law swapped after training."""
+    out = folder.with_name(f"{job.recipe.name}-ssmax-after-s{job.seed}")
+    return out if (out / "config.json").exists() else retrofit(str(folder), "ssmax", out)
+
+
+def train_all(
+    jobs: Sequence[Job], folders: Sequence[Path], device: str = "auto", fresh: bool = False, side_by_side: int = 1
+) -> list[Path]:
+    """Train each job into its folder, `side_by_side` at a time, each process with its share of the cores."""
+    if side_by_side < 1:
+        raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1")
+    if side_by_side == 1 or len(jobs) == 1:
+        return [train(job, folder, device, fresh) for job, folder in zip(jobs, folders, strict=True)]
+    threads = max(1, (os.cpu_count() or 1) // side_by_side)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(side_by_side, context, torch.set_num_threads, (threads,)) as pool:
+        tasks = [pool.submit(train, job, folder, device, fresh) for job, folder in zip(jobs, folders, strict=True)]
+        return [task.result() for task in tasks]

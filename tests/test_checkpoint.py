@@ -1,0 +1,173 @@
+"""The checkpoint format: three ways to open it, equal logits; no way to open it without its law unnoticed."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import build, tokens
+from transformers import AutoModelForCausalLM
+
+from ssmax_eval.attention.interface import attach, law_modules
+from ssmax_eval.attention.laws import LAWS
+from ssmax_eval.cli import main
+from ssmax_eval.models.checkpoint import save_model
+from ssmax_eval.models.load import load_model
+from ssmax_eval.models.retrofit import retrofit
+
+LEARNED = ("ssmax", "ssmax-bias", "learned-p")
+
+
+def saved(folder, tokenizer, law, architecture="Llama", dtype="float32"):
+    """Save a tiny model under a law with values of its own, and return its logits in float32."""
+    model = build(architecture, vocab_size=1024, max_position_embeddings=512)
+    attach(model, law)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for each in law_modules(model).values():
+            for parameter in each.parameters():
+                parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
+        logits = model(tokens()).logits
+    save_model(model, tokenizer, folder, dtype)
+    return logits
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """Return, by law, a folder and the logits that it must give."""
+    top = tmp_path_factory.mktemp("laws")
+    return {law: (top / law, saved(top / law, tokenizer, law)) for law in LAWS}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_load_model_gives_what_was_saved(folders, law):
+    folder, logits = folders[law]
+    model, _ = load_model(str(folder))
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, logits)
+    base = "llama" if law == "softmax" else "ssmax_llama"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == base
+
+
+OPEN = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+for folder in sys.argv[2:]:
+    ids = torch.load(sys.argv[1])
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    with torch.no_grad():
+        torch.save(model(ids).logits, folder + "/logits.pt")
+"""
+
+
+def test_auto_model_in_a_process_of_its_own_gives_the_same(folders, tmp_path):
+    """Nothing but transformers is imported there: what opens the checkpoint is its auto_map."""
+    torch.save(tokens(), tmp_path / "ids.pt")
+    paths = [str(folder) for folder, _ in folders.values()]
+    subprocess.run([sys.executable, "-c", OPEN, tmp_path / "ids.pt", *paths], check=True, capture_output=True)
+    for folder, logits in folders.values():
+        # the softmax checkpoint is a plain one, which transformers runs with sdpa: the same bits
+        assert torch.equal(torch.load(folder / "logits.pt"), logits)
+
+
+def test_lm_evals_hf_model_gives_the_same(folders):
+    pytest.importorskip("lm_eval")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lm_eval.models.huggingface import HFLM
+
+        for law in LEARNED:
+            folder, logits = folders[law]
+            model = HFLM(pretrained=str(folder), trust_remote_code=True, device="cpu", dtype="float32")
+            assert torch.equal(model._model_call(tokens()), logits)
+
+
+def test_without_its_law_it_is_not_opened_silently(folders):
+    """The Auto classes refuse; a plain class named on purpose warns twice: of the type and of what it leaves out."""
+    folder, _ = folders["ssmax"]
+    code = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained({str(folder)!r}, trust_remote_code=False)"
+    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert refused.returncode
+    assert "trust_remote_code=True" in refused.stderr
+    code = f"from transformers import LlamaForCausalLM as L; L.from_pretrained({str(folder)!r})"
+    warned = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "`ssmax_llama` to instantiate a model of type `llama`" in warned.stderr
+    assert "ssmax.s" in warned.stderr
+    assert "UNEXPECTED" in warned.stderr
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3", "GPT2", "Mistral", "GPTNeoX"])
+def test_other_architectures(tmp_path, tokenizer, architecture):
+    logits = saved(tmp_path / "model", tokenizer, "ssmax", architecture)
+    with torch.no_grad():
+        assert torch.equal(load_model(str(tmp_path / "model"))[0](tokens()).logits, logits)
+
+
+def test_what_a_law_learned_is_not_rounded(tmp_path, tokenizer):
+    saved(tmp_path / "model", tokenizer, "ssmax", dtype="bfloat16")
+    kinds = {name: tensor.dtype for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items()}
+    assert {kind for name, kind in kinds.items() if ".ssmax." in name} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if ".ssmax." not in name} == {torch.bfloat16}
+    for dtype in ("auto", "bfloat16"):
+        ours, _ = load_model(str(tmp_path / "model"), dtype=dtype)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=True, dtype=dtype)
+        assert ours.dtype == theirs.dtype == torch.bfloat16
+        assert all(law.s.dtype == torch.float32 for model in (ours, theirs) for law in law_modules(model).values())
+        with torch.no_grad():
+            assert torch.equal(ours(tokens()).logits, theirs.eval()(tokens()).logits)
+
+
+def test_the_table_that_layers_share_is_saved_once(folders):
+    folder, _ = folders["learned-p"]
+    assert sum(name.endswith("ssmax.p") for name in load_file(folder / "model.safetensors")) == 1
+
+
+@pytest.mark.parametrize("law", LEARNED)
+def test_trap_8_tensors_that_are_missing_are_an_error_also_for_auto_model(folders, tmp_path, law):
+    """transformers would warn and run on, with whatever the memory held as s."""
+    folder, _ = folders[law]
+    tensors = {
+        name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if ".ssmax.s" not in name
+    }
+    for name in ("config.json", "modeling_ssmax.py"):
+        shutil.copy(folder / name, tmp_path)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"names attention law {law}, which does not fit .* \(2 too many or missing"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+
+
+def test_saved_again_it_is_the_same_checkpoint(folders, tmp_path, tokenizer):
+    folder, logits = folders["ssmax"]
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == (folder / "config.json").read_text()
+    assert (tmp_path / "modeling_ssmax.py").read_text() == (folder / "modeling_ssmax.py").read_text()
+    with torch.no_grad():
+        assert torch.equal(load_model(str(tmp_path))[0](tokens()).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("law", "start"), [("ssmax", 1 / (torch.lgamma(torch.tensor(513.0)).item() / 512)), ("ssmax:s=0.2", 0.2)]
+)
+def test_retrofit(checkpoint, tmp_path, law, start):
+    folder = retrofit(str(checkpoint), law, tmp_path / "new")
+    model, _ = load_model(str(folder))
+    swapped, _ = load_model(str(checkpoint), attention=law)
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, swapped(tokens()).logits)
+    assert all(law.s.tolist() == pytest.approx([start] * law.heads, rel=1e-6) for law in law_modules(model).values())
+
+
+def test_retrofit_leaves_what_is_there_alone(checkpoint, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(SystemExit) as exit:
+        main(["retrofit", "--model", str(checkpoint), "--out", str(tmp_path)])
+    assert exit.value.code == 2
+    assert "not empty" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]

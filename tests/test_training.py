@@ -1,0 +1,317 @@
+"""Training: the same batches for every law, decay where the paper has it, resumption, and the late swap."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from ssmax_eval.attention.interface import attach, law_modules, law_state
+from ssmax_eval.cli import app, main
+from ssmax_eval.data.haystacks import haystack
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.data.prompts import assemble
+from ssmax_eval.data.vocabulary import CITIES, HELD_OUT_CITIES
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.load import load_model
+from ssmax_eval.training.architecture import build
+from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
+from ssmax_eval.training.examples import Examples
+from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts
+from ssmax_eval.training.recipes import recipe
+from ssmax_eval.training.train import Job, read_log, read_record, train
+from ssmax_eval.training.trainer import LawTrainer
+
+# a run of seconds: the shape of a recipe, not its size
+TINY = {
+    "layers": "1", "hidden": "16", "heads": "2", "feed_forward": "16", "vocabulary": "400", "steps": "12",
+    "tokens_per_step": "512", "train_length": "64", "short_length": "32", "text_characters": "20000", "warmup_steps": "2",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return recipe("cpu").changed(TINY)
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    """Return, by recipe, a tokenizer and a corpus of it."""
+    found = {}
+    for name in ("smoke", "cpu", "small"):
+        chosen = recipe(name).changed({"text_characters": "100000"})
+        sentences, sha256 = read_sentences(chosen)
+        tokenizer = train_tokenizer(chosen, sentences)
+        found[name] = chosen, tokenizer, Corpus.encode(tokenizer, sentences, sha256)
+    return found
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "small"])
+def test_sequences_are_exact_and_decided_by_seed_and_index(corpora, name):
+    chosen, _, corpus = corpora[name]
+    examples, again, other = Examples(chosen, corpus, 0), Examples(chosen, corpus, 0), Examples(chosen, corpus, 1)
+    late = len(examples) - 1
+    for index in (0, late // 2, late):
+        item = examples[index]
+        assert item["input_ids"].numel() == item["weights"].numel() == chosen.train_length
+        assert torch.equal(item["input_ids"], again[index]["input_ids"])
+        assert not torch.equal(item["input_ids"], other[index]["input_ids"])
+    short = chosen.short_steps > 0
+    assert examples[0]["input_ids"].shape == ((4, 64) if short else (1, chosen.train_length))
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "small"])
+def test_ids_are_those_of_the_text_they_make(corpora, name):
+    """A piece encoded apart equals the encoding of the whole, but for the words cut at the sequence's start."""
+    chosen, tokenizer, corpus = corpora[name]
+    for index in range(len(Examples(chosen, corpus, 0)) - 20, len(Examples(chosen, corpus, 0))):
+        ids = Examples(chosen, corpus, 0)[index]["input_ids"].flatten().tolist()
+        start = next(i for i in range(1, len(ids)) if tokenizer.decode([ids[i]]).startswith(" "))
+        assert tokenizer(tokenizer.decode(ids[start:])).input_ids == ids[start:]
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "small"])
+def test_every_answer_was_stated_before_it_is_asked(corpora, name):
+    chosen, tokenizer, corpus = corpora[name]
+    examples = Examples(chosen, corpus, 3)
+    answers = 0
+    for index in range(len(examples) - 50, len(examples)):
+        item = examples[index]
+        ids, weights = item["input_ids"].flatten().tolist(), item["weights"].flatten().tolist()
+        start = 0
+        while start < len(ids):
+            if weights[start] != chosen.answer_weight:
+                start += 1
+                continue
+            end = next(i for i in range(start, len(ids) + 1) if i == len(ids) or weights[i] != chosen.answer_weight)
+            before, answer = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:end])
+            if chosen.task == "single":
+                subject = before.rsplit(". The ", 1)[-1].rsplit("? The ", 1)[-1].removesuffix(" is:")
+                assert f"The {subject} is:{answer}." in before
+            else:
+                city = before.rsplit(" ", 1)[-1].removesuffix("?")
+                assert f" {city}={answer}" in before
+            answers += 1
+            start = end
+    assert answers > 50
+
+
+def test_facts_are_in_the_probes_own_words(corpora):
+    chosen, tokenizer, corpus = corpora["cpu"]
+    fact = draw_facts(random.Random(1), chosen, 1)[0]
+    (stated, _), (asked, weights) = Examples(chosen, corpus, 0).encode([fact])[0]
+    draw_prompt = assemble(tokenizer, Needle(), haystack("text"), 128, 50, "x")
+    text = tokenizer.decode(draw_prompt.ids)
+    template = fact.statement.replace(fact.value, "{}")
+    assert template.split(" magic ")[0] in text
+    assert tokenizer.decode(stated) == f" {fact.statement}"
+    assert tokenizer.decode([i for i, w in zip(asked, weights, strict=True) if w == 3.0]) == f" {fact.value}"
+
+
+def test_held_out_cities_are_never_trained_on():
+    rng = random.Random(0)
+    seen = {fact.question for name in ("cpu", "small") for _ in range(300) for fact in draw_facts(rng, recipe(name), 4)}
+    words = {word.strip("?") for question in seen for word in question.split()}
+    assert not words & set(HELD_OUT_CITIES)
+    assert words & set(CITIES) == set(TRAIN_CITIES)
+    assert len(HELD_OUT_CITIES) == 25
+
+
+def test_the_smoke_tokenizer_holds_each_fact_and_question_in_one_token(corpora):
+    _, tokenizer, _ = corpora["smoke"]
+    assert [len(tokenizer(text).input_ids) for text in (" Tokyo=3", " Tokyo?")] == [1, 1]
+    prompt = assemble(tokenizer, Needle("recall"), haystack("text"), 128, 50, "seed")
+    assert len(prompt.ids) == 128
+    assert prompt.answer_length == 1
+    assert prompt.needle_end == prompt.needle_start + 1
+    text = tokenizer.decode(prompt.ids)
+    assert (
+        tokenizer(text[text.index(" ") :]).input_ids == prompt.ids[-len(tokenizer(text[text.index(" ") :]).input_ids) :]
+    )
+
+
+def test_first_weights_are_the_same_for_every_law(corpora):
+    chosen, tokenizer, _ = corpora["cpu"]
+    plain = build(chosen, tokenizer, 5).state_dict()
+    for law in ("ssmax", "ssmax-bias", "learned-p"):
+        model = build(chosen, tokenizer, 5)
+        attach(model, law)
+        assert all(
+            torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items() if "ssmax" not in name
+        )
+    assert not torch.equal(build(chosen, tokenizer, 6).lm_head.weight, plain["lm_head.weight"])
+
+
+def test_position_encodings_turn_the_share_they_say(corpora):
+    chosen, tokenizer, _ = corpora["cpu"]
+    for position, share in {"rope": 1.0, "p-rope": 0.5, "nope": 0.0}.items():
+        frequencies = build(chosen.changed({"position": position}), tokenizer, 0).model.rotary_emb.inv_freq
+        assert (frequencies != 0).float().mean() == share
+
+
+@pytest.mark.parametrize("law", ["ssmax", "ssmax-bias", "learned-p"])
+def test_only_matrices_and_embeddings_decay(corpora, law):
+    chosen, tokenizer, _ = corpora["cpu"]
+    model = build(chosen, tokenizer, 0)
+    attach(model, law)
+    decayed = LawTrainer.get_decay_parameter_names(None, model)
+    assert "model.embed_tokens.weight" in decayed
+    assert "model.layers.0.mlp.up_proj.weight" in decayed
+    assert not [name for name in decayed if "ssmax" in name or "norm" in name]
+    assert {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if ".ssmax." in name} == {
+        "ssmax": {"s"}, "ssmax-bias": {"s", "b"}, "learned-p": {"s", "b", "p"},
+    }[law]  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_that_was_killed_ends_in_the_same_weights(tiny, tmp_path, monkeypatch):
+    whole = train(Job(tiny, "ssmax", seed=1), tmp_path / "whole", "cpu")
+
+    class Killed(BaseException):
+        pass
+
+    def die(self, index, get=Examples.__getitem__):
+        if index >= 7 * tiny.batch_size:
+            raise Killed
+        return get(self, index)
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(Examples, "__getitem__", die)
+        with pytest.raises(Killed):
+            train(Job(tiny, "ssmax", seed=1), broken, "cpu")
+    assert not (broken / "config.json").exists()
+    train(Job(tiny, "ssmax", seed=1), broken, "cpu")
+    assert weights(whole).keys() == weights(broken).keys()
+    assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(whole).items())
+    steps = [[line["step"] for line in read_log(folder / "training_log.jsonl")] for folder in (whole, broken)]
+    assert steps[0] == steps[1]
+    assert not (broken / "checkpoints").exists()
+    before = (broken / "model.safetensors").stat().st_mtime_ns
+    train(Job(tiny, "ssmax", seed=1), broken, "cpu")
+    assert (broken / "model.safetensors").stat().st_mtime_ns == before  # finished: left alone
+    with pytest.raises(UserError, match="holds another training run"):
+        train(Job(tiny, "ssmax", seed=2), broken, "cpu")
+
+
+def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
+    """(f) equals (a) until the swap, its s untouched; afterwards s learns."""
+    seen = {}
+
+    def watched(name, job):
+        lines = []
+        original = LawTrainer.compute_loss
+
+        def loss(self, model, inputs, *arguments, **options):
+            value = original(self, model, inputs, *arguments, **options)
+            lines.append((value.item(), [law.s.detach().clone() for law in law_modules(model).values()]))
+            return value
+
+        LawTrainer.compute_loss = loss
+        try:
+            train(job, tmp_path / name, "cpu")
+        finally:
+            LawTrainer.compute_loss = original
+        seen[name] = lines
+
+    watched("a", Job(tiny, "softmax"))
+    watched("f", Job(tiny, "softmax", swap_to="ssmax", swap_fraction=0.25))
+    assert [loss for loss, _ in seen["a"][:9]] == [loss for loss, _ in seen["f"][:9]]
+    assert seen["a"][9][0] != seen["f"][9][0]
+    start = seen["f"][0][1][0]
+    assert torch.equal(seen["f"][9][1][0], start)
+    assert not torch.equal(seen["f"][11][1][0], start)
+    assert law_state(load_model(str(tmp_path / "f"))[0])
+
+
+def test_the_papers_configurations_from_one_command(tmp_path):
+    arguments = ["train", "--recipe", "cpu", "--paper", "--out", str(tmp_path), "--device", "cpu", "--jobs", "2"]
+    arguments += [part for key, value in (TINY | {"steps": "4"}).items() for part in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    laws = {
+        folder.name: json.loads((folder / "config.json").read_text()).get("ssmax", {}) for folder in tmp_path.iterdir()
+    }
+    assert {name: entry.get("attention") for name, entry in laws.items()} == {
+        "cpu-softmax-s0": None,
+        "cpu-ssmax-s0": "ssmax",
+        "cpu-ssmax-fixed-s0": "ssmax-fixed",
+        "cpu-ssmax-bias-s0": "ssmax-bias",
+        "cpu-ssmax-after-s0": "ssmax",
+        "cpu-ssmax-late-s0": "ssmax",
+        "cpu-learned-p-s0": "learned-p",
+    }
+    for folder in tmp_path.iterdir():
+        load_model(str(folder))
+        assert {"README.md", "training.svg", "training.json"} <= {file.name for file in folder.iterdir()} | {
+            "training.svg"
+        }
+    plain, swapped = (weights(tmp_path / f"cpu-{name}-s0") for name in ("softmax", "ssmax-after"))
+    assert all(torch.equal(tensor, swapped[name]) for name, tensor in plain.items())
+
+
+def test_training_goes_on_from_a_checkpoint(tiny, tmp_path, checkpoint):
+    """The law of a retrofitted model trains further, with the model's own tokenizer."""
+    job = Job(tiny, "ssmax", start=str(checkpoint))
+    folder = train(job, tmp_path / "further", "cpu")
+    model, tokenizer = load_model(str(folder))
+    assert len(tokenizer) == 1024
+    assert model.config.model_type == "ssmax_llama"
+    s = next(iter(law_state(model).values()))["s"]
+    assert len(set(s)) > 1
+    assert str(checkpoint) not in (folder / "training.json").read_text()
+
+
+def test_a_finished_record_names_no_path(tiny, tmp_path):
+    text = tmp_path / "some" / "texts"
+    text.mkdir(parents=True)
+    (text / "one.txt").write_text("The mill was old. The river was slow. Nobody came. " * 200)
+    folder = train(Job(tiny.changed({"text": str(text)})), tmp_path / "out", "cpu")
+    record = read_record(folder)
+    assert record["job"]["recipe"]["text"] == "texts"
+    assert str(tmp_path) not in json.dumps({**record, "command": ""})
+    assert record["finished"]
+    assert record["last"]["step"] == 12
+    assert record["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "large"], "recipe 'large': allowed are smoke, cpu, small, gpu"),
+        (["--recipe", "smoke", "--set", "layer=2"], "recipe field 'layer'"),
+        (["--recipe", "smoke", "--set", "layers=two"], "layers='two': allowed is a whole number"),
+        (["--recipe", "smoke", "--set", "layers=0"], "recipe layers 0"),
+        (["--recipe", "smoke", "--set", "position=alibi"], "recipe position 'alibi': allowed are rope, p-rope, nope"),
+        (["--recipe", "smoke", "--set", "train_length=100"], "recipe train_length 100"),
+        (["--recipe", "smoke", "--set", "hidden=65"], "recipe hidden 65"),
+        (["--recipe", "smoke", "--attention", "sharp"], "unknown attention law 'sharp'"),
+        (["--recipe", "smoke", "--attention", "ssmax", "--swap-to", "ssmax"], "a swap starts from softmax"),
+        (["--recipe", "smoke", "--swap-to", "ssmax", "--swap-fraction", "1"], "swap fraction 1"),
+        (["--recipe", "smoke", "--text", "nowhere.txt"], "haystack 'nowhere.txt'"),
+        (["--recipe", "smoke", "--seed", "-1"], "seed -1"),
+        (["--recipe", "smoke", "--paper", "--attention", "ssmax"], "--paper trains its own list"),
+        (["--recipe", "smoke", "--device", "tpu"], "device 'tpu'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit:
+        main(["train", *arguments, "--out", str(out)])
+    errors = capsys.readouterr().err
+    assert (exit.value.code, len(errors.splitlines())) == (2, 1)
+    assert message in errors
+    assert not out.exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(tiny, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="holds something else than a training run"):
+            train(Job(tiny), tmp_path, "cpu", fresh)
+    assert (tmp_path / "thesis.tex").exists()
