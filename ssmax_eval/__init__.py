@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from .attention.interface import attach, attention_law, detach
     from .attention.laws import Law, register
     from .errors import UserError
+    from .models.checkpoint import save_model
     from .models.load import load_model
+    from .models.retrofit import retrofit
     from .models.rope import rope_scaled
     from .results import load_results
 
@@ -24,7 +26,9 @@ _HOMES = {
     "needle": "api",
     "register": "attention.laws",
     "report": "report",
+    "retrofit": "models.retrofit",
     "rope_scaled": "models.rope",
+    "save_model": "models.checkpoint",
 }
 
 __all__ = [
@@ -38,7 +42,9 @@ __all__ = [
     "needle",
     "register",
     "report",
+    "retrofit",
     "rope_scaled",
+    "save_model",
 ]
 
 

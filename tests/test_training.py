@@ -1,7 +1,10 @@
 """Training: the same batches for every law, decay where the paper has it, resumption, and the late swap."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.models.load import load_model
 from ssmax_eval.training.architecture import build
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
-from ssmax_eval.training.examples import Examples
+from ssmax_eval.training.examples import ANSWER, Examples
 from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts
 from ssmax_eval.training.recipes import recipe
 from ssmax_eval.training.train import Job, read_log, read_record, train
@@ -55,7 +58,7 @@ def test_sequences_are_exact_and_decided_by_seed_and_index(corpora, name):
     late = len(examples) - 1
     for index in (0, late // 2, late):
         item = examples[index]
-        assert item["input_ids"].numel() == item["weights"].numel() == chosen.train_length
+        assert item["input_ids"].numel() == item["kinds"].numel() == chosen.train_length
         assert torch.equal(item["input_ids"], again[index]["input_ids"])
         assert not torch.equal(item["input_ids"], other[index]["input_ids"])
     short = chosen.short_steps > 0
@@ -79,13 +82,13 @@ def test_every_answer_was_stated_before_it_is_asked(corpora, name):
     answers = 0
     for index in range(len(examples) - 50, len(examples)):
         item = examples[index]
-        ids, weights = item["input_ids"].flatten().tolist(), item["weights"].flatten().tolist()
+        ids, kinds = item["input_ids"].flatten().tolist(), item["kinds"].flatten().tolist()
         start = 0
         while start < len(ids):
-            if weights[start] != chosen.answer_weight:
+            if kinds[start] != ANSWER:
                 start += 1
                 continue
-            end = next(i for i in range(start, len(ids) + 1) if i == len(ids) or weights[i] != chosen.answer_weight)
+            end = next(i for i in range(start, len(ids) + 1) if i == len(ids) or kinds[i] != ANSWER)
             before, answer = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:end])
             if chosen.task == "single":
                 subject = before.rsplit(". The ", 1)[-1].rsplit("? The ", 1)[-1].removesuffix(" is:")
@@ -101,13 +104,13 @@ def test_every_answer_was_stated_before_it_is_asked(corpora, name):
 def test_facts_are_in_the_probes_own_words(corpora):
     chosen, tokenizer, corpus = corpora["cpu"]
     fact = draw_facts(random.Random(1), chosen, 1)[0]
-    (stated, _), (asked, weights) = Examples(chosen, corpus, 0).encode([fact])[0]
+    (stated, _), (asked, kinds) = Examples(chosen, corpus, 0).encode([fact])[0]
     draw_prompt = assemble(tokenizer, Needle(), haystack("text"), 128, 50, "x")
     text = tokenizer.decode(draw_prompt.ids)
     template = fact.statement.replace(fact.value, "{}")
     assert template.split(" magic ")[0] in text
     assert tokenizer.decode(stated) == f" {fact.statement}"
-    assert tokenizer.decode([i for i, w in zip(asked, weights, strict=True) if w == 3.0]) == f" {fact.value}"
+    assert tokenizer.decode([i for i, w in zip(asked, kinds, strict=True) if w == ANSWER]) == f" {fact.value}"
 
 
 def test_held_out_cities_are_never_trained_on():
@@ -197,6 +200,25 @@ def test_a_run_that_was_killed_ends_in_the_same_weights(tiny, tmp_path, monkeypa
     assert (broken / "model.safetensors").stat().st_mtime_ns == before  # finished: left alone
     with pytest.raises(UserError, match="holds another training run"):
         train(Job(tiny, "ssmax", seed=2), broken, "cpu")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(tiny, tmp_path):
+    """torchrun shares out the batches of one process; gradients are summed in another order, no more."""
+    whole = train(Job(tiny, "ssmax"), tmp_path / "one", "cpu")
+    changes = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    command += ["-m", "ssmax_eval", "train", "--recipe", "cpu", "--attention", "ssmax", "--device", "cpu", *changes]
+    subprocess.run(
+        [*command, "--out", tmp_path / "two"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    losses = [[line["loss"] for line in read_log(tmp_path / name / "training_log.jsonl")] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    for name, tensor in weights(whole).items():
+        assert (tensor.float() - weights(tmp_path / "two")[name].float()).abs().max() < 0.02
 
 
 def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):

@@ -105,12 +105,16 @@ class SSMax(Law):
 
 @register
 class SSMaxFixed(Law):
-    """C = ln n: SSMax without s (arXiv 2501.19399, configuration c)."""
+    """C = s ln n with s = 1, or another number that is not learned (arXiv 2501.19399, configuration c)."""
 
     name = "ssmax-fixed"
 
+    def __init__(self, heads: int, train_length: int, *, s: float = 1.0) -> None:
+        super().__init__(heads, train_length)
+        self.s = s
+
     def forward(self, n: Tensor) -> Tensor:
-        return n.log()[:, None]
+        return self.s * n.log()[:, None]
 
 
 @register

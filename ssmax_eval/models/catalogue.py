@@ -1,6 +1,7 @@
 """What models are at hand: bundled, in known packages, and below folders a user names."""
 
 import json
+import re
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -12,8 +13,8 @@ from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_pat
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
     """Return a line per model: name, attention law, parameters, training length, architecture, licence, where it is."""
-    found = [(name, ModelSource(name, name, BUNDLED / name), "bundled", "") for name in bundled_names()]
-    lines = [describe(name, source, where, licence) for name, source, where, licence in found]
+    bundled = [ModelSource(name, name, BUNDLED / name) for name in bundled_names()]
+    lines = [describe(source.label, source, "bundled", card_licence(source)) for source in bundled]
     for name, (package, licence) in PACKAGED.items():
         path = packaged_path(name)
         if path is None:
@@ -36,8 +37,16 @@ def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
         for config in sorted(folder.rglob("config.json")):
             source = ModelSource(config.parent.name, str(config.parent), config.parent)
             if source.files("*.safetensors"):
-                lines.append(describe(str(config.parent), source, "folder", ""))
+                lines.append(describe(str(config.parent), source, "folder", card_licence(source)))
     return lines
+
+
+def card_licence(source: ModelSource) -> str:
+    """Return the licence that a model card's front matter names, or nothing."""
+    card = source.path / "README.md"
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    found = re.match(r"---\n(?:.*\n)*?license: *(\S+)", text)
+    return found[1] if found else ""
 
 
 def describe(name: str, source: ModelSource, where: str, licence: str) -> list[str]:

@@ -51,9 +51,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
 
     def from_pretrained(cls: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
         wants_info = options.pop("output_loading_info", False)
-        model, info = plain_model.from_pretrained.__func__(  # type: ignore[attr-defined]
-            cls, folder, *arguments, output_loading_info=True, **options
-        )
+        model, info = plain_model.from_pretrained.__func__(cls, folder, *arguments, output_loading_info=True, **options)
         # transformers warns and runs on, with whatever the memory held as s
         if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
             raise UserError(

@@ -51,7 +51,7 @@ def train_command(
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     quiet_libraries()
     from .jobs import paper_jobs, swapped_after, train_all
-    from .train import Job, read_record
+    from .train import RANK, Job, read_record
 
     laws = attention or ["softmax"]
     base = Job(chosen, seed=seed, swap_fraction=swap_fraction)
@@ -61,6 +61,8 @@ def train_command(
     made = train_all(wanted, folders, device, fresh, jobs)
     if paper:
         made.append(swapped_after(made[0], wanted[0]))
+    if RANK != 0:
+        return
     lines = []
     for folder in made:
         write_card(folder)

@@ -11,15 +11,16 @@ from .corpus import Corpus
 from .facts import Fact, draw_facts
 from .recipes import Recipe
 
-Piece = tuple[list[int], list[float]]
+TEXT, WORDS, VALUE, ANSWER = range(4)  # what a token is: text, a fact's or question's words, a stated value, an answer
+Piece = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class Examples(Dataset[dict[str, torch.Tensor]]):
     """The sequences of a training run in order: text with facts at sentence ends and, later, their questions.
 
-    Item: input_ids, int64, and weights, float32, the loss weight of predicting each token, both of shape
-    (train_length / length, length); length is short_length in the first short_steps, train_length afterwards.
+    Item: input_ids and kinds (TEXT, WORDS, VALUE or ANSWER), int64 of shape (train_length / length, length); length is
+    short_length in the first short_steps, train_length afterwards.
     """
 
     recipe: Recipe
@@ -36,11 +37,11 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
         parts = [self.compose(rng, length) for _ in range(self.recipe.train_length // length)]
         return {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),
-            "weights": torch.from_numpy(np.stack([weights for _, weights in parts])),
+            "kinds": torch.from_numpy(np.stack([kinds for _, kinds in parts])),
         }
 
     def compose(self, rng: random.Random, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids (int64) and weights (float32) of one sequence of `length` tokens."""
+        """Return the ids and kinds, int64, of one sequence of `length` tokens."""
         # two at least: with one there is nothing to tell apart, and the answer is whatever value the context holds
         facts = draw_facts(rng, self.recipe, max(2, length // self.recipe.spacing))
         pieces = self.encode(facts)
@@ -59,18 +60,18 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
         text, ends = self.corpus.window(rng, room)
         places = sorted(rng.choice(ends) for _ in events)
         ids: list[int] = []
-        weights: list[float] = []
+        kinds: list[int] = []
         cut = 0
         for place, (_, piece) in zip([*places, len(text)], [*events, (1.0, ([], []))], strict=True):
             ids += text[cut:place].tolist()
-            weights += [self.recipe.text_weight] * (place - cut)
+            kinds += [TEXT] * (place - cut)
             cut = place
             ids += piece[0]
-            weights += piece[1]
-        return np.array(ids, np.int64), np.array(weights, np.float32)
+            kinds += piece[1]
+        return np.array(ids, np.int64), np.array(kinds, np.int64)
 
     def encode(self, facts: list[Fact]) -> list[tuple[Piece, Piece]]:
-        """Return, for each fact, the ids and weights of its statement and of its question with the answer."""
+        """Return, for each fact, the ids and kinds of its statement and of its question with the answer."""
         texts = [
             text
             for fact in facts
@@ -83,16 +84,15 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
             )
         ]
         every = self.corpus.encoder.encode(texts)
-        recipe = self.recipe
         found: list[tuple[Piece, Piece]] = []
         for i in range(0, len(every), 5):
             said, stated, question, answered, closed = every[i : i + 5]
-            head = common_prefix(said, stated)
-            fact_weights = [recipe.text_weight] * head + [recipe.fact_weight] * (len(stated) - head)
-            start, end = common_prefix(question, answered), common_prefix(answered, closed)
-            weights = [recipe.text_weight] * len(closed)
-            weights[start:end] = [recipe.answer_weight] * (end - start)
-            found.append(((stated, fact_weights), (closed, weights)))
+            head, start, end = (
+                common_prefix(*pair) for pair in ((said, stated), (question, answered), (answered, closed))
+            )
+            fact = (stated, [WORDS] * head + [VALUE] * (len(stated) - head))
+            asked = (closed, [WORDS] * start + [ANSWER] * (end - start) + [WORDS] * (len(closed) - end))
+            found.append((fact, asked))
         return found
 
 

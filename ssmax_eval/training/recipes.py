@@ -147,7 +147,6 @@ RECIPES = {
             feed_forward=704,
             vocabulary=2048,
             steps=1800,
-            short_length=128,
             invented=0.5,
             digits=(1, 10),
             words=0.15,

@@ -1,6 +1,7 @@
 """Train a recipe under an attention law: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from .trainer import LateLaw, LawTrainer, Watch
 WORK = "checkpoints"  # inside the output folder while training runs
 LOG = "training_log.jsonl"
 LOG_EVERY = 20  # times in a run, at least
+# as torchrun and accelerate launch tell their processes
+RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,16 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     if job.start is None or job.attention != "softmax" or job.swap_to:
         attach(model, law)
     model = with_law(model)
-    if fresh and folder.exists():
+    if fresh and folder.exists() and RANK == 0:
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"job": key, "finished": False}, indent=2))
+    if RANK == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"job": key, "finished": False}, indent=2))
     corpus = Corpus.encode(tokenizer, sentences, text_sha256)
     examples = Examples(job.recipe, corpus, job.seed)
     seconds = run(job, model, examples, folder, where)
+    if RANK != 0:
+        return folder
     dtype = "bfloat16" if where.type == "cuda" or cpu_bfloat16() else "float32"
     save_model(model.to("cpu"), tokenizer, folder, dtype)
     finished = {
@@ -121,12 +127,16 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
     cuda = where.type == "cuda"
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if recipe.batch_size % PROCESSES:
+        raise UserError(
+            f"processes {PROCESSES}: they must divide the recipe's {recipe.batch_size} sequences a step; "
+            "start fewer, or --set tokens_per_step"
+        )
     swap_step = recipe.steps - round(recipe.steps * job.swap_fraction) if job.swap_to else 0
     arguments = TrainingArguments(
         output_dir=str(folder / WORK),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size // processes,
+        per_device_train_batch_size=recipe.batch_size // PROCESSES,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if recipe.schedule == "cosine" else "constant_with_warmup",
         lr_scheduler_kwargs={"min_lr_rate": 0.1} if recipe.schedule == "cosine" else {},
@@ -155,7 +165,8 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
     reached = max((int(file.parent.name.split("-")[1]) for file in checkpoints), default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
-    (folder / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
+    if RANK == 0:
+        (folder / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
     before = kept[-1]["seconds"] if kept else 0.0
     watch = Watch(model, recipe, job.name, folder / LOG, before)
     trainer = LawTrainer(

@@ -13,11 +13,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..attention.interface import law_modules
+from .examples import ANSWER, TEXT
 from .recipes import Recipe
 
 
 class LawTrainer(Trainer):
-    """Train on the loss sum(weight * nll) / tokens; answers are the tokens of the recipe's answer weight.
+    """Train on the loss sum(weight * nll) / tokens, the weight that of the token's kind in the recipe.
 
     The divisor is constant, so that gradients are the same whatever the number of processes.
     """
@@ -26,27 +27,27 @@ class LawTrainer(Trainer):
         super().__init__(**options)
         self.recipe = recipe
         self.model_accepts_loss_kwargs = False
-        self.sums = torch.zeros(5, dtype=torch.float64)  # loss, text nll, text tokens, answers right, answers
+        self.sums = torch.zeros(4, dtype=torch.float64)  # text nll, text tokens, answers' tokens right, answers' tokens
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
+        ids, kinds = inputs["input_ids"], inputs["kinds"][:, 1:]
         outputs = model(input_ids=ids, use_cache=False)
         logits = outputs.logits[:, :-1].float()
         targets = ids[:, 1:]
         nll = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-        loss = (nll * weights).sum() / ids.numel()
+        recipe = self.recipe
+        by_kind = [recipe.text_weight, recipe.text_weight, recipe.fact_weight, recipe.answer_weight]
+        loss = (nll * torch.tensor(by_kind, device=nll.device)[kinds]).sum() / ids.numel()
         with torch.no_grad():
-            text, answer = weights == self.recipe.text_weight, weights == self.recipe.answer_weight
+            text, answer = kinds == TEXT, kinds == ANSWER
             right = (logits.argmax(-1) == targets) & answer
-            sums = torch.stack([loss, (nll * text).sum(), text.sum(), right.sum(), answer.sum()])
-            self.sums = self.sums.to(sums.device) + sums.to(
-                self.sums.dtype if sums.device.type != "mps" else sums.dtype
-            )
+            sums = torch.stack([(nll * text).sum(), text.sum(), right.sum(), answer.sum()]).cpu()
+            self.sums += sums
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self.sums[4] > 0:
-            _, text, text_tokens, right, answers = self.sums.tolist()
+        if "loss" in logs and self.sums[3] > 0:
+            text, text_tokens, right, answers = self.sums.tolist()
             logs |= {"text_loss": text / max(1, text_tokens), "recall": right / answers}
             self.sums.zero_()
         super().log(logs, start_time)
