@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import report
-    from .api import needle
+    from .api import needle, train
     from .attention.interface import attach, attention_law, detach
     from .attention.laws import Law, register
     from .errors import UserError
@@ -29,6 +29,7 @@ _HOMES = {
     "retrofit": "models.retrofit",
     "rope_scaled": "models.rope",
     "save_model": "models.checkpoint",
+    "train": "api",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "retrofit",
     "rope_scaled",
     "save_model",
+    "train",
 ]
 
 

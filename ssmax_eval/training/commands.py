@@ -24,7 +24,11 @@ def train_command(
     swap_fraction: Annotated[float, typer.Option(help="How much of training comes after the swap.")] = 0.125,
     seed: Annotated[int, typer.Option(help="Decides the first weights and every batch.")] = 0,
     text: Annotated[
-        str | None, typer.Option(metavar="PATH|hf:DATASET", help="Text to train on. Default: generated prose.")
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH|hf:DATASET",
+            help="Text to train on: generated, bible, a file or folder. Default: the recipe's.",
+        ),
     ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; repeatable.")

@@ -34,16 +34,17 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
         short = index < self.recipe.short_steps * self.recipe.batch_size
         length = self.recipe.short_length if short else self.recipe.train_length
         rng = random.Random(f"{self.seed}/{index}")
-        parts = [self.compose(rng, length) for _ in range(self.recipe.train_length // length)]
+        mix = self.recipe.plain if short else self.recipe
+        parts = [self.compose(rng, mix, length) for _ in range(self.recipe.train_length // length)]
         return {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),
             "kinds": torch.from_numpy(np.stack([kinds for _, kinds in parts])),
         }
 
-    def compose(self, rng: random.Random, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def compose(self, rng: random.Random, mix: Recipe, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and kinds, int64, of one sequence of `length` tokens."""
         # two at least: with one there is nothing to tell apart, and the answer is whatever value the context holds
-        facts = draw_facts(rng, self.recipe, max(2, length // self.recipe.spacing))
+        facts = draw_facts(rng, mix, max(2, length // self.recipe.spacing))
         pieces = self.encode(facts)
         events: list[tuple[float, Piece]] = []
         room = length

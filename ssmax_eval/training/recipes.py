@@ -13,11 +13,13 @@ POSITIONS = ("rope", "p-rope", "nope")
 class Recipe:
     """A small model and how it is trained; lengths and sizes in tokens.
 
-    position: rope, p-rope (the slow half of the frequencies unrotated) or nope. task: single (the paper's needle in words)
-    or recall (facts of one token). spacing: tokens for each fact with its questions. invented: share of facts about
-    made-up names instead of cities. digits: shortest and longest number. words, uuids: shares of such values.
-    phrasings: share of facts that are not `special magic`. short_length, short_share: the first steps run on shorter,
-    denser sequences. answer_weight, fact_weight, text_weight: loss weights of answers, of facts' values, and of the rest.
+    text: generated (seeded prose) or a haystack: bible, a path, hf:DATASET. position: rope, p-rope (the slow half of the
+    frequencies unrotated) or nope. task: single (the paper's needle in words) or recall (facts of one token).
+    spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
+    digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
+    `special magic`. short_length, short_share: the first steps run on shorter sequences with the plainest facts only:
+    copying is learned there, telling facts apart afterwards. answer_weight, fact_weight, text_weight: loss weights of
+    answers, of facts' values, and of the rest.
     """
 
     name: str = ""
@@ -90,6 +92,11 @@ class Recipe:
     def short_steps(self) -> int:
         return round(self.steps * self.short_share)
 
+    @property
+    def plain(self) -> "Recipe":
+        """The recipe with the paper's fact alone: a city's 7-digit number."""
+        return replace(self, invented=0.0, digits=(7, 7), words=0.0, uuids=0.0, phrasings=0.0)
+
     def changed(self, changes: Mapping[str, str]) -> "Recipe":
         """Return the recipe with fields set from text (`steps=2000`, `digits=4:9`). Raises UserError."""
         kinds: dict[str, Any] = {field.name: type(getattr(self, field.name)) for field in fields(self)}
@@ -138,17 +145,18 @@ RECIPES = {
             answer_weight=4.0,
             text_weight=0.2,
         ),
-        Recipe(name="cpu", steps=700),
+        Recipe(name="cpu", train_length=128, steps=700, text="bible"),
         Recipe(
             name="small",
+            text="bible",
             layers=4,
             hidden=256,
             heads=8,
             feed_forward=704,
             vocabulary=2048,
-            steps=1800,
+            steps=1300,
             invented=0.5,
-            digits=(1, 10),
+            digits=(3, 10),
             words=0.15,
             uuids=0.1,
             phrasings=0.3,
@@ -156,6 +164,7 @@ RECIPES = {
         ),
         Recipe(
             name="gpu",
+            text="bible",
             layers=6,
             hidden=512,
             heads=8,
@@ -171,7 +180,7 @@ RECIPES = {
             betas=(0.9, 0.95),
             init_std=0.02,
             invented=0.5,
-            digits=(1, 10),
+            digits=(3, 10),
             words=0.15,
             uuids=0.1,
             phrasings=0.3,

@@ -25,7 +25,7 @@ from .trainer import LateLaw, LawTrainer, Watch
 
 WORK = "checkpoints"  # inside the output folder while training runs
 LOG = "training_log.jsonl"
-LOG_EVERY = 20  # times in a run, at least
+LOG_AT_LEAST = 20  # times in a run
 # as torchrun and accelerate launch tell their processes
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -154,7 +154,7 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         dataloader_num_workers=12 if cuda else 0,
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=job.swap_to is not None,
-        logging_steps=max(1, recipe.steps // max(LOG_EVERY, recipe.steps // 20)),
+        logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
         save_steps=max(1, recipe.steps // 10),
         save_total_limit=1,
         report_to="none",
