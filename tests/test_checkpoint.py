@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from ssmax_eval.attention.interface import attach, law_modules
 from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
-from ssmax_eval.models.checkpoint import save_model
+from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
 
@@ -31,7 +31,7 @@ def saved(folder, tokenizer, law, architecture="Llama", dtype="float32"):
             for parameter in each.parameters():
                 parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
         logits = model(tokens()).logits
-    save_model(model, tokenizer, folder, dtype)
+    save_model(cast(model, getattr(torch, dtype)), tokenizer, folder)
     return logits
 
 

@@ -12,6 +12,8 @@ import torch
 from tiny import build
 
 from ssmax_eval.cli import dashed, main
+from ssmax_eval.errors import UserError
+from ssmax_eval.evaluate import default_lengths, default_task
 
 
 def call(capsys, *arguments):
@@ -291,3 +293,27 @@ def test_interrupt_says_how_to_go_on(capsys, checkpoint, tmp_path, monkeypatch):
     assert code == 130
     assert "goes on" in err
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_task_and_lengths_follow_the_models(checkpoint, tmp_path):
+    learned = shutil.copytree(checkpoint, tmp_path / "learned")
+    (learned / "training.json").write_text('{"task": "recall"}')
+    assert default_task([str(checkpoint)]) == "single"
+    assert default_task([str(learned)]) == "recall"
+    with pytest.raises(UserError, match="learned different ones .recall, single.; say which: --task"):
+        default_task([str(checkpoint), str(learned)])
+    assert default_lengths([str(checkpoint)]) == [512, 1024, 2048, 4096, 8192]
+    config = json.loads((learned / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    (learned / "config.json").write_text(json.dumps(config))
+    assert default_lengths([str(checkpoint), str(learned)]) == [512, 1024, 2048]
+
+
+def test_recipes_and_retrofit(capsys, checkpoint, tmp_path):
+    code, out, _ = call(capsys, "recipes")
+    assert code == 0
+    assert "train_length" in out
+    code, out, _ = call(capsys, "retrofit", "--model", checkpoint, "--out", tmp_path / "new")
+    assert (code, out.strip()) == (0, str(tmp_path / "new"))
+    code, out, _ = call(capsys, "needle", "--model", tmp_path / "new", *GRID, "--output-path", tmp_path, "--no-report")
+    assert code == 0
+    assert "ssmax" in out

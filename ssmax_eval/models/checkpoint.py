@@ -109,18 +109,20 @@ def with_law(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str = "float32"
-) -> None:
-    """Write a model, its law and its tokenizer as a transformers checkpoint in dtype, the law's values in float32.
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
+    """Write a model, its law and its tokenizer as a transformers checkpoint, and return the folder.
 
-    What was attached with attach() is saved with its learned values. Shards stay under 15 MB.
+    A model with a law attached (attach()) becomes one of class `ssmax_<type>`, its learned values are saved as they are.
+    Shards stay under 15 MB, so that a repository takes them.
     """
-    with_law(model)
-    kind: torch.dtype = getattr(torch, dtype)
+    with_law(model).save_pretrained(folder, max_shard_size="15MB")
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Round a model's weights to dtype in place, but not what its law learned."""
     for name, parameter in model.named_parameters():
         if ".ssmax." not in name:
-            parameter.data = parameter.data.to(kind)
-    model.config.dtype = kind
-    model.save_pretrained(folder, max_shard_size="15MB")
-    tokenizer.save_pretrained(folder)
+            parameter.data = parameter.data.to(dtype)
+    return model

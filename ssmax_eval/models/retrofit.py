@@ -18,7 +18,7 @@ def retrofit(reference: str, attention: str, folder: str | Path, dtype: str = "a
     refuse_occupied(folder)
     source = resolve(reference)
     model, tokenizer = load_model(source, attention=attention, dtype=dtype, device="cpu")
-    save_model(model, tokenizer, folder, str(model.dtype).removeprefix("torch."))
+    save_model(model, tokenizer, folder)
     if record := source.training():
         # how the weights came about stays true; what the law learned does not
         record |= {"retrofitted": attention, "learned": {}}

@@ -34,7 +34,8 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
         short = index < self.recipe.short_steps * self.recipe.batch_size
         length = self.recipe.short_length if short else self.recipe.train_length
         rng = random.Random(f"{self.seed}/{index}")
-        mix = self.recipe.plain if short else self.recipe
+        plain = index < self.recipe.steps * self.recipe.plain_share * self.recipe.batch_size
+        mix = self.recipe.plain if plain else self.recipe
         parts = [self.compose(rng, mix, length) for _ in range(self.recipe.train_length // length)]
         return {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),

@@ -17,9 +17,9 @@ class Recipe:
     frequencies unrotated) or nope. task: single (the paper's needle in words) or recall (facts of one token).
     spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
     digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
-    `special magic`. short_length, short_share: the first steps run on shorter sequences with the plainest facts only:
-    copying is learned there, telling facts apart afterwards. answer_weight, fact_weight, text_weight: loss weights of
-    answers, of facts' values, and of the rest.
+    `special magic`. short_length, short_share: the first steps run on shorter sequences: copying is learned there, telling
+    facts apart afterwards. plain_share: the first steps (the short ones among them) know only cities and 7 digits.
+    answer_weight, fact_weight, text_weight: loss weights of answers, of facts' values, and of the rest.
     """
 
     name: str = ""
@@ -38,6 +38,7 @@ class Recipe:
     tokens_per_step: int = 4096
     short_length: int = 64
     short_share: float = 0.15
+    plain_share: float = 0.0
     learning_rate: float = 3e-3
     schedule: str = "cosine"
     warmup_steps: int = 40
@@ -70,7 +71,7 @@ class Recipe:
         for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary", "steps", "tokens_per_step", "spacing"):
             if getattr(self, name) < 1:
                 raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from 1")
-        for name in ("short_share", "invented", "words", "uuids", "phrasings"):
+        for name in ("short_share", "plain_share", "invented", "words", "uuids", "phrasings"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"recipe {name} {getattr(self, name):g}: allowed are shares, 0 to 1")
         if self.hidden % self.heads or (self.hidden // self.heads) % 4:
@@ -155,6 +156,8 @@ RECIPES = {
             feed_forward=704,
             vocabulary=2048,
             steps=1300,
+            learning_rate=2.5e-3,
+            plain_share=0.5,
             invented=0.5,
             digits=(3, 10),
             words=0.15,
@@ -179,6 +182,7 @@ RECIPES = {
             warmup_steps=100,
             betas=(0.9, 0.95),
             init_std=0.02,
+            plain_share=0.5,
             invented=0.5,
             digits=(3, 10),
             words=0.15,

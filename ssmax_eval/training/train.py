@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from ..attention.interface import attach, law_state
 from ..attention.laws import format_law, parse_law
 from ..errors import UserError
-from ..models.checkpoint import save_model, with_law
+from ..models.checkpoint import cast, save_model, with_law
 from ..models.load import load_model, pick_device
 from ..models.sources import TRAINING, resolve
 from ..provenance import command, environment
@@ -104,8 +104,8 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     seconds = run(job, model, examples, folder, where)
     if RANK != 0:
         return folder
-    dtype = "bfloat16" if where.type == "cuda" or cpu_bfloat16() else "float32"
-    save_model(model.to("cpu"), tokenizer, folder, dtype)
+    rounded = where.type == "cuda" or (where.type == "cpu" and cpu_bfloat16())
+    save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
     finished = {
         "job": key,
         "finished": True,
