@@ -49,7 +49,7 @@ def needle(
 
 def train(
     recipe: str,
-    attention: str = "softmax",
+    attention: str | None = None,
     *,
     out: str | Path,
     seed: int = 0,
@@ -66,12 +66,13 @@ def train(
     """
     from .training.card import write_card
     from .training.recipes import recipe as find
-    from .training.train import Job
+    from .training.train import RANK, Job
     from .training.train import train as run
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
     folder = run(Job(chosen, attention, swap_to, swap_fraction, seed, start), Path(out), device, fresh)
-    write_card(folder)
+    if RANK == 0 and not (folder / "README.md").exists():
+        write_card(folder)
     return folder
 
 

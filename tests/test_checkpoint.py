@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from ssmax_eval.attention.interface import attach, law_modules
 from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
+from ssmax_eval.errors import UserError
 from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
@@ -162,6 +163,24 @@ def test_retrofit(checkpoint, tmp_path, law, start):
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, swapped(tokens()).logits)
     assert all(law.s.tolist() == pytest.approx([start] * law.heads, rel=1e-6) for law in law_modules(model).values())
+
+
+def test_back_to_softmax_it_is_a_plain_checkpoint_again(folders, checkpoint, tmp_path):
+    folder, _ = folders["ssmax"]
+    plain = retrofit(str(folder), "softmax", tmp_path / "plain")
+    config = json.loads((plain / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    assert not {"auto_map", "ssmax"} & config.keys()
+    model, _ = load_model(str(folder), attention="softmax")
+    with torch.no_grad():
+        assert torch.equal(load_model(str(plain))[0](tokens()).logits, model(tokens()).logits)
+        assert torch.equal(AutoModelForCausalLM.from_pretrained(plain)(tokens()).logits, model(tokens()).logits)
+
+
+def test_another_attention_implementation_would_drop_the_law(folders):
+    model, _ = load_model(str(folders["ssmax"][0]))
+    with pytest.raises(UserError, match="it would drop the model's law"):
+        model.set_attn_implementation("sdpa")
 
 
 def test_retrofit_leaves_what_is_there_alone(checkpoint, tmp_path, capsys):

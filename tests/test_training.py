@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from ssmax_eval.data.vocabulary import CITIES, HELD_OUT_CITIES
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.load import load_model
 from ssmax_eval.training.architecture import build
+from ssmax_eval.training.card import write_card
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, Examples
-from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts
+from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts, invented_name
+from ssmax_eval.training.jobs import swapped_after
 from ssmax_eval.training.recipes import recipe
 from ssmax_eval.training.train import Job, read_log, read_record, train
 from ssmax_eval.training.trainer import LawTrainer
@@ -62,7 +65,7 @@ def test_sequences_are_exact_and_decided_by_seed_and_index(corpora, name):
         assert torch.equal(item["input_ids"], again[index]["input_ids"])
         assert not torch.equal(item["input_ids"], other[index]["input_ids"])
     short = chosen.short_steps > 0
-    assert examples[0]["input_ids"].shape == ((4, 64) if short else (1, chosen.train_length))
+    assert examples[0]["input_ids"].shape == ((chosen.train_length // 64, 64) if short else (1, chosen.train_length))
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "small"])
@@ -91,8 +94,7 @@ def test_every_answer_was_stated_before_it_is_asked(corpora, name):
             end = next(i for i in range(start, len(ids) + 1) if i == len(ids) or kinds[i] != ANSWER)
             before, answer = tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:end])
             if chosen.task == "single":
-                subject = before.rsplit(". The ", 1)[-1].rsplit("? The ", 1)[-1].removesuffix(" is:")
-                assert f"The {subject} is:{answer}." in before
+                assert f"{(before + answer).rsplit('? ', 1)[-1]}." in before
             else:
                 city = before.rsplit(" ", 1)[-1].removesuffix("?")
                 assert f" {city}={answer}" in before
@@ -110,7 +112,7 @@ def test_facts_are_in_the_probes_own_words(corpora):
     template = fact.statement.replace(fact.value, "{}")
     assert template.split(" magic ")[0] in text
     assert tokenizer.decode(stated) == f" {fact.statement}"
-    assert tokenizer.decode([i for i, w in zip(asked, kinds, strict=True) if w == ANSWER]) == f" {fact.value}"
+    assert tokenizer.decode([i for i, w in zip(asked, kinds, strict=True) if w == ANSWER]) == fact.value
 
 
 def test_held_out_cities_are_never_trained_on():
@@ -120,6 +122,21 @@ def test_held_out_cities_are_never_trained_on():
     assert not words & set(HELD_OUT_CITIES)
     assert words & set(CITIES) == set(TRAIN_CITIES)
     assert len(HELD_OUT_CITIES) == 25
+
+
+def test_an_invented_name_is_no_city():
+    script = [2, "h", "ou", "s", "t", "o", "n"]
+
+    class Scripted(random.Random):
+        def choice(self, among):
+            return script.pop(0) if script else super().choice(among)
+
+    assert invented_name(Scripted(0)) != "Houston"
+    assert not script
+
+
+def test_no_more_facts_than_there_are_cities():
+    assert len(draw_facts(random.Random(0), recipe("cpu"), 1000)) == len(TRAIN_CITIES)
 
 
 def test_the_smoke_tokenizer_holds_each_fact_and_question_in_one_token(corpora):
@@ -172,26 +189,55 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_run_that_was_killed_ends_in_the_same_weights(tiny, tmp_path, monkeypatch):
-    whole = train(Job(tiny, "ssmax", seed=1), tmp_path / "whole", "cpu")
+class Killed(BaseException):
+    pass
 
-    class Killed(BaseException):
-        pass
 
-    def die(self, index, get=Examples.__getitem__):
-        if index >= 7 * tiny.batch_size:
+@contextmanager
+def killed_at(step, recipe):
+    """Kill a training run when it asks for the first sequence of a step."""
+    get = Examples.__getitem__
+
+    def die(self, index):
+        # the check before training looks at the last sequences
+        if index == step * recipe.batch_size:
             raise Killed
         return get(self, index)
 
-    broken = tmp_path / "broken"
-    with monkeypatch.context() as patch:
-        patch.setattr(Examples, "__getitem__", die)
+    Examples.__getitem__ = die
+    try:
         with pytest.raises(Killed):
-            train(Job(tiny, "ssmax", seed=1), broken, "cpu")
+            yield
+    finally:
+        Examples.__getitem__ = get
+
+
+def same_weights(one, two):
+    first, second = weights(one), weights(two)
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_late_swap_survives_kills_on_either_side(tiny, tmp_path):
+    """Also one that cuts a checkpoint off while it is written: the last whole one counts."""
+    job = Job(tiny, "softmax", swap_to="ssmax", swap_fraction=0.25)
+    whole = train(job, tmp_path / "whole", "cpu")
+    for step in (7, 10):
+        with killed_at(step, tiny):
+            train(job, tmp_path / "broken", "cpu")
+    last = max((tmp_path / "broken" / "checkpoints").iterdir(), key=lambda folder: int(folder.name.split("-")[1]))
+    (last / "trainer_state.json").unlink()
+    (last / "optimizer.pt").unlink()
+    assert same_weights(whole, train(job, tmp_path / "broken", "cpu"))
+
+
+def test_a_run_that_was_killed_ends_in_the_same_weights(tiny, tmp_path):
+    whole = train(Job(tiny, "ssmax", seed=1), tmp_path / "whole", "cpu")
+    broken = tmp_path / "broken"
+    with killed_at(7, tiny):
+        train(Job(tiny, "ssmax", seed=1), broken, "cpu")
     assert not (broken / "config.json").exists()
     train(Job(tiny, "ssmax", seed=1), broken, "cpu")
-    assert weights(whole).keys() == weights(broken).keys()
-    assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(whole).items())
+    assert same_weights(whole, broken)
     steps = [[line["step"] for line in read_log(folder / "training_log.jsonl")] for folder in (whole, broken)]
     assert steps[0] == steps[1]
     assert not (broken / "checkpoints").exists()
@@ -251,7 +297,7 @@ def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
     assert law_state(load_model(str(tmp_path / "f"))[0])
 
 
-def test_the_papers_configurations_from_one_command(tmp_path):
+def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     arguments = ["train", "--recipe", "cpu", "--paper", "--out", str(tmp_path), "--device", "cpu", "--jobs", "2"]
     arguments += [part for key, value in (TINY | {"steps": "4"}).items() for part in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(app, arguments)
@@ -273,8 +319,15 @@ def test_the_papers_configurations_from_one_command(tmp_path):
         assert {"README.md", "training.svg", "training.json"} <= {file.name for file in folder.iterdir()} | {
             "training.svg"
         }
-    plain, swapped = (weights(tmp_path / f"cpu-{name}-s0") for name in ("softmax", "ssmax-after"))
-    assert all(torch.equal(tensor, swapped[name]) for name, tensor in plain.items())
+    # (e) is (a) with a law; trained anew, (a) gets a new (e)
+    plain, swapped = (tmp_path / f"cpu-{name}-s0" for name in ("softmax", "ssmax-after"))
+    assert all(torch.equal(tensor, weights(swapped)[name]) for name, tensor in weights(plain).items())
+    job = Job(recipe("cpu").changed(TINY | {"steps": "4", "text": "generated"}))
+    made = (swapped / "model.safetensors").stat().st_mtime_ns
+    assert (swapped_after(plain, job) / "model.safetensors").stat().st_mtime_ns == made
+    train(Job(tiny, "softmax"), plain, "cpu", fresh=True)
+    swapped_after(plain, job)
+    assert all(torch.equal(tensor, weights(swapped)[name]) for name, tensor in weights(plain).items())
 
 
 def test_training_goes_on_from_a_checkpoint(tiny, tmp_path, checkpoint):
@@ -287,6 +340,13 @@ def test_training_goes_on_from_a_checkpoint(tiny, tmp_path, checkpoint):
     s = next(iter(law_state(model).values()))["s"]
     assert len(set(s)) > 1
     assert str(checkpoint) not in (folder / "training.json").read_text()
+    # on from there: what was learned stays, unless another law is asked for
+    barely = tiny.changed({"steps": "1", "learning_rate": "1e-12"})
+    for law, kept in ((None, s), ("ssmax", s), ("softmax", None)):
+        again = train(Job(barely, law, start=str(folder)), tmp_path / f"again-{law}", "cpu")
+        learned = law_state(load_model(str(again))[0])
+        assert (next(iter(learned.values()))["s"] == pytest.approx(s, abs=1e-6)) if kept else not learned
+        assert read_record(again)["attention"] == ("ssmax" if kept else "softmax")
 
 
 def test_a_finished_record_names_no_path(tiny, tmp_path):
@@ -296,7 +356,7 @@ def test_a_finished_record_names_no_path(tiny, tmp_path):
     folder = train(Job(tiny.changed({"text": str(text)})), tmp_path / "out", "cpu")
     record = read_record(folder)
     assert record["job"]["recipe"]["text"] == "texts"
-    assert str(tmp_path) not in json.dumps({**record, "command": ""})
+    assert str(tmp_path) not in json.dumps(record)
     assert record["finished"]
     assert record["last"]["step"] == 12
     assert record["seconds"] > 0
@@ -319,6 +379,16 @@ def test_a_finished_record_names_no_path(tiny, tmp_path):
         (["--recipe", "smoke", "--seed", "-1"], "seed -1"),
         (["--recipe", "smoke", "--paper", "--attention", "ssmax"], "--paper trains its own list"),
         (["--recipe", "smoke", "--device", "tpu"], "device 'tpu'"),
+        (["--recipe", "smoke", "--text", "noise"], "text 'noise': allowed are generated, bible, a file or folder"),
+        (["--recipe", "smoke", "--set", "short_length=0"], "recipe short_length 0"),
+        (["--recipe", "smoke", "--set", "text_characters=0"], "recipe text_characters 0"),
+        (["--recipe", "smoke", "--set", "questions=0"], "recipe questions 0"),
+        (["--recipe", "cpu", "--set", "digits=9:3"], "recipe digits 9:3"),
+        (
+            ["--recipe", "cpu", "--set", "text=generated", "--set", "digits=40:40", "--set", "train_length=64"],
+            "no fact and",
+        ),
+        (["--recipe", "smoke", "--jobs", "0"], "jobs 0"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, capsys, arguments, message):
@@ -337,3 +407,24 @@ def test_a_folder_with_something_else_is_left_alone(tiny, tmp_path):
         with pytest.raises(UserError, match="holds something else than a training run"):
             train(Job(tiny), tmp_path, "cpu", fresh)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_text_too_short_and_a_record_half_written(tiny, tmp_path):
+    (tmp_path / "short.txt").write_text("The mill was old.")
+    with pytest.raises(UserError, match="tokens are too few for sequences of 64"):
+        train(Job(tiny.changed({"text": str(tmp_path / "short.txt")})), tmp_path / "out", "cpu")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "training.json").write_text("")
+    with pytest.raises(UserError, match="holds something else"):
+        train(Job(tiny), tmp_path / "half", "cpu")
+
+
+def test_the_card_says_what_is_so(tiny, tmp_path):
+    folder = train(Job(tiny.changed({"task": "recall", "spacing": "12"}), "ssmax"), tmp_path / "recall", "cpu")
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "license: cc0-1.0" in card
+    assert "attention law\n`ssmax`" in card or "attention law `ssmax`" in card
+    assert "never among them" not in card
+    assert "trust_remote_code=True" in card

@@ -36,7 +36,8 @@ def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
             raise UserError(f"folder {str(folder)!r}: no such directory; give one that holds checkpoints")
         for config in sorted(folder.rglob("config.json")):
             source = ModelSource(config.parent.name, str(config.parent), config.parent)
-            if source.files("*.safetensors"):
+            # not what a Trainer left on its way
+            if source.files("*.safetensors") and not (config.parent / "trainer_state.json").exists():
                 lines.append(describe(str(config.parent), source, "folder", card_licence(source)))
     return lines
 
@@ -51,7 +52,8 @@ def card_licence(source: ModelSource) -> str:
 
 def describe(name: str, source: ModelSource, where: str, licence: str) -> list[str]:
     config, count = read_gguf(source.path) if source.is_gguf else (source.config(), count_parameters(source))
-    law = config.get("ssmax") or {}
+    entry = config.get("ssmax")
+    law = entry if isinstance(entry, dict) else {}
     length = law.get("train_length") or config.get("max_position_embeddings") or config.get("n_positions")
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
     return [

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..attention.interface import attach, law_modules
+from ..attention.interface import IMPLEMENTATION, attach, law_modules
 from ..errors import UserError
 
 PREFIX = "ssmax_"
@@ -37,7 +37,7 @@ from ssmax_eval.models.checkpoint import classes
 @cache
 def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     """Return the config and model class of `ssmax_<base>`, registered with the Auto classes. Raises UserError."""
-    if base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if base.startswith(PREFIX) or base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"model type {PREFIX}{base}: transformers has no causal language model of type {base!r}")
     plain_config = CONFIG_MAPPING[base]
     plain_model: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[plain_config]
@@ -60,6 +60,13 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             )
         return (model, info) if wants_info else model
 
+    def set_attn_implementation(self: PreTrainedModel, implementation: Any, *arguments: Any, **options: Any) -> None:
+        if implementation != IMPLEMENTATION and law_modules(self):
+            raise UserError(
+                f"attention implementation {implementation!r}: it would drop the model's law; detach it first"
+            )
+        plain_model.set_attn_implementation(self, implementation, *arguments, **options)
+
     def save_pretrained(self: PreTrainedModel, save_directory: Any, *arguments: Any, **options: Any) -> None:
         plain_model.save_pretrained(self, save_directory, *arguments, **options)
         text = REMOTE_CODE.format(config=config_class.__name__, model=model_class.__name__, base=base)
@@ -79,6 +86,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             "__init__": initialise,
             "from_pretrained": classmethod(from_pretrained),
             "save_pretrained": save_pretrained,
+            "set_attn_implementation": set_attn_implementation,
             "register_for_auto_class": classmethod(remain),
             # s times ln n is a temperature: never rounded to bfloat16
             "_keep_in_fp32_modules_strict": {*(plain_model._keep_in_fp32_modules_strict or ()), "ssmax"},
@@ -91,20 +99,26 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
 
 
 def with_law(model: PreTrainedModel) -> PreTrainedModel:
-    """Turn a model with a law attached into one of class `ssmax_<type>`, in place; a plain one stays as it is."""
-    base = model.config.model_type
-    if not law_modules(model) or base.startswith(PREFIX):
+    """Give a model with a law attached the class `ssmax_<type>`, and one without a law its plain class, in place."""
+    config = model.config
+    base = config.model_type.removeprefix(PREFIX)
+    carries = bool(law_modules(model))
+    if carries == config.model_type.startswith(PREFIX):
         return model
     config_class, model_class = classes(base)
-    config = model.config
-    entry = config.ssmax
+    plain_config, plain_model = config_class.__mro__[1], model_class.__mro__[1]
+    if not carries:
+        config.__class__, config.model_type, model.__class__ = plain_config, base, plain_model
+        del config.auto_map
+        return model
+    if type(model) is not plain_model:
+        raise UserError(f"{type(model).__name__}: only {plain_model.__name__} of {base!r} can be saved with a law")
     config.__class__ = config_class
     config.model_type = PREFIX + base
     config.auto_map = {
         "AutoConfig": f"{REMOTE_FILE.removesuffix('.py')}.{config_class.__name__}",
         "AutoModelForCausalLM": f"{REMOTE_FILE.removesuffix('.py')}.{model_class.__name__}",
     }
-    config.ssmax = entry
     model.__class__ = model_class
     return model
 

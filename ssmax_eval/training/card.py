@@ -1,19 +1,26 @@
 """The model card of a trained model, from its record: data, recipe, seed, seconds, machine, loss, limits."""
 
+import json
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Template
 
 from .train import read_record
 
 CARD = Template((Path(__file__).parent / "card.md.j2").read_text())
+# texts that leave the weights free
+FREE = {"generated": "generated prose", "bible": "World English Bible (public domain)"}
 
 
-def write_card(folder: Path, licence: str = "cc0-1.0", text: str | None = None, notes: str = "") -> None:
-    """Write README.md into a trained model's folder. licence: of the weights, as the texts they saw allow."""
+def write_card(folder: Path, licence: str | None = None, text: str | None = None, notes: str = "") -> None:
+    """Write README.md into a trained model's folder.
+
+    licence: of the weights, as the texts they saw allow; text: those texts and their licences, in words.
+    """
     record = read_record(folder)
-    job: dict[str, Any] = record["job"]
+    job = record["job"]
+    source = job["recipe"]["text"]
+    free = source in FREE and job["start"] is None
     how = "swapped in after training" if "retrofitted" in record else ""
     if job["swap_to"]:
         how = f"swapped in for the last {100 * job['swap_fraction']:g}% of the steps"
@@ -21,11 +28,12 @@ def write_card(folder: Path, licence: str = "cc0-1.0", text: str | None = None, 
         name=folder.name,
         record=record,
         recipe=job["recipe"],
+        config=json.loads((folder / "config.json").read_text()),
         environment=record["environment"],
-        law=record.get("retrofitted") or job["swap_to"] or job["attention"],
+        law=record.get("retrofitted") or record["attention"],
         how=how,
-        licence=licence if job["recipe"]["text"] == "generated" or text else "other",
-        text=text or ("generated prose" if job["recipe"]["text"] == "generated" else job["recipe"]["text"]),
+        licence=licence or ("cc0-1.0" if free else "other"),
+        text=text or FREE.get(source, source),
         notes=notes,
     )
     (folder / "README.md").write_text(page)

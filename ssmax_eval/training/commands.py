@@ -57,19 +57,20 @@ def train_command(
     from .jobs import paper_jobs, swapped_after, train_all
     from .train import RANK, Job, read_record
 
-    laws = attention or ["softmax"]
+    laws: list[str | None] = [*attention] if attention else [None]
     base = Job(chosen, seed=seed, swap_fraction=swap_fraction)
     wanted = paper_jobs(base) if paper else [Job(chosen, law, swap_to, swap_fraction, seed, start) for law in laws]
     single = len(wanted) == 1 and out is not None
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
     made = train_all(wanted, folders, device, fresh, jobs)
-    if paper:
-        made.append(swapped_after(made[0], wanted[0]))
     if RANK != 0:
         return
+    if paper:
+        made.append(swapped_after(made[0], wanted[0]))
     lines = []
     for folder in made:
-        write_card(folder)
+        if not (folder / "README.md").exists():  # one that was edited stays
+            write_card(folder)
         draw_curves(folder)
         record = read_record(folder)
         last = record["last"]

@@ -13,6 +13,7 @@ from ..data.encoding import Encoder
 from ..data.haystacks import Document, haystack
 from ..data.needles import RECALL_CITIES, RECALL_VALUES, recall_fact, recall_question
 from ..data.prose import prose
+from ..errors import UserError
 from .facts import draw_facts
 from .recipes import Recipe
 
@@ -37,7 +38,8 @@ def read_sentences(recipe: Recipe) -> tuple[list[str], str]:
                 break
     else:
         source = haystack(recipe.text)
-        assert isinstance(source, Document)
+        if not isinstance(source, Document):
+            raise UserError(f"text {recipe.text!r}: allowed are generated, bible, a file or folder, hf:DATASET")
         sentences = list(source.every)
         blocks = [sentences[i : i + BLOCK] for i in range(0, len(sentences), BLOCK)]
         total = sum(map(len, sentences))

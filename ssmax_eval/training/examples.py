@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..errors import UserError
 from .corpus import Corpus
 from .facts import Fact, draw_facts
 from .recipes import Recipe
@@ -27,6 +28,16 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
     corpus: Corpus
     seed: int
 
+    def check(self) -> None:
+        """Raise UserError if the text is shorter than a sequence, or a sequence too short for any question."""
+        longest = self.recipe.train_length
+        if len(self.corpus.ids) < 2 * longest:
+            raise UserError(
+                f"text {self.recipe.text!r}: {len(self.corpus.ids)} tokens are too few for sequences of {longest}; give more"
+            )
+        if not any((self[len(self) - 1 - i]["kinds"] == ANSWER).any() for i in range(min(8, len(self)))):
+            raise UserError(f"recipe train_length {longest}: no fact and its question fit into it; give more tokens")
+
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch_size
 
@@ -34,18 +45,19 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
         short = index < self.recipe.short_steps * self.recipe.batch_size
         length = self.recipe.short_length if short else self.recipe.train_length
         rng = random.Random(f"{self.seed}/{index}")
-        plain = index < self.recipe.steps * self.recipe.plain_share * self.recipe.batch_size
+        plain = short or index < round(self.recipe.steps * self.recipe.plain_share) * self.recipe.batch_size
         mix = self.recipe.plain if plain else self.recipe
-        parts = [self.compose(rng, mix, length) for _ in range(self.recipe.train_length // length)]
+        count = length // (self.recipe.short_spacing if short else self.recipe.spacing)
+        parts = [self.compose(rng, mix, count, length) for _ in range(self.recipe.train_length // length)]
         return {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),
             "kinds": torch.from_numpy(np.stack([kinds for _, kinds in parts])),
         }
 
-    def compose(self, rng: random.Random, mix: Recipe, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids and kinds, int64, of one sequence of `length` tokens."""
+    def compose(self, rng: random.Random, mix: Recipe, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids and kinds, int64, of one sequence of `length` tokens with up to `count` facts."""
         # two at least: with one there is nothing to tell apart, and the answer is whatever value the context holds
-        facts = draw_facts(rng, mix, max(2, length // self.recipe.spacing))
+        facts = draw_facts(rng, mix, max(2, count))
         pieces = self.encode(facts)
         events: list[tuple[float, Piece]] = []
         room = length
@@ -92,6 +104,9 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
             head, start, end = (
                 common_prefix(*pair) for pair in ((said, stated), (question, answered), (answered, closed))
             )
+            # a space that is a token of its own is the question's, as in the probe
+            while start < end and not self.corpus.encoder.decode(answered[start : start + 1]).strip():
+                start += 1
             fact = (stated, [WORDS] * head + [VALUE] * (len(stated) - head))
             asked = (closed, [WORDS] * start + [ANSWER] * (end - start) + [WORDS] * (len(closed) - end))
             found.append((fact, asked))

@@ -38,9 +38,11 @@ class Fact:
 
 
 def invented_name(rng: random.Random) -> str:
-    """Return a made-up name of two or three syllables."""
-    parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3)))]
-    return "".join(parts).capitalize()
+    """Return a made-up name of two or three syllables, no city's."""
+    while True:
+        parts = [rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(CODAS) for _ in range(rng.choice((2, 2, 3)))]
+        if (name := "".join(parts).capitalize()) not in CITIES:
+            return name
 
 
 def draw_facts(rng: random.Random, recipe: Recipe, count: int) -> list[Fact]:
@@ -53,7 +55,7 @@ def draw_facts(rng: random.Random, recipe: Recipe, count: int) -> list[Fact]:
             for city, value in zip(cities, values, strict=True)
         ]
     subjects: dict[str, None] = {}
-    while len(subjects) < count:
+    while len(subjects) < min(count, len(TRAIN_CITIES)):
         subjects[invented_name(rng) if rng.random() < recipe.invented else rng.choice(TRAIN_CITIES)] = None
     return [natural(rng, recipe, subject) for subject in subjects]
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,8 @@ import torch
 
 from ..errors import UserError
 from ..models.retrofit import retrofit
-from .train import Job, train
+from ..models.sources import TRAINING
+from .train import PROCESSES, Job, read_record, train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
 TRAINED = {"a": "softmax", "b": "ssmax", "c": "ssmax-fixed", "d": "ssmax-bias", "f": "softmax", "p": "learned-p"}
@@ -25,15 +27,23 @@ def paper_jobs(like: Job) -> list[Job]:
 def swapped_after(folder: Path, job: Job) -> Path:
     """Make configuration (e) from the trained softmax model in `folder`: the law swapped after training."""
     out = folder.with_name(f"{job.recipe.name}-ssmax-after-s{job.seed}")
-    return out if (out / "config.json").exists() else retrofit(str(folder), "ssmax", out)
+    if (out / TRAINING).is_file() and read_record(out) == read_record(folder) | {"retrofitted": "ssmax", "learned": {}}:
+        return out
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
+        raise UserError(f"output {str(out)!r}: it holds something else than a model; give another folder")
+    made = folder.with_name(f".{out.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    retrofit(str(folder), "ssmax", made)
+    shutil.rmtree(out, ignore_errors=True)
+    return made.rename(out)
 
 
 def train_all(
     jobs: Sequence[Job], folders: Sequence[Path], device: str = "auto", fresh: bool = False, side_by_side: int = 1
 ) -> list[Path]:
     """Train each job into its folder, `side_by_side` at a time, each process with its share of the cores."""
-    if side_by_side < 1:
-        raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1")
+    if side_by_side < 1 or (side_by_side > 1 and PROCESSES > 1):
+        raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1, and only 1 under torchrun")
     if side_by_side == 1 or len(jobs) == 1:
         return [train(job, folder, device, fresh) for job, folder in zip(jobs, folders, strict=True)]
     threads = max(1, (os.cpu_count() or 1) // side_by_side)

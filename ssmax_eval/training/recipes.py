@@ -7,6 +7,10 @@ from typing import Any
 from ..errors import UserError
 
 POSITIONS = ("rope", "p-rope", "nope")
+LEAST = {
+    "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
+    "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,9 @@ class Recipe:
     frequencies unrotated) or nope. task: single (the paper's needle in words) or recall (facts of one token).
     spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
     digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
-    `special magic`. short_length, short_share: the first steps run on shorter sequences: copying is learned there, telling
-    facts apart afterwards. plain_share: the first steps (the short ones among them) know only cities and 7 digits.
+    `special magic`. short_length, short_spacing, short_share: the first steps run on shorter and denser sequences; without
+    them a model stays long at copying whatever value it sees. plain_share: the first steps, and all short ones, know
+    only cities and 7 digits.
     answer_weight, fact_weight, text_weight: loss weights of answers, of facts' values, and of the rest.
     """
 
@@ -37,6 +42,7 @@ class Recipe:
     steps: int = 1000
     tokens_per_step: int = 4096
     short_length: int = 64
+    short_spacing: int = 32
     short_share: float = 0.15
     plain_share: float = 0.0
     learning_rate: float = 3e-3
@@ -68,9 +74,11 @@ class Recipe:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UserError(f"recipe {name} {getattr(self, name)!r}: allowed are {', '.join(values)}")
-        for name in ("layers", "hidden", "heads", "feed_forward", "vocabulary", "steps", "tokens_per_step", "spacing"):
-            if getattr(self, name) < 1:
-                raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from 1")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from {least}")
+        if not 1 <= self.digits[0] <= self.digits[1] <= 40:
+            raise UserError(f"recipe digits {self.digits[0]}:{self.digits[1]}: allowed are A:B, 1 to 40, A not above B")
         for name in ("short_share", "plain_share", "invented", "words", "uuids", "phrasings"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"recipe {name} {getattr(self, name):g}: allowed are shares, 0 to 1")
@@ -78,9 +86,9 @@ class Recipe:
             raise UserError(
                 f"recipe hidden {self.hidden}: it must be a multiple of 4 x heads ({self.heads}), a head's width of 4"
             )
-        if self.train_length < 32 or self.train_length % self.short_length or self.tokens_per_step % self.train_length:
+        if self.train_length % self.short_length or self.tokens_per_step % self.train_length:
             raise UserError(
-                f"recipe train_length {self.train_length}: it must be 32 or more, a multiple of short_length "
+                f"recipe train_length {self.train_length}: it must be a multiple of short_length "
                 f"({self.short_length}), and divide tokens_per_step ({self.tokens_per_step})"
             )
 
@@ -150,13 +158,9 @@ RECIPES = {
         Recipe(
             name="small",
             text="bible",
-            layers=4,
-            hidden=256,
-            heads=8,
-            feed_forward=704,
-            vocabulary=2048,
+            layers=6,
+            feed_forward=576,
             steps=1300,
-            learning_rate=2.5e-3,
             plain_share=0.5,
             invented=0.5,
             digits=(3, 10),

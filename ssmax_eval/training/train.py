@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from ..attention.interface import attach, law_state
 from ..attention.laws import format_law, parse_law
@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..models.checkpoint import cast, save_model, with_law
 from ..models.load import load_model, pick_device
 from ..models.sources import TRAINING, resolve
-from ..provenance import command, environment
+from ..provenance import environment
 from .architecture import build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
@@ -32,38 +32,44 @@ RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train. attention: the law it trains with. swap_to: a law that replaces softmax for the last swap_fraction
-    of the steps. start: a model to go on from, its tokenizer with it; None starts from scratch.
+    """One model to train. attention: the law it trains with; None is softmax, or what the model at `start` carries.
+
+    swap_to: a law that replaces softmax for the last swap_fraction of the steps. start: a model to go on from, its
+    tokenizer with it; None starts from scratch.
     """
 
     recipe: Recipe
-    attention: str = "softmax"
+    attention: str | None = None
     swap_to: str | None = None
     swap_fraction: float = 0.125
     seed: int = 0
     start: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attention", format_law(*parse_law(self.attention)))
+        if self.attention is None and self.start is None:
+            object.__setattr__(self, "attention", "softmax")
+        if self.attention is not None:
+            object.__setattr__(self, "attention", format_law(*parse_law(self.attention)))
         if not 0 < self.swap_fraction < 1:
             raise UserError(f"swap fraction {self.swap_fraction:g}: allowed are numbers between 0 and 1")
         if self.swap_to is not None:
             object.__setattr__(self, "swap_to", format_law(*parse_law(self.swap_to)))
             if self.attention != "softmax":
-                raise UserError(f"attention {self.attention!r} with a swap: a swap starts from softmax")
+                raise UserError(f"attention {self.attention!r} with a swap: a swap starts from softmax; say so")
         if self.seed < 0:
             raise UserError(f"seed {self.seed}: allowed are whole numbers from 0")
 
     @property
     def name(self) -> str:
         """A folder's name: recipe, law, how it came in, seed."""
-        law = (self.swap_to or self.attention).replace(":", "-").replace(",", "-")
+        law = (self.swap_to or self.attention or "same").replace(":", "-").replace(",", "-")
         return f"{self.recipe.name}-{law}{'-late' if self.swap_to else ''}-s{self.seed}"
 
     def key(self, text_sha256: str) -> dict[str, Any]:
         """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
         key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
-        key["recipe"]["text"] = Path(self.recipe.text).name
+        if Path(self.recipe.text).exists():
+            key["recipe"]["text"] = Path(self.recipe.text).name
         return json.loads(json.dumps(key))
 
 
@@ -72,66 +78,93 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
 
     The weights are those of an uninterrupted run. Raises UserError, also for a folder that holds another run.
     """
-    record = folder / TRAINING
     # all that can be wrong is, before anything is written
-    where = pick_device(device)
+    where = pick_training_device(device)
+    if job.recipe.batch_size % PROCESSES:
+        raise UserError(
+            f"processes {PROCESSES}: they must divide the recipe's {job.recipe.batch_size} sequences a step; "
+            "start fewer, or --set tokens_per_step"
+        )
+    if fresh and PROCESSES > 1:
+        raise UserError("--fresh: not with several processes; remove the folder first")
     sentences, text_sha256 = read_sentences(job.recipe)
     key = job.key(text_sha256)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not record.is_file():
-            raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
-        found = read_record(folder)
-        if found["job"] != key and not fresh:
-            raise UserError(f"output {str(folder)!r}: it holds another training run; give another folder, or --fresh")
-        if found["finished"] and not fresh:
-            return folder
-    if job.start is None:
-        tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
-        model = build(job.recipe, tokenizer, job.seed)
-    else:
-        model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
-    law = job.attention if job.swap_to is None else job.swap_to
-    if job.start is None or job.attention != "softmax" or job.swap_to:
-        attach(model, law)
-    model = with_law(model)
-    if fresh and folder.exists() and RANK == 0:
+    if occupied(folder, key, fresh):
+        return folder
+    model, tokenizer = first_model(job, sentences)
+    examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
+    examples.check()
+    if fresh and folder.exists():
         shutil.rmtree(folder)
     if RANK == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"job": key, "finished": False}, indent=2))
-    corpus = Corpus.encode(tokenizer, sentences, text_sha256)
-    examples = Examples(job.recipe, corpus, job.seed)
+        write_record(folder, {"job": key, "finished": False})
     seconds = run(job, model, examples, folder, where)
     if RANK != 0:
         return folder
-    rounded = where.type == "cuda" or (where.type == "cpu" and cpu_bfloat16())
-    save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
     finished = {
         "job": key,
         "finished": True,
         "task": job.recipe.task,
-        "text_tokens": len(corpus.ids),
+        "attention": (getattr(model.config, "ssmax", None) or {"attention": "softmax"})["attention"],
+        "text_tokens": len(examples.corpus.ids),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
         "last": read_log(folder / LOG)[-1],
         "learned": law_state(model),
         "environment": environment(model),
-        "command": command(),
     }
-    record.write_text(json.dumps(finished, indent=2))
+    rounded = where.type == "cuda" or (where.type == "cpu" and cpu_bfloat16())
+    save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
+    write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return folder
+
+
+def pick_training_device(device: str) -> torch.device:
+    """Return the device of a training process; which of several GPUs is for CUDA_VISIBLE_DEVICES or torchrun to say."""
+    where = pick_device(device)
+    if where.type == "cuda" and where.index:
+        raise UserError(f"device {device!r}: training takes the first; choose with CUDA_VISIBLE_DEVICES={where.index}")
+    return where
+
+
+def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
+    """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        found = read_record(folder)
+    except (OSError, ValueError):
+        found = {}
+    if "job" not in found:
+        raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
+    if fresh:
+        return False
+    if found["job"] != key or "retrofitted" in found:
+        raise UserError(f"output {str(folder)!r}: it holds another training run; give another folder, or --fresh")
+    return bool(found["finished"])
+
+
+def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the float32 model that training begins with, its law attached, and its tokenizer."""
+    law = job.attention if job.swap_to is None else job.swap_to
+    if job.start is None:
+        tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
+        model = build(job.recipe, tokenizer, job.seed)
+        attach(model, law or "softmax")
+    else:
+        model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
+        own = (getattr(model.config, "ssmax", None) or {"attention": "softmax"})["attention"]
+        if law is not None and law != own:  # what the model's own law learned is kept
+            attach(model, law)
+    return with_law(model), tokenizer
 
 
 def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device) -> float:
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
     cuda = where.type == "cuda"
-    if recipe.batch_size % PROCESSES:
-        raise UserError(
-            f"processes {PROCESSES}: they must divide the recipe's {recipe.batch_size} sequences a step; "
-            "start fewer, or --set tokens_per_step"
-        )
     swap_step = recipe.steps - round(recipe.steps * job.swap_fraction) if job.swap_to else 0
     arguments = TrainingArguments(
         output_dir=str(folder / WORK),
@@ -146,12 +179,12 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         weight_decay=recipe.weight_decay,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
-        bf16=cuda or (where.type == "cpu" and cpu_bfloat16()),
+        bf16=torch.cuda.is_bf16_supported() if cuda else where.type == "cpu" and cpu_bfloat16(),
         torch_compile=cuda,
         use_cpu=where.type == "cpu",
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        dataloader_num_workers=12 if cuda else 0,
+        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) // PROCESSES - 1)) if cuda else 0,
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=job.swap_to is not None,
         logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
@@ -161,8 +194,15 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         disable_tqdm=True,
         seed=job.seed,
     )
-    checkpoints = sorted((folder / WORK).glob("checkpoint-*/trainer_state.json"))
-    reached = max((int(file.parent.name.split("-")[1]) for file in checkpoints), default=0)
+    arguments._n_gpu = min(
+        1, arguments.n_gpu
+    )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
+    # the Trainer writes its state last: a checkpoint without it was cut off
+    whole = {
+        int(file.parent.name.split("-")[1]): file.parent
+        for file in (folder / WORK).glob("checkpoint-*/trainer_state.json")
+    }
+    reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
     if RANK == 0:
@@ -177,7 +217,8 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         data_collator=collate,
         callbacks=[watch, *([LateLaw(model, swap_step)] if job.swap_to else [])],
     )
-    trainer.train(resume_from_checkpoint=bool(checkpoints))
+    trainer.remove_callback(PrinterCallback)  # stdout is for results
+    trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
     return watch.seconds
 
 
@@ -191,6 +232,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Return the record of a finished training run."""
     record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
     return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a run's record, all of it or none."""
+    half = folder / f"{TRAINING}.half"
+    half.write_text(json.dumps(record, indent=2))
+    half.replace(folder / TRAINING)
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:

@@ -46,9 +46,9 @@ class LawTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self.sums[3] > 0:
+        if "loss" in logs:
             text, text_tokens, right, answers = self.sums.tolist()
-            logs |= {"text_loss": text / max(1, text_tokens), "recall": right / answers}
+            logs |= {"text_loss": text / max(1, text_tokens), "recall": right / max(1, answers)}
             self.sums.zero_()
         super().log(logs, start_time)
 
@@ -92,7 +92,7 @@ class Watch(TrainerCallback):
             initial=state.global_step,
             desc=self.title,
             unit="step",
-            disable=None,
+            disable=None if state.is_world_process_zero else True,
             file=sys.stderr,
         )
 
@@ -102,7 +102,7 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        if "recall" not in (logs or {}) or not state.is_world_process_zero:
+        if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
         line = {"step": state.global_step, "tokens": state.global_step * self.recipe.tokens_per_step}
         line |= {
