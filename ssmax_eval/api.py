@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from .data.needles import Needle
-from .evaluate import Settings, rope_settings, run_probe
+from .evaluate import Settings, default_task, rope_settings, run_probe
 from .probes.needle import NeedleProbe
 from .results import load_results
 
@@ -19,7 +19,7 @@ def needle(
     rope_theta: float | None = None,
     rope_theta_factor: float | Sequence[float] = 1.0,
     rope_scaling: str | None = None,
-    task: str = "single",
+    task: str | None = None,
     value: str = "number",
     needles: int = 4,
     dtype: str = "auto",
@@ -33,18 +33,26 @@ def needle(
     """Run needle grids and return their rows.
 
     models: references, {label: reference or (model, tokenizer)}, or one (model, tokenizer). attention and
-    rope_theta_factor take one value or several. grid: the fields of NeedleProbe (context_lengths, depth_percents, trials,
-    haystack, scoring, controls, seed, limit). Raises UserError.
+    rope_theta_factor take one value or several. task None is what our recipes trained the models for, else single.
+    grid: the fields of NeedleProbe (context_lengths, depth_percents, trials, haystack, scoring, controls, seed, limit).
+    Raises UserError.
     """
     for name in ("context_lengths", "depth_percents", "controls"):
         if name in grid:
             grid[name] = tuple(grid[name])
+    task = task or default_task(references(models))
     probe = NeedleProbe(needle=Needle(task, value, needles), **grid)
     laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
     factors = [rope_theta_factor] if isinstance(rope_theta_factor, int | float) else list(rope_theta_factor)
     settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
     runs = run_probe(probe, models, laws, rope_settings(rope_theta, factors, rope_scaling), settings)
     return load_results(*runs)
+
+
+def references(models: Any) -> list[str]:
+    """Return those of the models that are given by name or path."""
+    given = models.values() if isinstance(models, dict) else [models] if isinstance(models, str) else models
+    return [model for model in given if isinstance(model, str)]
 
 
 def train(

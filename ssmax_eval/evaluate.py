@@ -101,7 +101,7 @@ def default_task(models: Sequence[str]) -> str:
     tasks = {str(resolve(reference).training().get("task", "single")) for reference in models}
     if len(tasks) > 1:
         raise UserError(f"task: the models learned different ones ({', '.join(sorted(tasks))}); say which: --task NAME")
-    return tasks.pop()
+    return tasks.pop() if tasks else "single"
 
 
 def default_lengths(models: Sequence[str]) -> list[int]:

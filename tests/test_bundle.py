@@ -33,7 +33,9 @@ def test_sizes_and_kinds_of_files():
     assert sum(file.stat().st_size for file in files) < 80 * MIB
     assert all(file.stat().st_size < 15 * MIB for file in files)
     assert {file.suffix for file in files} <= {".json", ".jsonl", ".md", ".safetensors", ".svg", ".py", ".jinja"}
-    assert not any("/work" in file.read_text() or "/tmp" in file.read_text() for file in files if file.suffix in (".json", ".md"))
+    assert not any(
+        "/work" in file.read_text() or "/tmp" in file.read_text() for file in files if file.suffix in (".json", ".md")
+    )
 
 
 def test_the_two_differ_in_their_law_alone():
@@ -67,6 +69,8 @@ def test_the_needle_at_the_training_length_and_far_beyond(tmp_path):
 
 def test_text_is_read_better_than_by_chance():
     model, tokenizer = load_model("small-ssmax")
-    ids = tokenizer("The people of the town were glad, and the president of the United States said", return_tensors="pt").input_ids
+    ids = tokenizer(
+        "The people of the town were glad, and the president of the United States said", return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         assert model(ids, labels=ids).loss < 0.8 * math.log(len(tokenizer))

@@ -131,6 +131,11 @@ def parse(key: str, text: str, like: Any) -> Any:
         raise UserError(f"recipe field {key}={text!r}: allowed is {kind[type(like)]}") from error
 
 
+# facts so varied that what is found was read: names and values nobody listed
+VARIED: dict[str, Any] = {
+    "plain_share": 0.5, "invented": 0.5, "digits": (3, 10), "words": 0.15, "uuids": 0.1, "phrasings": 0.3,
+}  # fmt: skip
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -161,12 +166,7 @@ RECIPES = {
             layers=6,
             feed_forward=576,
             steps=1300,
-            plain_share=0.5,
-            invented=0.5,
-            digits=(3, 10),
-            words=0.15,
-            uuids=0.1,
-            phrasings=0.3,
+            **VARIED,
             text_characters=30_000_000,
         ),
         Recipe(
@@ -186,12 +186,7 @@ RECIPES = {
             warmup_steps=100,
             betas=(0.9, 0.95),
             init_std=0.02,
-            plain_share=0.5,
-            invented=0.5,
-            digits=(3, 10),
-            words=0.15,
-            uuids=0.1,
-            phrasings=0.3,
+            **VARIED,
             text_characters=60_000_000,
         ),
     )
