@@ -294,7 +294,10 @@ def test_learned_p_shares_one_table_and_starts_as_softmax():
     plain = model(ids).logits
     with attention_law(model, "learned-p:train_length=16"):
         modules = list(attention_modules(model).values())
-        assert modules[0].ssmax.p is modules[1].ssmax.p
+        assert modules[1].ssmax.owner[0] is modules[0].ssmax
+        assert [name for name, _ in model.named_parameters() if name.endswith("ssmax.p")] == [
+            "model.layers.0.self_attn.ssmax.p"
+        ]
         torch.testing.assert_close(model(ids).logits, plain, atol=1e-5, rtol=1e-4)
         # beyond the table it continues as a1 ln n + a2
         modules[0].ssmax.p.data = 0.3 * torch.arange(1, 17).float().log() + 0.7
