@@ -12,7 +12,7 @@ from ssmax_eval.models.catalogue import catalogue
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import BUNDLED, bundled_names
 
-PAIR = {"small-softmax": "softmax", "small-ssmax": "ssmax"}
+PAIR = {"softmax-2m": "softmax", "ssmax-2m": "ssmax"}
 MIB = 2**20
 
 
@@ -22,7 +22,7 @@ def test_what_is_bundled():
     for name, law in PAIR.items():
         _, attention, parameters, length, _, licence, where = lines[name]
         assert (attention, length, where) == (law, "256", "bundled")
-        assert 3_000_000 < int(parameters.replace(",", "")) < 10_000_000
+        assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
         assert licence
         card = (BUNDLED / name / "README.md").read_text()
         assert all(word in card for word in ("CC BY-SA 4.0", "GPL", "public domain", "seed", "Limits"))
@@ -64,11 +64,11 @@ def test_the_needle_at_the_training_length_and_far_beyond(tmp_path):
     assert near.groupby("model")["correct"].mean().min() >= 0.95
     far = ssmax_eval.needle(list(PAIR), context_lengths=[2048], trials=4, **grid)
     found = far.groupby("model")["correct"].mean()
-    assert found["small-ssmax"] - found["small-softmax"] >= 0.3
+    assert found["ssmax-2m"] - found["softmax-2m"] >= 0.5
 
 
 def test_text_is_read_better_than_by_chance():
-    model, tokenizer = load_model("small-ssmax")
+    model, tokenizer = load_model("ssmax-2m")
     ids = tokenizer(
         "The people of the town were glad, and the president of the United States said", return_tensors="pt"
     ).input_ids
