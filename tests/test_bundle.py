@@ -29,7 +29,8 @@ def test_what_is_bundled():
 
 
 def test_sizes_and_kinds_of_files():
-    files = [file for file in BUNDLED.rglob("*") if file.is_file()]
+    # an installer compiles the one .py file
+    files = [file for file in BUNDLED.rglob("*") if file.is_file() and file.suffix != ".pyc"]
     assert sum(file.stat().st_size for file in files) < 80 * MIB
     assert all(file.stat().st_size < 15 * MIB for file in files)
     assert {file.suffix for file in files} <= {".json", ".jsonl", ".md", ".safetensors", ".svg", ".py", ".jinja"}
