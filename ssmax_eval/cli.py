@@ -4,15 +4,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .errors import UserError
 from .training.commands import recipes_command, retrofit_command, train_command
-
-if TYPE_CHECKING:
-    from .results import Run
 
 app = typer.Typer(
     name="ssmax-eval",
@@ -117,6 +114,7 @@ def needle(
     from .data.needles import Needle
     from .evaluate import Settings, default_lengths, default_task, rope_settings, run_probe
     from .probes.needle import NeedleProbe
+    from .terminal import print_runs
 
     models = model or bundled()
     task = task or default_task(models)
@@ -142,7 +140,7 @@ def needle(
     )
     ropes = rope_settings(rope_theta, numbers("rope theta factor", rope_theta_factor, float), rope_scaling)
     runs = run_probe(probe, models, attention or [None], ropes, settings)
-    finish(runs, output_path, report, as_json)
+    print_runs(runs, output_path, report, as_json)
 
 
 @app.command("report")
@@ -215,42 +213,6 @@ def bundled() -> list[str]:
             f"model: none is bundled in this version; give --model DIR, a .gguf file, a hub id, or {', '.join(PACKAGED)}"
         )
     return names
-
-
-def finish(runs: "list[Run]", output_path: Path, want_report: bool, as_json: bool) -> None:
-    """Print the grids and write the report of these runs; stdout ends with the report's path."""
-    from . import statistics
-    from .report import report
-    from .results import load_results, run_id_of
-    from .terminal import print_grids
-
-    rows = statistics.with_series(load_results(*runs))
-    folder = Path("reports") if output_path == Path("results") else output_path / "reports"
-    page = None
-    if want_report:
-        page = report(runs, folder / f"needle-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
-    if as_json:
-        cells = statistics.cells(rows).astype(object).where(lambda frame: frame.notna(), None)
-        print(
-            json.dumps(
-                {
-                    "runs": [str(run.folder) for run in runs],
-                    "cells": cells.to_dict("records"),
-                    "failed": int(rows["correct"].isna().sum()),
-                    "report": None if page is None else str(page),
-                }
-            )
-        )
-        return
-    print_grids(rows)
-    if failed := int(rows["correct"].isna().sum()):
-        reasons = rows.loc[rows["correct"].isna(), "error"].value_counts()
-        print(
-            f"{failed} prompts could not be scored: {', '.join(f'{reason} ({count})' for reason, count in reasons.items())}"
-        )
-    print("\n".join(f"run {run.folder}" for run in runs))
-    if page is not None:
-        print(page)
 
 
 def quiet_libraries() -> None:

@@ -18,7 +18,7 @@ from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
-from .models.sources import ModelSource, resolve
+from .models.sources import ModelSource, configured_length, resolve
 from .probes.needle import NeedleProbe
 from .provenance import command, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
@@ -106,16 +106,9 @@ def default_task(models: Sequence[str]) -> str:
 
 def default_lengths(models: Sequence[str]) -> list[int]:
     """Return 1 to 16 times the models' training length, where that is short enough to go far beyond it on any machine."""
-    lengths = [train_length_of_source(resolve(reference)) for reference in models]
+    lengths = [configured_length(resolve(reference).config()) for reference in models]
     longest = max((length or SHORT + 1 for length in lengths), default=SHORT + 1)
     return [longest * factor for factor in (1, 2, 4, 8, 16)] if longest <= SHORT else [512, 1024, 2048]
-
-
-def train_length_of_source(source: ModelSource) -> int | None:
-    config = source.config()
-    entry = config.get("ssmax")
-    length = (entry.get("train_length") if isinstance(entry, dict) else None) or config.get("max_position_embeddings")
-    return length if isinstance(length, int) else None
 
 
 def run_probe(

@@ -1,6 +1,8 @@
-"""Tables in the terminal."""
+"""What a command leaves in the terminal: tables, or one JSON object, and the report's path."""
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +12,40 @@ from rich.table import Table
 from rich.text import Text
 
 from . import statistics
+from .results import Run, load_results, run_id_of
+
+
+def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: bool) -> None:
+    """Print the grids and write the report of these runs; stdout ends with the report's path."""
+    from .report import report  # the plotting libraries take seconds, which the other tables need not wait for
+
+    rows = statistics.with_series(load_results(*runs))
+    folder = Path("reports") if output_path == Path("results") else output_path / "reports"
+    page = None
+    if want_report:
+        page = report(runs, folder / f"needle-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
+    if as_json:
+        cells = statistics.cells(rows).astype(object).where(lambda frame: frame.notna(), None)
+        print(
+            json.dumps(
+                {
+                    "runs": [str(run.folder) for run in runs],
+                    "cells": cells.to_dict("records"),
+                    "failed": int(rows["correct"].isna().sum()),
+                    "report": None if page is None else str(page),
+                }
+            )
+        )
+        return
+    print_grids(rows)
+    if failed := int(rows["correct"].isna().sum()):
+        reasons = rows.loc[rows["correct"].isna(), "error"].value_counts()
+        print(
+            f"{failed} prompts could not be scored: {', '.join(f'{reason} ({count})' for reason, count in reasons.items())}"
+        )
+    print("\n".join(f"run {run.folder}" for run in runs))
+    if page is not None:
+        print(page)
 
 
 def print_grids(rows: pd.DataFrame) -> None:
