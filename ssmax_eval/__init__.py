@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import report
-    from .api import needle, train
+    from . import attention, report
+    from .api import loss, needle, train
     from .attention.interface import attach, attention_law, detach
     from .attention.laws import Law, register
     from .errors import UserError
@@ -19,10 +19,12 @@ _HOMES = {
     "Law": "attention.laws",
     "UserError": "errors",
     "attach": "attention.interface",
+    "attention": "attention",
     "attention_law": "attention.interface",
     "detach": "attention.interface",
     "load_model": "models.load",
     "load_results": "results",
+    "loss": "api",
     "needle": "api",
     "register": "attention.laws",
     "report": "report",
@@ -36,10 +38,12 @@ __all__ = [
     "Law",
     "UserError",
     "attach",
+    "attention",
     "attention_law",
     "detach",
     "load_model",
     "load_results",
+    "loss",
     "needle",
     "register",
     "report",

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from . import statistics
 from .data.needles import Needle
 from .evaluate import Settings, default_task, rope_settings, run_probe
+from .probes.loss import LossProbe
 from .probes.needle import NeedleProbe
 from .results import load_results
 
@@ -34,7 +36,7 @@ def needle(
 
     models: references, {label: reference or (model, tokenizer)}, or one (model, tokenizer). attention and
     rope_theta_factor take one value or several. task None is what our recipes trained the models for, else single.
-    grid: the fields of NeedleProbe (context_lengths, depth_percents, trials, haystack, scoring, controls, seed, limit).
+    grid: the fields of NeedleProbe (context_lengths, depth_percents, trials, haystack, scoring, controls, seed, limit, attention_mass).
     Raises UserError.
     """
     for name in ("context_lengths", "depth_percents", "controls"):
@@ -43,10 +45,46 @@ def needle(
     task = task or default_task(references(models))
     probe = NeedleProbe(needle=Needle(task, value, needles), **grid)
     laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
-    factors = [rope_theta_factor] if isinstance(rope_theta_factor, int | float) else list(rope_theta_factor)
     settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
-    runs = run_probe(probe, models, laws, rope_settings(rope_theta, factors, rope_scaling), settings)
+    runs = run_probe(probe, models, laws, rope_settings(rope_theta, several(rope_theta_factor), rope_scaling), settings)
     return load_results(*runs)
+
+
+def attention(models: Any, **options: Any) -> pd.DataFrame:
+    """Run needle grids with attention masses and return one line per prompt, layer and head (statistics.heads).
+
+    models and options as in needle, scoring aside.
+    """
+    return statistics.heads(statistics.with_series(needle(models, attention_mass=True, **options)))
+
+
+def loss(
+    models: Any,
+    *,
+    attention: str | Sequence[str] | None = None,
+    rope_theta: float | None = None,
+    rope_theta_factor: float | Sequence[float] = 1.0,
+    rope_scaling: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    output_path: str | Path = "results",
+    fresh: bool = False,
+    trust_remote_code: bool = False,
+    **documents: Any,
+) -> pd.DataFrame:
+    """Run the loss probe and return its rows: nll_sum (nats) and tokens of each document's position bins and windows.
+
+    documents: the fields of LossProbe (context_length, documents, text, window, pack, seed, chunk); the rest as in needle.
+    statistics.loss_by_position and statistics.context_gain sum them. Raises UserError.
+    """
+    settings = Settings(dtype, device, None, Path(output_path), fresh, trust_remote_code)
+    ropes = rope_settings(rope_theta, several(rope_theta_factor), rope_scaling)
+    laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
+    return load_results(*run_probe(LossProbe(**documents), models, laws, ropes, settings))
+
+
+def several(value: float | Sequence[float]) -> list[float]:
+    return [value] if isinstance(value, int | float) else list(value)
 
 
 def references(models: Any) -> list[str]:

@@ -4,11 +4,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .errors import UserError
+from .probes.commands import attention_command, fading_command, loss_command, needle_command, run_command
 from .training.commands import recipes_command, retrofit_command, train_command
 
 app = typer.Typer(
@@ -20,127 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command("needle")(needle_command)
+app.command("attention")(attention_command)
+app.command("loss")(loss_command)
+app.command("run")(run_command)
+app.command("fading")(fading_command)
 app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-
-Models = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        metavar="[LABEL=]REF",
-        help="Directory, .gguf file, hub id or known name; repeatable. Default: the bundled pair.",
-    ),
-]
-Attentions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--attention",
-        metavar="LAW[:key=value,...]",
-        help="Swap the attention law; repeatable. `ssmax-eval laws` lists them. Default: the model's own.",
-    ),
-]
-RopeTheta = Annotated[float | None, typer.Option(help="Absolute RoPE theta.")]
-RopeThetaFactor = Annotated[
-    str, typer.Option(metavar="X[,X...]", help="Multiply RoPE theta; several values are an axis.")
-]
-RopeScaling = Annotated[
-    str | None,
-    typer.Option(metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4."),
-]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Prompts in a forward pass.")]
-OutputPath = Annotated[Path, typer.Option(help="Where runs are stored.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-@app.command()
-def needle(
-    model: Models = None,
-    context_lengths: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N,...",
-            help="Tokens of the whole prompt. Default: 1, 2, 4, 8, 16 times the training length up to 1,024, else 512,1024,2048.",
-        ),
-    ] = None,
-    depth_percents: Annotated[
-        str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
-    ] = "0,25,50,75,100",
-    trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="single, multikey, multivalue, multiquery, digits or recall. Default: what our recipe trained, else single."
-        ),
-    ] = None,
-    value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = "number",
-    needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = 4,
-    haystack: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|PATH",
-            help="text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.",
-        ),
-    ] = "text",
-    scoring: Annotated[
-        str, typer.Option(help="forced (one forward pass, greedy decoding's verdict) or generate.")
-    ] = "forced",
-    controls: Annotated[
-        str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")
-    ] = "",
-    attention: Attentions = None,
-    rope_theta: RopeTheta = None,
-    rope_theta_factor: RopeThetaFactor = "1",
-    rope_scaling: RopeScaling = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    batch_size: BatchSize = "auto",
-    seed: Annotated[int, typer.Option(help="Decides cities, values and haystacks.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Only the first N prompts, spread over the grid.")] = None,
-    output_path: OutputPath = Path("results"),
-    report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Retrieval over a grid of context lengths and needle depths."""
-    quiet_libraries()
-    from .data.needles import Needle
-    from .evaluate import Settings, default_lengths, default_task, rope_settings, run_probe
-    from .probes.needle import NeedleProbe
-    from .terminal import print_runs
-
-    models = model or bundled()
-    task = task or default_task(models)
-    lengths = default_lengths(models) if context_lengths is None else numbers("context lengths", context_lengths, int)
-    probe = NeedleProbe(
-        context_lengths=tuple(lengths),
-        depth_percents=tuple(numbers("depth percents", depth_percents, float)),
-        trials=trials,
-        needle=Needle(task, value, needles),
-        haystack=haystack if task != "digits" or haystack != "text" else "digits",
-        scoring=scoring,
-        controls=tuple(filter(None, controls.split(","))),
-        seed=seed,
-        limit=limit,
-    )
-    settings = Settings(
-        dtype=dtype,
-        device=device,
-        batch_size=None if batch_size == "auto" else number("batch size", batch_size),
-        output_path=output_path,
-        fresh=fresh,
-        trust_remote_code=trust_remote_code,
-    )
-    ropes = rope_settings(rope_theta, numbers("rope theta factor", rope_theta_factor, float), rope_scaling)
-    runs = run_probe(probe, models, attention or [None], ropes, settings)
-    print_runs(runs, output_path, report, as_json)
 
 
 @app.command("report")
@@ -148,7 +38,7 @@ def write_report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
     figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
-    title: Annotated[str, typer.Option(help="The page's heading.")] = "Needle in a haystack",
+    title: Annotated[str, typer.Option(help="The page's heading. Default: what it holds.")] = "",
 ) -> None:
     """Write one HTML page of stored runs."""
     from .report import report
@@ -161,7 +51,7 @@ def list_models(
     folders: Annotated[
         list[Path] | None, typer.Argument(metavar="[DIR...]", help="Also look for checkpoints below these.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Models that are bundled or found: attention law, size, training length."""
     from .models.catalogue import catalogue
@@ -182,37 +72,6 @@ def list_laws() -> None:
 
     lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
     print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
-
-
-def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[Any]:
-    """Parse a comma-separated list of numbers."""
-    try:
-        parsed = [kind(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        parsed = []
-    if not parsed:
-        word = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"{what} {text!r}: allowed are {word} separated by commas")
-    return parsed
-
-
-def number(what: str, text: str) -> int:
-    parsed = numbers(what, text, int)
-    if len(parsed) != 1:
-        raise UserError(f"{what} {text!r}: allowed are auto and one whole number")
-    return int(parsed[0])
-
-
-def bundled() -> list[str]:
-    """Return the default models."""
-    from .models.sources import PACKAGED, bundled_names
-
-    names = bundled_names()
-    if not names:
-        raise UserError(
-            f"model: none is bundled in this version; give --model DIR, a .gguf file, a hub id, or {', '.join(PACKAGED)}"
-        )
-    return names
 
 
 def quiet_libraries() -> None:

@@ -4,11 +4,11 @@ import hashlib
 import inspect
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,12 +19,31 @@ from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, configured_length, resolve
-from .probes.needle import NeedleProbe
 from .provenance import command, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
 
 SHORT = 1024  # tokens: the longest training length whose sixteenfold every machine can read
+WINDOW = 256  # tokens
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+class Probe(Protocol):
+    """What can be run on a model: a name in the run store, a plan of samples, and a call that yields their rows."""
+
+    @property
+    def name(self) -> str: ...
+    def plan(self) -> Sequence[Any]: ...
+    def parameters(self) -> dict[str, Any]: ...
+    def tokens(self, rows: Sequence[dict[str, Any]]) -> int: ...
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None: ...
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        done: Collection[str],
+        batch_size: int | None,
+        progress: Callable[[int], None],
+    ) -> Iterator[list[dict[str, Any]]]: ...
 
 
 @dataclass(frozen=True)
@@ -111,8 +130,14 @@ def default_lengths(models: Sequence[str]) -> list[int]:
     return [longest * factor for factor in (1, 2, 4, 8, 16)] if longest <= SHORT else [512, 1024, 2048]
 
 
+def default_window(models: Sequence[str]) -> int:
+    """Return the near context that the context gain leaves: the models' shortest training length, at most 256 tokens."""
+    lengths = [configured_length(resolve(reference).config()) for reference in models]
+    return min([WINDOW, *filter(None, lengths)])
+
+
 def run_probe(
-    probe: NeedleProbe,
+    probe: Probe,
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
     attentions: Sequence[str | None] = (None,),
     ropes: Sequence[RopeSetting] = (RopeSetting(),),
@@ -140,11 +165,11 @@ def run_probe(
     return runs
 
 
-def open_run(each: Subject, probe: NeedleProbe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
+def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
     dtype = each.source.dtype(settings.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
     key = {
-        "probe": "needle",
+        "probe": probe.name,
         "parameters": probe.parameters(),
         "model": each.label,
         "fingerprint": each.fingerprint,
@@ -153,7 +178,7 @@ def open_run(each: Subject, probe: NeedleProbe, swap: str | None, rope: RopeSett
         "attention_source": None if swap is None else user_law_source(swap),
         "rope": asdict(rope),
     }
-    return Run(settings.output_path / "needle" / run_id_of(key))
+    return Run(settings.output_path / probe.name / run_id_of(key))
 
 
 def user_law_source(law: str) -> str | None:
@@ -171,7 +196,7 @@ def execute(
     each: Subject,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    probe: NeedleProbe,
+    probe: Probe,
     swap: str | None,
     rope: RopeSetting,
     run: Run,
@@ -210,7 +235,7 @@ def execute(
             writer.append({**common, **row} for row in rows)
         rows = run.rows()
         record = {
-            "probe": "needle",
+            "probe": probe.name,
             "parameters": probe.parameters(),
             "model": describe_model(each, model, tokenizer, settings),
             "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
@@ -221,7 +246,7 @@ def execute(
             "rows": len(rows),
             "rows_from_earlier_processes": len(done),
             "failed": sum(row["error"] is not None for row in rows),
-            "tokens": sum(row["context_length"] for row in rows),
+            "tokens": probe.tokens(rows),
             "peak_memory_bytes": peak_memory(model),
         }
         run.finish(record)

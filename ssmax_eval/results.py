@@ -70,10 +70,9 @@ class Run:
         rows: dict[str, Row] = {}
         for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                row = json.loads(line)
-                if not (row["correct"] is None or isinstance(row["correct"], bool)) or not isinstance(
-                    row["context_length"], int
-                ):
+                row = dict(json.loads(line))
+                allowed = {"correct": bool | None, "error": str | None, "context_length": int}
+                if not all(isinstance(row.get(name), kind) for name, kind in allowed.items()):
                     raise ValueError("not a row")
                 rows[row["sample"]] = row
             except (ValueError, TypeError, KeyError) as error:

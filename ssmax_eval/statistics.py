@@ -1,13 +1,19 @@
-"""Statistics of grids: DataFrame in, DataFrame out."""
+"""Statistics of grids and of losses: DataFrame in, DataFrame out."""
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 TASK = ["task", "value", "needles", "haystack"]
 CELL = [*TASK, "series", "context_length", "depth_percent"]
+PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
+TEXT = ["text", "context_length", "window"]
+PART = [*TEXT, "seed", "series", "document", "measure", "position_start", "position_end"]
+CONFIDENCE = 0.95
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return needle rows with a `series` column that names what was probed, each prompt once in its series.
+    """Return rows of a probe with a `series` column that names what was probed, each prompt or position bin once in its series.
 
     The model's name, its law if any is not softmax, its RoPE setting if changed; dtype, scoring and weights only where
     they differ between rows of one name, so that what is not the same is never averaged.
@@ -15,12 +21,14 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     law = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
     series = rows["model"] + (", " + law if (rows["attention"] != "softmax").any() else "")
     series += rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
-    for column in ("dtype", "scoring", "fingerprint"):
+    for column in {"dtype", "scoring", "fingerprint"} & set(rows.columns):
         differs = rows.groupby(series)[column].transform("nunique") > 1
         series = series.where(~differs, series + ", " + rows[column])
-    rows = rows.assign(series=series)
-    once = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
-    return rows.drop_duplicates(once, keep="last")
+    rows = rows.assign(series=series).reset_index(drop=True)
+    is_prompts = "prompt_sha256" in rows and bool(rows["prompt_sha256"].notna().any())
+    # of a prompt that was run twice, the row that also has the attention masses
+    order = rows["mass_answer"].notna().argsort(kind="stable") if "mass_answer" in rows else np.arange(len(rows))
+    return rows.iloc[order].drop_duplicates(PROMPT if is_prompts else PART, keep="last").sort_index()
 
 
 def task_name(rows: pd.DataFrame) -> str:
@@ -70,3 +78,100 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     out["failed"] = out["trials"] - out["scored"]
     out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")
     return out[columns]
+
+
+def loss_by_position(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series and position bin: loss (nats a token, all nats over all tokens), its interval, documents, failed.
+
+    low and high bound the 95% interval of the mean over documents (Student's t): tokens of one document are not independent.
+    """
+    part = rows[rows["measure"] == "position"]
+    return _over_documents(part, part["nll_sum"], [*TEXT, "series", "position_start", "position_end"], "loss")
+
+
+def context_gain(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series and length: the loss of the last `window` tokens with all before them minus with themselves alone.
+
+    context_gain in nats a token, below 0 where the far context helps; interval and counts as in loss_by_position.
+    """
+    part = rows[rows["measure"] == "gain"]
+    return _over_documents(
+        part, part["nll_sum"] - part["nll_sum_near"], [*TEXT, "series", "position_end"], "context_gain"
+    )
+
+
+def _over_documents(rows: pd.DataFrame, nats: pd.Series, by: list[str], name: str) -> pd.DataFrame:
+    columns = [*by, name, "low", "high", "documents", "failed"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    whole = {name: "int64" for name in by if name in ("context_length", "window", "position_start", "position_end")}
+    rows = rows.astype(whole)  # beside rows of another probe, which lack them, they became floats
+    # documents of a bin have equally many tokens, so the mean of their losses is all nats over all tokens
+    values = rows.assign(value=nats.astype("float64") / rows["tokens"])
+    grouped = values.groupby(by, sort=False)["value"]
+    out = grouped.agg(["mean", "count", "size", "sem"]).reset_index()
+    half = out["sem"] * stats.t.ppf((1 + CONFIDENCE) / 2, (out["count"] - 1).clip(lower=1))
+    out = out.assign(low=out["mean"] - half, high=out["mean"] + half, failed=out["size"] - out["count"])
+    return out.rename(columns={"mean": name, "count": "documents"})[columns]
+
+
+HEAD = ("mass_answer", "mass_needle", "log_odds", "entropy", "maximum", "mass_answer_mean", "mass_next")
+
+
+def heads(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
+
+    layer and head count from 0; n is the number of keys that the row which predicts the answer's first token can see.
+    Prompts without a needle or without a score are left out.
+    """
+    kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
+    part = rows[rows["mass_answer"].map(lambda mass: isinstance(mass, list)) & rows["control"].isna()]
+    if part.empty:
+        return pd.DataFrame(columns=[*kept, "n", "layer", "head", *HEAD])
+    values = {name: [np.asarray(mass, dtype=float) for mass in part[name]] for name in HEAD}
+    shapes = [mass.shape for mass in values["mass_answer"]]
+    lines = np.repeat(np.arange(len(part)), [layers * per_layer for layers, per_layer in shapes])
+    index = [np.indices(shape).reshape(2, -1) for shape in shapes]
+    layer, head = np.concatenate(index, axis=1)
+    n = part["context_length"] - part["answer_ranks"].map(len)
+    out = part[kept].assign(n=n).iloc[lines].reset_index(drop=True)
+    out = out.assign(layer=layer, head=head)
+    return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})
+
+
+def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series, length, layer and head: mean mass on the answer and on the needle, and prompts."""
+    by = [*TASK, "series", "context_length", "layer", "head"]
+    grouped = by_head.groupby(by, sort=False)
+    return grouped.agg(
+        mass_answer=("mass_answer", "mean"), mass_needle=("mass_needle", "mean"), prompts=("n", "size")
+    ).reset_index()
+
+
+def top_heads(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return the head with the most mass on the answer for each prompt (the paper's Figure 8), and the verdict: right, first, wrong."""
+    prompt = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256"]
+    best = by_head.loc[by_head.groupby(prompt, sort=False)["mass_answer"].idxmax()].reset_index(drop=True)
+    right, first = best["correct"].fillna(False), best["first_correct"].fillna(False)
+    return best.assign(verdict=np.select([right, first], ["right", "first token"], "wrong"))
+
+
+def fading(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return the fit ln(mass / (1 - mass)) = a + b ln n of each head over its prompts, by least squares.
+
+    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3); NaN
+    with fewer than two lengths. A softmax head whose scores do not depend on n has b = -1, a SSMax head s * lead - 1.
+    """
+    import statsmodels.api as sm  # seconds to import
+
+    lines = []
+    by = [*TASK, "series", "layer", "head"]
+    for key, part in by_head.groupby(by, sort=False):
+        part = part[np.isfinite(part["log_odds"])]
+        line = dict(zip(by, key, strict=True)) | dict.fromkeys(("a", "b", "low", "high"), float("nan"))
+        if part["context_length"].nunique() > 1 and len(part) > 3:
+            fit = sm.OLS(part["log_odds"].to_numpy(), sm.add_constant(np.log(part["n"].to_numpy()))).fit(cov_type="HC3")
+            low, high = fit.conf_int(1 - CONFIDENCE)[1]
+            line |= {"a": fit.params[0], "b": fit.params[1], "low": low, "high": high}
+        lines.append(line | {"prompts": len(part)})
+    return pd.DataFrame(lines, columns=[*by, "a", "b", "low", "high", "prompts"])

@@ -14,38 +14,120 @@ from rich.text import Text
 from . import statistics
 from .results import Run, load_results, run_id_of
 
+HEADS = 3  # of each series in the table of heads
+
 
 def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: bool) -> None:
-    """Print the grids and write the report of these runs; stdout ends with the report's path."""
+    """Print what the runs found and write their report; stdout ends with the report's path."""
     from .report import report  # the plotting libraries take seconds, which the other tables need not wait for
 
-    rows = statistics.with_series(load_results(*runs))
-    folder = Path("reports") if output_path == Path("results") else output_path / "reports"
     page = None
     if want_report:
-        page = report(runs, folder / f"needle-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
+        folder = Path("reports") if output_path == Path("results") else output_path / "reports"
+        names = {run.folder.parent.name for run in runs}
+        name = names.pop() if len(names) == 1 else "run"
+        page = report(runs, folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
+    rows = load_results(*runs)
+    prompts = statistics.with_series(rows[rows["prompt_sha256"].notna()]) if "prompt_sha256" in rows else pd.DataFrame()
+    documents = statistics.with_series(rows[rows["measure"].notna()]) if "measure" in rows else pd.DataFrame()
     if as_json:
-        cells = statistics.cells(rows).astype(object).where(lambda frame: frame.notna(), None)
-        print(
-            json.dumps(
-                {
-                    "runs": [str(run.folder) for run in runs],
-                    "cells": cells.to_dict("records"),
-                    "failed": int(rows["correct"].isna().sum()),
-                    "report": None if page is None else str(page),
-                }
-            )
-        )
+        print(json.dumps(summary(runs, prompts, documents) | {"report": None if page is None else str(page)}))
         return
-    print_grids(rows)
-    if failed := int(rows["correct"].isna().sum()):
-        reasons = rows.loc[rows["correct"].isna(), "error"].value_counts()
-        print(
-            f"{failed} prompts could not be scored: {', '.join(f'{reason} ({count})' for reason, count in reasons.items())}"
-        )
+    if not prompts.empty:
+        print_grids(prompts)
+        print_heads(prompts)
+    if not documents.empty:
+        print_losses(documents)
+    if failed := int(rows["error"].notna().sum()):
+        reasons = rows["error"].value_counts().items()
+        print(f"{failed} rows without a score: {', '.join(f'{reason} ({count})' for reason, count in reasons)}")
     print("\n".join(f"run {run.folder}" for run in runs))
     if page is not None:
         print(page)
+
+
+def summary(runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame) -> dict[str, Any]:
+    """Return what the tables show as one JSON object."""
+    out: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": 0}
+    if not prompts.empty:
+        out["cells"] = records(statistics.cells(prompts))
+        out["failed"] += int(prompts["correct"].isna().sum())
+        if "mass_answer" in prompts:
+            out["fading"] = records(statistics.fading(statistics.heads(prompts)))
+    if not documents.empty:
+        out["loss"] = records(statistics.loss_by_position(documents))
+        out["context_gain"] = records(statistics.context_gain(documents))
+        out["failed"] += int(documents.loc[documents["error"].notna(), "document"].nunique())
+    return out
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table's lines, null for what is missing."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def print_losses(rows: pd.DataFrame) -> None:
+    """Print the loss by position and the context gain, a column for each series."""
+    for by, part in rows.groupby(statistics.TEXT, sort=False):
+        series = [*dict.fromkeys(part["series"])]
+        for table, value, title in (
+            (
+                statistics.loss_by_position(part),
+                "loss",
+                f"loss by tokens in front, nats: text {by[0]}, {by[1]:,} tokens",
+            ),
+            (
+                statistics.context_gain(part),
+                "context_gain",
+                f"loss of the last {by[2]:,.0f} tokens, with all before minus alone",
+            ),
+        ):
+            if table.empty:
+                continue
+            name = "position_start" if value == "loss" else "position_end"
+            at = {(line[name], line["series"]): line for line in table.to_dict("records")}
+            lines = [
+                [f"{key:,}", *(interval(at.get((key, each)), value) for each in series)] for key in table[name].unique()
+            ]
+            print_table(["from" if value == "loss" else "length", *series], lines, title)
+
+
+def interval(line: dict[str, Any] | None, value: str) -> str:
+    if line is None or pd.isna(line[value]):
+        return "" if line is None else "failed"
+    return f"{line[value]:.3f}" + ("" if pd.isna(line["low"]) else f" ± {line['high'] - line[value]:.3f}")
+
+
+def print_heads(rows: pd.DataFrame) -> None:
+    """Print, where rows have attention masses, each prompt's highest mass over all heads by length, and the heads that hold most."""
+    by_head = statistics.heads(rows) if "mass_answer" in rows else pd.DataFrame()
+    for _, part in by_head.groupby(statistics.TASK, sort=False) if len(by_head) else ():
+        lengths = sorted(part["context_length"].unique())
+        top = statistics.top_heads(part).pivot_table(
+            index="series", columns="context_length", values="mass_answer", sort=False
+        )
+        lines = [
+            [str(name), *("" if pd.isna(v) else f"{v:.3f}" for v in line)]
+            for name, line in zip(top.index, top[lengths].to_numpy(), strict=True)
+        ]
+        print_table(
+            ["series", *(f"{n:,}" for n in lengths)],
+            lines,
+            "attention on the answer, highest head of each prompt, mean",
+        )
+        scores, fits = statistics.head_scores(part), statistics.fading(part)
+        shortest = scores[scores["context_length"] == lengths[0]].sort_values("mass_answer", ascending=False)
+        best = shortest.groupby("series", sort=False).head(HEADS).merge(fits, on=["series", "layer", "head"])
+        lines = [
+            [line["series"], f"{line['layer']}.{line['head']}", f"{line['mass_answer']:.3f}",
+             "" if pd.isna(line["b"]) else f"{line['b']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"]
+            for line in best.to_dict("records")
+        ]  # fmt: skip
+        print_table(
+            ["series", "layer.head", f"mass at {lengths[0]:,}", "b of ln(mass/(1-mass)) = a + b ln n"],
+            lines,
+            "heads with the most",
+        )
 
 
 def print_grids(rows: pd.DataFrame) -> None:

@@ -163,7 +163,7 @@ def test_generate_scoring(tokenizer, monkeypatch):
     assert scores[0]["answer_nll"] is None
 
 
-def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer, monkeypatch):
+def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer):
     model = build("Llama", vocab_size=VOCABULARY)
     tried = []
 
@@ -173,28 +173,26 @@ def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [{**scoring.UNSCORED, "correct": True, "error": None}] * len(prompts)
 
-    monkeypatch.setitem(scoring.SCORING, "forced", limited)
     fits = prompt_of([1, 2, 3], 1)
-    scores = score_halving(model, tokenizer, [fits] * 5, "forced", halve=True)
+    scores = score_halving(limited, model, tokenizer, [fits] * 5, halve=True)
     assert [s["correct"] for s in scores] == [True] * 5
     assert tried[0] == 5
     never = dataclasses.replace(fits, expected="never")
-    assert score_halving(model, tokenizer, [never], "forced", halve=True)[0] == {
+    assert score_halving(limited, model, tokenizer, [never], halve=True)[0] == {
         **scoring.UNSCORED,
         "error": "out of memory",
     }
-    fixed = score_halving(model, tokenizer, [fits] * 5, "forced", halve=False)
+    fixed = score_halving(limited, model, tokenizer, [fits] * 5, halve=False)
     assert [s["error"] for s in fixed] == ["out of memory"] * 5
     assert all(s["correct"] is None for s in fixed)
 
 
-def test_other_errors_are_not_swallowed(tokenizer, monkeypatch):
+def test_other_errors_are_not_swallowed(tokenizer):
     def broken(model, tokenizer, prompts):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setitem(scoring.SCORING, "forced", broken)
     with pytest.raises(RuntimeError, match="a bug of ours"):
-        score_halving(build("Llama"), tokenizer, [prompt_of([1, 2, 3], 1)], "forced", halve=True)
+        score_halving(broken, build("Llama"), tokenizer, [prompt_of([1, 2, 3], 1)], halve=True)
 
 
 def test_trap_15_logits_that_are_not_finite_are_a_failure(tokenizer):

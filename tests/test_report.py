@@ -151,7 +151,7 @@ def test_controls_are_beside_the_grid_not_in_it(tmp_path):
 
 
 def test_nothing_to_report(tmp_path):
-    with pytest.raises(UserError, match="no needle rows"):
+    with pytest.raises(UserError, match="no rows of a probe"):
         ssmax_eval.report(pd.DataFrame(), tmp_path / "x.html")
 
 

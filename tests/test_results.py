@@ -352,7 +352,18 @@ def test_a_damaged_record_is_one_clear_error(checkpoint, tmp_path, text):
     assert run(checkpoint, tmp_path, fresh=True).record()["rows"] == 8
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "3", "{}", '{"sample": "a", "correct": "no", "context_length": 96}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        "[]",
+        "3",
+        "{}",
+        '{"sample": "a", "correct": "no", "context_length": 96}',
+        '{"sample": "a", "error": 3, "context_length": 96}',
+        '{"sample": "a"}',
+    ],
+)
 def test_a_damaged_row_is_one_clear_error(checkpoint, tmp_path, text):
     done = run(checkpoint, tmp_path)
     done.rows_path.write_text(done.rows_path.read_text() + text + "\n")

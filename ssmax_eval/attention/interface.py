@@ -45,7 +45,7 @@ def visible_keys(rows: int, keys: int, attention_mask: Tensor | None, causal: bo
 def attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Scale query (batch, heads, rows, head_dim) by its layer's law, then run transformers' sdpa attention."""
+    """Scale query (batch, heads, rows, head_dim) by its layer's law, show q and k to a recorder, then run transformers' sdpa attention."""
     law: Law | None = getattr(module, "ssmax", None)
     if law is not None and law.active:
         assert not kwargs.get("sliding_window"), "a law on a sliding-window layer: n would be wrong"
@@ -54,6 +54,8 @@ def attention_forward(
         n = visible_keys(query.shape[2], key.shape[2], attention_mask, causal, query.device)
         # C(n) and the product in float32, rounded once: a rounded C(n) would be a wrong temperature
         query = (query * law(n)[..., None]).to(query.dtype)
+    if (recorder := getattr(module, "recorder", None)) is not None:
+        recorder(query, key, attention_mask, kwargs.get("scaling"))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

@@ -123,15 +123,20 @@ def haystack(reference: str) -> Haystack:
         raise UserError("haystack '': allowed are text, noise, repeat, bible, hf:DATASET, or a path")
     path = Path(os.path.expanduser(reference))
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
-        if not files:
-            raise UserError(f"haystack {reference!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
-        return Document(path.resolve().name, "\n".join(read_text(file, reference) for file in files))
+        return Document(path.resolve().name, "\n".join(text for _, text in text_files(path)))
     if not path.is_file():
         raise UserError(
             f"haystack {reference!r}: no such file; allowed are text, noise, repeat, bible, hf:DATASET, or a path"
         )
     return Document(path.name, read_text(path, reference))
+
+
+def text_files(folder: Path) -> list[tuple[str, str]]:
+    """Return the text files below a folder in order: the path from there, and the text."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
+    if not files:
+        raise UserError(f"haystack {str(folder)!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
+    return [(str(file.relative_to(folder)), read_text(file, str(folder))) for file in files]
 
 
 def read_text(path: Path, reference: str) -> str:

@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +14,7 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, Prompt, assemble
 from ..errors import UserError
 from ..models.rope import rotary_modules
-from .scoring import EXTRA_GENERATED_TOKENS, SCORING, score_halving
+from .scoring import EXTRA_GENERATED_TOKENS, SCORING, forced, score_halving
 
 Row = dict[str, Any]
 LONGEST = 2**27
@@ -43,6 +43,7 @@ class NeedleProbe:
 
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
     haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
+    attention_mass: also store what every head does in the answer's rows (attention_mass.py), from the same forward.
     limit: the first N samples, trials outermost so that the grid fills evenly. Raises UserError for values out of range.
     """
 
@@ -55,6 +56,7 @@ class NeedleProbe:
     controls: tuple[str, ...] = ()
     seed: int = 0
     limit: int | None = None
+    attention_mass: bool = False
 
     def __post_init__(self) -> None:
         for length in self.context_lengths:
@@ -67,6 +69,8 @@ class NeedleProbe:
         require(self.scoring in SCORING, "scoring", self.scoring, " or ".join(SCORING))
         for control in self.controls:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
+        if self.attention_mass:
+            require(self.scoring == "forced", "scoring", self.scoring, "forced where attention mass is wanted")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         if self.needle.task == "digits":
             require(
@@ -83,6 +87,11 @@ class NeedleProbe:
     def source(self) -> Haystack:
         """The haystack, read once."""
         return haystack("text" if self.needle.task == "digits" else self.haystack)
+
+    @property
+    def name(self) -> str:
+        """The probe's name in the run store."""
+        return "attention" if self.attention_mass else "needle"
 
     @property
     def haystack_name(self) -> str:
@@ -119,19 +128,9 @@ class NeedleProbe:
                 f"context length {min(self.context_lengths)}: shorter than needle, question and answer with this tokenizer; "
                 f"give at least {needed}"
             )
-        rows = model.get_input_embeddings().weight.shape[0]
-        if (largest := max(tokenizer.get_vocab().values())) >= rows:
-            raise UserError(
-                f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
-                "it is not this model's tokenizer"
-            )
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        longest = max(self.context_lengths) + (EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0)
-        if not rotary_modules(model) and isinstance(limit, int) and longest > limit:
-            raise UserError(
-                f"context length {max(self.context_lengths)}: {type(model).__name__} has {limit} learned positions; "
-                f"give at most {limit - longest + max(self.context_lengths)}"
-            )
+        longest = max(self.context_lengths)
+        extra = EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0
+        check_tokenizer(model, tokenizer, longest, longest + extra)
 
     def __call__(
         self,
@@ -147,6 +146,7 @@ class NeedleProbe:
         resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
         """
         self.check(model, tokenizer)
+        score = partial(forced, attention_mass=True) if self.attention_mass else SCORING[self.scoring]
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
@@ -158,7 +158,7 @@ class NeedleProbe:
                     progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
-                scores = score_halving(model, tokenizer, prompts, self.scoring, halve=batch_size is None)
+                scores = score_halving(score, model, tokenizer, prompts, halve=batch_size is None)
                 rows = [
                     self.row(sample, prompt, score)
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
@@ -196,7 +196,29 @@ class NeedleProbe:
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the prompts and the scoring, the haystack's content included."""
         content = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
-        return {"format": FORMAT, **asdict(self), **content}
+        parameters = asdict(self)
+        del parameters["attention_mass"]  # the probe's name tells it
+        return {"format": FORMAT, **parameters, **content}
+
+    def tokens(self, rows: Sequence[Row]) -> int:
+        """Return the tokens that stored rows stand for."""
+        return sum(row["context_length"] for row in rows)
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
+    """Raise UserError if the tokenizer is not the model's, or learned positions do not reach as far as is asked."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (largest := max(tokenizer.get_vocab().values())) >= rows:
+        raise UserError(
+            f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
+            "it is not this model's tokenizer"
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not rotary_modules(model) and isinstance(limit, int) and positions > limit:
+        raise UserError(
+            f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
+            f"give at most {limit - positions + asked}"
+        )
 
 
 def require(condition: bool, what: str, value: object, allowed: str) -> None:

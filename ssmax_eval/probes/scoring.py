@@ -6,13 +6,17 @@ front of it, so one forward over prompt and answer gives greedy decoding's verdi
 
 import inspect
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..attention.recorder import recording
 from ..data.prompts import Prompt
 from ..errors import UserError
+from .attention_mass import AttentionMass
 
 EXTRA_GENERATED_TOKENS = 16
 Score = dict[str, Any]
@@ -27,19 +31,27 @@ UNSCORED: Score = {
 
 
 @torch.inference_mode()
-def forced(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
+def forced(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], attention_mass: bool = False
+) -> list[Score]:
     """Score prompts of equal length by one forward pass; only the answers' rows reach lm_head.
 
     predicted is each row's argmax given the true tokens before it; answer_nll is summed over the answer, in nats;
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
+    attention_mass adds what every head does in the answer's rows (attention_mass.MEASURES), from the same forward.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
     rows = max(prompt.answer_length for prompt in prompts)
     # the last answer token predicts nothing that is asked
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
-    logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
-    return [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
+    masses = AttentionMass(model, prompts) if attention_mass else None
+    with recording(model, masses.recorder) if masses else nullcontext():
+        logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
+    return [
+        score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) | (masses.of(i) if masses else {})
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
@@ -101,15 +113,15 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def score_halving(
+    score: Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[Prompt]], list[Score]],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
-    scoring: str,
     halve: bool,
 ) -> list[Score]:
     """Score prompts of equal length, in halves when memory runs out if `halve`; what still fails carries its error and no score."""
     try:
-        return SCORING[scoring](model, tokenizer, prompts)
+        return score(model, tokenizer, prompts)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -120,7 +132,7 @@ def score_halving(
         return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
     middle = len(prompts) // 2
     return [
-        score
+        each
         for half in (prompts[:middle], prompts[middle:])
-        for score in score_halving(model, tokenizer, half, scoring, halve)
+        for each in score_halving(score, model, tokenizer, half, halve)
     ]

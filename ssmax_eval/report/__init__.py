@@ -16,23 +16,27 @@ from markupsafe import Markup
 from .. import statistics
 from ..errors import UserError
 from ..results import Run, find_runs, load_results
-from . import figures
+from . import figures, masses
+from .losses import section as loss_section
 
 SHOWN_PER_TRIAL = (
     "trial seed needle question expected predicted correct first_correct answer_nll answer_ranks margin "
     "realised_depth_percent needle_start needle_end prompt_sha256 error"
 ).split()
+NEEDLE = ["prompt_sha256", "attention_swapped", "scoring"]  # columns that make rows a needle grid's
+LOSS = ["measure", "attention_swapped", "nll_sum"]
 
 
 def report(
     data: pd.DataFrame | Sequence[str | Path | Run] | str | Path,
     out: str | Path,
-    title: str = "Needle in a haystack",
+    title: str = "",
     figures_folder: str | Path | None = None,
 ) -> Path:
-    """Write one HTML file of needle rows and return its path; with figures_folder, the figures too, as SVG, PNG and PDF.
+    """Write one HTML file of probes' rows and return its path; with figures_folder, the figures too, as SVG, PNG and PDF.
 
-    data: a DataFrame of load_results, or runs, or paths of runs. Raises UserError for data without needle rows.
+    data: a DataFrame of load_results, or runs, or paths of runs. title: the heading, by default what the page holds.
+    Raises UserError for data without rows.
     """
     records: list[dict[str, Any]] = []
     if not isinstance(data, pd.DataFrame):
@@ -41,21 +45,48 @@ def report(
         runs = list({run.folder.resolve(): run for run in found}.values())
         records = [{"run_id": run.run_id, **run.record()} for run in runs]
         data = load_results(*runs)
-    if data.empty or not {"prompt_sha256", "attention_swapped", "scoring"} <= set(data.columns):
-        raise UserError("report: no needle rows in the runs given; run `ssmax-eval needle` first")
-    rows = statistics.with_series(data)
-    train_lengths = trained(rows, records)
-    sections = [
-        section(number, statistics.task_name(part), part, train_lengths, figures_folder)
-        for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1)
-    ]
+    prompts, documents = (part_with(data, columns) for columns in (NEEDLE, LOSS))
+    if prompts.empty and documents.empty:
+        raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
+    sections, attentions, losses = [], [], []
+    if not prompts.empty:
+        rows = statistics.with_series(prompts)
+        train_lengths = trained(rows, records)
+        for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
+            heading = statistics.task_name(part)
+            sections.append(section(number, heading, part, train_lengths, figures_folder))
+            if "mass_answer" in part:
+                attentions.append(masses.section(number, heading, part, records, train_lengths, figures_folder))
+    if not documents.empty:
+        rows = statistics.with_series(documents)
+        losses = [
+            loss_section(number, part, trained(rows, records), figures_folder)
+            for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1)
+        ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("page.html.j2").render(
-        title=title, sections=sections, records=records, records_text=json.dumps(records, indent=1)
+        title=title or heading_of(sections, attentions, losses),
+        sections=sections,
+        attentions=[*filter(None, attentions)],
+        losses=losses,
+        records=records,
+        records_text=json.dumps(records, indent=1),
     )
     return write(Path(out), page)
+
+
+def heading_of(sections: Sequence[Any], attentions: Sequence[Any], losses: Sequence[Any]) -> str:
+    """Return the heading of a page that holds these parts."""
+    parts = {"needle in a haystack": sections, "attention on the needle": [*filter(None, attentions)], "loss": losses}
+    text = ", ".join(name for name, part in parts.items() if part)
+    return text[:1].upper() + text[1:]
+
+
+def part_with(data: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return the rows of one kind of probe, told by the first of the columns that it alone has."""
+    return data[data[columns[0]].notna()] if set(columns) <= set(data.columns) else data.iloc[:0]
 
 
 def write(out: Path, page: str) -> Path:

@@ -1,0 +1,59 @@
+"""What an attention law does to one large score among n, in closed form: fading without a model."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from ..errors import UserError
+from .laws import LARGEST_LENGTH, Law, law_options, parse_law
+
+HIGH, LOW = 3.0, -2.0  # the scores of the paper's Figure 1
+LEADS = [lead / 4 for lead in range(41)]
+
+
+def law_of(attention: str, train_length: int) -> Law:
+    """Return a law with one head, its learned values where they start."""
+    law_class, options = parse_law(attention)
+    length = int(options.pop("train_length", train_length))
+    if not 2 <= length <= LARGEST_LENGTH:
+        raise UserError(f"train_length {length}: allowed are whole numbers, 2 to {LARGEST_LENGTH}")
+    return law_class(1, length, **{key: value for key, value in options.items() if key in law_options(law_class)})
+
+
+def largest_weight(law: Law, n: float, lead: float) -> float:
+    """Return the weight of one score that leads n - 1 equal ones: 1 / ((n - 1) exp(-C(n) lead) + 1)."""
+    with torch.no_grad():
+        scale = float(law(torch.tensor([[float(n)]])).flatten()[0])
+    return 1 / ((n - 1) * math.exp(-scale * lead) + 1)
+
+
+def decades(largest: int) -> list[int]:
+    """Return 10, 100, ... up to `largest`, itself included. Raises UserError for less than 10."""
+    if not 10 <= largest <= LARGEST_LENGTH:
+        raise UserError(f"largest n {largest}: allowed are whole numbers, 10 to {LARGEST_LENGTH}")
+    return [*(10**k for k in range(1, 9) if 10**k < largest), largest]
+
+
+def by_length(laws: Sequence[str], train_length: int, largest: int) -> pd.DataFrame:
+    """Return the weight of +3 among n - 1 scores of -2 for n = 10, 100, ... (Figure 1): columns attention, n, weight."""
+    return pd.DataFrame(
+        {"attention": law, "n": n, "weight": largest_weight(law_of(law, train_length), n, HIGH - LOW)}
+        for law in laws
+        for n in decades(largest)
+    )
+
+
+def by_lead(laws: Sequence[str], train_length: int, largest: int) -> pd.DataFrame:
+    """Return the weight of a score by its lead over n - 1 equal ones: columns attention, n, lead, weight.
+
+    SSMax gives the largest score its weight when it leads by more than 1 / s, and spreads attention when by less, for
+    large n (what the paper's section on its bounds says, and Figure 3 as far as it is known here).
+    """
+    return pd.DataFrame(
+        {"attention": law, "n": n, "lead": lead, "weight": largest_weight(law_of(law, train_length), n, lead)}
+        for law in laws
+        for n in decades(largest)
+        for lead in LEADS
+    )

@@ -1,0 +1,99 @@
+"""Attention mass on the needle: how much of the row that predicts the answer each head puts on the key tokens."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..attention.interface import attention_modules
+from ..attention.recorder import Recorder
+from ..data.prompts import Prompt
+
+MEASURES = ("mass_answer", "mass_needle", "log_odds", "entropy", "maximum", "mass_answer_mean", "mass_next")
+MASSES = tuple(measure for measure in MEASURES if measure not in ("entropy", "maximum"))
+DIGITS = 6  # kept of each stored number
+
+
+class AttentionMass:
+    """What every head does in the rows that predict the answers of prompts of equal length.
+
+    recorder goes into `recording` around the forward over all tokens but the last; `of(i)` is prompt i's row part
+    afterwards: for each measure a list of layers of heads. Of the row that predicts the answer's first token:
+    mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
+    log_odds, ln(mass_answer / (1 - mass_answer)), exact where the mass itself rounds to 0 or 1; entropy in nats;
+    maximum, the largest weight. Means over all rows of the answer: mass_answer_mean, of mass_answer; mass_next, of the
+    weight on the one value token that has to be written next, which copying needs beyond the first token (None where
+    needle and answer have the value in different tokens). Without a needle in the prompt, all masses are None.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: list[Prompt]) -> None:
+        self.prompts = prompts
+        self.layers = list(attention_modules(model))
+        longest = max(prompt.answer_length for prompt in prompts)
+        inputs = len(prompts[0].ids) - 1
+        # the row in front of each answer token; shorter answers repeat their last one, with no weight
+        rows = [[inputs - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
+        weights = [[(i < p.answer_length) / p.answer_length for i in range(longest)] for p in prompts]
+        self.weights = torch.tensor(weights)
+        keys = [
+            [(p.value_start or 0) + (min(i, p.answer_length - 1) if copies(p) else 0) for i in range(longest)]
+            for p in prompts
+        ]
+        self.next_keys = torch.tensor(keys)
+        self.spans = [spans(prompts, inputs, name) for name in ("value", "needle")]
+        self.recorder = Recorder(torch.tensor(rows), self.reduce)
+
+    def reduce(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return the measures (batch, heads) of one layer's scores (batch, heads, rows, keys)."""
+        value, needle = (span[:, None, None].to(scores.device) for span in self.spans)
+        whole = scores.logsumexp(-1)
+        on_value = scores.masked_fill(~value, -math.inf).logsumexp(-1)
+        elsewhere = scores[:, :, 0].masked_fill(value[:, :, 0], -math.inf).logsumexp(-1)
+        on_needle = scores[:, :, 0].masked_fill(~needle[:, :, 0], -math.inf).logsumexp(-1)
+        first = (scores[:, :, 0] - whole[:, :, :1]).exp()
+        mass = (on_value - whole).exp()
+        at = self.next_keys.to(scores.device)[:, None, :, None].expand(-1, scores.shape[1], -1, 1)
+        on_next = (scores.gather(-1, at)[..., 0] - whole).exp()
+        weights = self.weights.to(mass.device)[:, None]
+        return {
+            "mass_answer": mass[:, :, 0],
+            "mass_needle": (on_needle - whole[:, :, 0]).exp(),
+            "log_odds": on_value[:, :, 0] - elsewhere,
+            "entropy": torch.special.entr(first).sum(-1),
+            "maximum": first.amax(-1),
+            "mass_answer_mean": (mass * weights).sum(-1),
+            "mass_next": (on_next * weights).sum(-1),
+        }
+
+    def of(self, index: int) -> dict[str, Any]:
+        """Return the measures of prompt `index`, each a list of layers of heads."""
+        parts: dict[str, Any] = {
+            measure: [rounded(self.recorder.kept[layer][measure][index]) for layer in self.layers]
+            for measure in MEASURES
+        }
+        if self.prompts[index].value_start is None:
+            parts |= dict.fromkeys(MASSES)
+        elif not copies(self.prompts[index]):
+            parts["mass_next"] = None
+        return parts
+
+
+def copies(prompt: Prompt) -> bool:
+    """Tell whether the needle holds the answer in the answer's own tokens."""
+    if prompt.value_start is None or prompt.value_end is None:
+        return False
+    return prompt.ids[prompt.value_start : prompt.value_end] == prompt.ids[-prompt.answer_length :]
+
+
+def spans(prompts: list[Prompt], inputs: int, name: str) -> Tensor:
+    """Return which of the input tokens are the prompts' value or needle, bool (batch, inputs)."""
+    position = torch.arange(inputs)
+    ends = [(getattr(p, f"{name}_start"), getattr(p, f"{name}_end")) for p in prompts]
+    return torch.stack([(position >= (start or 0)) & (position < (end or 0)) for start, end in ends])
+
+
+def rounded(values: Tensor) -> list[float | None]:
+    """Return numbers with the digits that are stored; what is not finite (a head that sees none of the needle) is None."""
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]

@@ -1,0 +1,171 @@
+"""The loss probe: nll by position far beyond the training length, and what the far context is worth, from one forward a document."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.documents import Documents, Window
+from .needle import LONGEST, check_tokenizer, require
+from .nll import token_nll
+from .scoring import is_out_of_memory
+
+Row = dict[str, Any]
+FORMAT = 1  # of documents and sums: raise it when the same parameters come to mean other rows
+BINS_PER_OCTAVE = 2
+MOST_DOCUMENTS = 100_000
+LEAST_CHUNK = 256  # tokens; where memory still runs out, the document is a failure
+
+
+class Sample(NamedTuple):
+    """One document of the plan."""
+
+    document: int
+    context_length: int
+
+
+@dataclass(frozen=True)
+class LossProbe:
+    """Parameters of the loss by position.
+
+    context_length: tokens of each document. documents: how many. text: text (generated prose, its seed the document's),
+    bible, hf:DATASET, a file or a directory, whose files are documents; pack joins files that are too short. window: tokens
+    of near context that the context gain leaves. chunk: tokens to prefill at a time; None is all at once, and smaller
+    when memory runs out. Raises UserError for values out of range.
+    """
+
+    context_length: int = 4096
+    documents: int = 8
+    text: str = "text"
+    window: int = 256
+    pack: bool = False
+    seed: int = 0
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            8 <= self.context_length <= LONGEST, "context length", self.context_length, f"whole numbers, 8 to {LONGEST}"
+        )
+        require(1 <= self.documents <= MOST_DOCUMENTS, "documents", self.documents, f"1 to {MOST_DOCUMENTS}")
+        require(self.window >= 2, "window", self.window, "whole numbers of tokens from 2")
+        require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
+
+    name = "loss"
+
+    @cached_property
+    def source(self) -> Documents:
+        """The documents' source, read once."""
+        return Documents(self.text, self.pack)
+
+    def plan(self) -> list[Sample]:
+        """Return the documents in the order they are read."""
+        return [Sample(i, self.context_length) for i in range(self.documents)]
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise UserError if the tokenizer is not the model's or positions run out."""
+        check_tokenizer(model, tokenizer, self.context_length, self.context_length)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all that decides the documents and what is summed, the texts' content included."""
+        parameters = asdict(self)
+        del parameters["chunk"]  # how it is computed, not what
+        return {"format": FORMAT, **parameters, "text": self.source.name, "text_sha256": self.source.sha256}
+
+    def tokens(self, rows: Sequence[Row]) -> int:
+        """Return the tokens that stored rows stand for."""
+        return self.context_length * len({row["document"] for row in rows})
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        done: Collection[str] = (),
+        batch_size: int | None = None,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ) -> Iterator[list[Row]]:
+        """Yield the rows of each document, those whose rows are all named in `done` left out; progress is told its tokens."""
+        self.check(model, tokenizer)
+        for sample, window in zip(
+            self.plan(), self.source.windows(tokenizer, self.context_length, self.documents, self.seed), strict=True
+        ):
+            if not all(f"{sample.document}/{part}" in done for part in self.parts()):
+                yield self.rows(model, sample, window)
+            progress(sample.context_length)
+
+    def bins(self) -> list[tuple[int, int]]:
+        """Return the position bins [start, end), log-spaced; a position is the number of tokens in front of the predicted one."""
+        octaves = range(BINS_PER_OCTAVE * self.context_length.bit_length() + 1)
+        edges = {round(2 ** (k / BINS_PER_OCTAVE)) for k in octaves}
+        inner = sorted(edge for edge in edges if edge < self.context_length)
+        return [*zip(inner, [*inner[1:], self.context_length], strict=True)]
+
+    def gain_lengths(self) -> list[int]:
+        """Return the lengths at whose end the context gain is taken: the whole, half of it and so on, down to two windows."""
+        lengths = [self.context_length >> k for k in range(self.context_length.bit_length())]
+        return sorted(length for length in lengths if length >= 2 * self.window)
+
+    def parts(self) -> list[str]:
+        """Return the names of a document's rows."""
+        return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths())]
+
+    def rows(self, model: PreTrainedModel, sample: Sample, window: Window) -> list[Row]:
+        """Return a document's rows: one for each bin of positions, one for each length at which the context gain is taken."""
+        ids = torch.tensor([window.ids])
+        common = {
+            "document": window.name,
+            "document_index": sample.document,
+            "text": self.source.name,
+            "seed": self.seed,
+            "context_length": self.context_length,
+            "window": self.window,
+        }
+        nll, near, error = self.score(model, ids, window.bos)
+        rows = []
+        for start, end in self.bins():
+            part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
+            rows.append(
+                {"sample": f"{sample.document}/{start}", **common, "measure": "position", "position_start": start}
+                | {"position_end": end, "tokens": end - start, "nll_sum": part, "nll_sum_near": None, "error": error}
+            )
+        for i, length in enumerate(self.gain_lengths()):
+            scored = slice(
+                length - self.window, length - 1
+            )  # the window's tokens but its first, as nll of token t is at t - 1
+            far = None if nll is None else float(nll[scored].double().sum())
+            alone = None if near is None else float(near[i].double().sum())
+            rows.append(
+                {"sample": f"{sample.document}/gain/{length}", **common, "measure": "gain"}
+                | {"position_start": length - self.window + 1, "position_end": length, "tokens": self.window - 1}
+                | {"nll_sum": far, "nll_sum_near": alone, "error": error}
+            )
+        return rows
+
+    def score(self, model: PreTrainedModel, ids: Tensor, bos: int) -> tuple[Tensor | None, Tensor | None, str | None]:
+        """Return the document's nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none."""
+        chunk = self.chunk
+        while True:
+            try:
+                nll = token_nll(model, ids, chunk)[0]
+                near = self.near(model, ids, bos)
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # outside the handler, so that the failed forward's tensors are gone
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            chunk = min(chunk or self.context_length, self.context_length) // 4
+            if chunk < LEAST_CHUNK:
+                return None, None, "out of memory"
+        if not bool(torch.isfinite(nll).all()):
+            return None, None, "nll is not finite"
+        return nll, near, None
+
+    def near(self, model: PreTrainedModel, ids: Tensor, bos: int) -> Tensor:
+        """Return the nll of the last window of each gain length, read with nothing but a BOS before it."""
+        windows = [torch.cat([ids[0, :bos], ids[0, length - self.window : length]]) for length in self.gain_lengths()]
+        return token_nll(model, torch.stack(windows))[:, bos:] if windows else torch.zeros(0, self.window - 1)

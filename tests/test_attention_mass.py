@@ -1,0 +1,148 @@
+"""Attention masses equal eager's maps, whatever the law, the grouping and the mask; nothing looks at what comes later."""
+
+import math
+
+import pytest
+import torch
+from tiny import build
+
+from ssmax_eval import attention_law
+from ssmax_eval.attention.interface import attach, attention_modules, native_law
+from ssmax_eval.attention.recorder import Recorder, recording
+from ssmax_eval.probes.attention_mass import MEASURES
+from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.scoring import forced
+
+LENGTH = 300  # beyond 256, where sdpa's mask and the row's own position first came apart for others
+LAWS = ("softmax", "ssmax", "ssmax-bias:b=0.3", "ssmax-fixed:s=0.2", "constant-n", "learned-p")
+
+
+def eager_maps(model, ids, attention):
+    """Return transformers' own maps (layer, batch, heads, rows, keys), each query scaled by C(n) in front of eager attention.
+
+    The scale is put on q by a hook of the test's: eager knows no law.
+    """
+    from transformers.models.llama.modeling_llama import eager_attention_forward
+
+    scales = {id(module): getattr(module, "ssmax", None) for module in attention_modules(model).values()}
+
+    def scaled(module, query, key, value, attention_mask, **kwargs):
+        law = scales[id(module)]
+        if law is not None:
+            n = torch.arange(1, query.shape[2] + 1, dtype=torch.float32)[None]
+            query = query * law(n)[..., None]
+        return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register("scaled_eager", scaled)
+    AttentionMaskInterface.register("scaled_eager", eager_mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("scaled_eager")
+    with torch.no_grad():
+        maps = model(input_ids=ids, output_attentions=True).attentions
+    model.set_attn_implementation(before)
+    return torch.stack(maps)
+
+
+@pytest.mark.parametrize("attention", LAWS)
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_masses_equal_eagers_maps(name, attention, tokenizer):
+    """Every measure of every head, four query heads on two key heads, to 1e-6; batches of prompts with answers of unlike lengths."""
+    model = build(name, vocab_size=1024, max_position_embeddings=512)
+    probe = NeedleProbe(context_lengths=(LENGTH,), depth_percents=(0, 40, 100), trials=1)
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+    attach(model, attention)
+    scores = forced(model, tokenizer, prompts, attention_mass=True)
+    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts])
+    maps = eager_maps(model, ids, attention)
+    assert maps.shape[-2:] == (LENGTH - 1, LENGTH - 1)
+    for i, (prompt, score) in enumerate(zip(prompts, scores, strict=True)):
+        rows = maps[:, i, :, LENGTH - 1 - prompt.answer_length :]
+        value, needle = (prompt.value_start, prompt.value_end), (prompt.needle_start, prompt.needle_end)
+        first = rows[:, :, 0].double()
+        on_value = first[..., slice(*value)].sum(-1)
+        expected = {
+            "mass_answer": on_value,
+            "mass_needle": first[..., slice(*needle)].sum(-1),
+            "log_odds": (on_value / (1 - on_value)).log(),
+            "entropy": torch.special.entr(first).sum(-1),
+            "maximum": first.amax(-1),
+            "mass_next": torch.stack(
+                [rows[:, :, j, prompt.value_start + j].double() for j in range(prompt.answer_length)]
+            ).mean(0),
+            "mass_answer_mean": rows[..., slice(*value)].double().sum(-1).mean(-1),
+        }
+        for measure in MEASURES:
+            found = torch.tensor(score[measure], dtype=torch.float64)
+            tolerance = 1e-6 if measure.startswith(("mass", "max")) else 2e-5
+            torch.testing.assert_close(found, expected[measure], atol=tolerance, rtol=tolerance, msg=measure)
+
+
+def test_the_forward_is_not_changed(tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    attach(model, "ssmax")
+    probe = NeedleProbe(context_lengths=(128,), depth_percents=(50,), trials=2)
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+    plain, recorded = (forced(model, tokenizer, prompts, attention_mass=each) for each in (False, True))
+    assert plain == [{key: value for key, value in score.items() if key not in MEASURES} for score in recorded]
+    assert not any("recorder" in vars(module) for module in attention_modules(model).values())
+
+
+@pytest.mark.parametrize("rows", [[0], [7, 3], [LENGTH - 1], list(range(LENGTH))])
+def test_rows_sum_to_one_and_see_nothing_later(rows):
+    """Masked by absolute position: row r sees r + 1 keys, wherever it stands among the rows asked for."""
+    model = build("Llama", max_position_embeddings=512)
+    ids = torch.randint(3, 128, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    recorder = Recorder(torch.tensor([rows, rows]), lambda scores: scores)
+    with native_law(model), recording(model, recorder), torch.no_grad():
+        model(input_ids=ids)
+    for scores in recorder.kept.values():
+        weights = scores.softmax(-1)
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+        for i, row in enumerate(rows):
+            assert (weights[:, :, i, row + 1 :] == 0).all()
+            assert (scores[:, :, i, : row + 1] > -math.inf).all()
+
+
+def test_cached_rows_equal_one_shot():
+    """The last rows of a prefill in two parts: row i of the second part stands behind all keys of the first."""
+    model = build("Llama", max_position_embeddings=512)
+    ids = torch.randint(3, 128, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+    whole = Recorder(torch.tensor([[LENGTH - 2, LENGTH - 1]]), lambda scores: scores.softmax(-1))
+    part = Recorder(torch.tensor([[98, 99]]), lambda scores: scores.softmax(-1))
+    with attention_law(model, "ssmax"), torch.no_grad():
+        with recording(model, whole):
+            model(input_ids=ids)
+        cache = model(input_ids=ids[:, :-100], use_cache=True).past_key_values
+        with recording(model, part):
+            model(input_ids=ids[:, -100:], past_key_values=cache, use_cache=True)
+    for name in whole.kept:
+        torch.testing.assert_close(part.kept[name], whole.kept[name], atol=1e-6, rtol=1e-5)
+
+
+def test_padding_and_windows_are_seen_as_the_layer_sees_them():
+    model = build("Gemma3Text", max_position_embeddings=512)
+    ids = torch.randint(3, 128, (1, 64), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[:, :5] = 0
+    recorder = Recorder(torch.tensor([[40, 63]]), lambda scores: scores.softmax(-1))
+    with native_law(model), recording(model, recorder), torch.no_grad():
+        model(input_ids=ids, attention_mask=mask)
+    windowed, full = recorder.kept.values()
+    assert (windowed[0, :, 1] > 0).sum(-1).unique().tolist() == [16]
+    assert (full[0, :, 1] > 0).sum(-1).unique().tolist() == [59]
+    assert (full[..., :5] == 0).all()
+
+
+def test_a_prompt_without_a_needle_has_no_mass(tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    attach(model)
+    probe = NeedleProbe(
+        context_lengths=(128,), depth_percents=(50,), trials=1, controls=("no-needle",), attention_mass=True
+    )
+    grid, control = (row for rows in probe(model, tokenizer) for row in rows)
+    assert grid["mass_answer"] is not None
+    assert control["mass_answer"] is control["log_odds"] is control["mass_needle"] is control["mass_next"] is None
+    assert len(control["entropy"]) == 2

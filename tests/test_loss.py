@@ -1,0 +1,186 @@
+"""Losses equal the full-logits computation, whatever the chunks; sums are of nats and tokens; documents are what they say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import ARCHITECTURES, build
+
+from ssmax_eval.attention.interface import attach
+from ssmax_eval.data.documents import Documents, prose_ids
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.rope import rope_scaled
+from ssmax_eval.probes import loss, nll
+from ssmax_eval.probes.loss import LossProbe
+from ssmax_eval.probes.nll import token_nll
+
+LENGTH = 200
+
+
+def full_nll(model, ids):
+    """The textbook computation: all logits at once."""
+    with torch.no_grad():
+        logits = model(input_ids=ids[:, :-1]).logits.float()
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "Gemma2", "Cohere"])
+def test_nll_equals_full_logits_in_chunks_of_either_kind(name, monkeypatch):
+    """Heads that scale or cap logits included: what a model does around its head is its own code."""
+    monkeypatch.setattr(nll, "LOGITS_AT_ONCE", 128 * 2 * 7)
+    model = build(name)
+    if name not in ("Gemma2", "Cohere"):
+        attach(model, "ssmax")
+    ids = torch.randint(3, 128, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    expected = full_nll(model, ids)
+    forward = model.get_decoder().forward
+    for chunk in (None, 13, 64, 1000):
+        torch.testing.assert_close(token_nll(model, ids, chunk), expected, atol=1e-5, rtol=1e-5)
+    assert model.get_decoder().forward == forward
+    assert not model.get_decoder()._forward_hooks
+
+
+def test_trap_13_full_logits_never_exist(monkeypatch):
+    """The head sees at most the rows that fit, and the decoder runs once."""
+    monkeypatch.setattr(nll, "LOGITS_AT_ONCE", 128 * 10)
+    model = build("Llama")
+    seen, runs = [], []
+    model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    model.model.layers[0].register_forward_pre_hook(lambda module, args: runs.append(1))
+    token_nll(model, torch.randint(3, 128, (1, LENGTH)))
+    assert len(runs) == 1
+    assert max(seen) <= 10
+    assert sum(seen) == LENGTH  # LENGTH - 1 rows, and the one that the decoder's own forward asks for
+
+
+def test_a_uniform_model_has_ln_v(tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    probe = LossProbe(context_length=300, documents=2, window=64)
+    rows = [row for part in probe(model, tokenizer) for row in part]
+    for row in rows:
+        assert row["nll_sum"] / row["tokens"] == pytest.approx(math.log(1024), abs=1e-5)
+    assert sum(row["tokens"] for row in rows if row["measure"] == "position") == 2 * 299
+    assert [row["nll_sum_near"] / row["tokens"] for row in rows if row["measure"] == "gain"] == pytest.approx(
+        [math.log(1024)] * 4, abs=1e-5
+    )
+
+
+def test_trap_16_rows_sum_nats_and_tokens(tokenizer):
+    """Bins partition the positions; each holds the sum of the nll of exactly its tokens; the gain's windows are matched tokens."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    probe = LossProbe(context_length=300, documents=1, window=32)
+    rows = next(probe(model, tokenizer))
+    ids = torch.tensor([probe.source.windows(tokenizer, 300, 1, 0)[0].ids])
+    expected = full_nll(model, ids)[0].double()
+    places = [row for row in rows if row["measure"] == "position"]
+    assert [row["position_end"] for row in places[:-1]] == [row["position_start"] for row in places[1:]]
+    assert (places[0]["position_start"], places[-1]["position_end"]) == (1, 300)
+    for row in places:
+        # a token with p tokens in front is predicted by row p - 1
+        part = expected[row["position_start"] - 1 : row["position_end"] - 1]
+        assert row["tokens"] == len(part)
+        assert row["nll_sum"] == pytest.approx(float(part.sum()), rel=1e-5)
+    gains = [row for row in rows if row["measure"] == "gain"]
+    assert [row["position_end"] for row in gains] == [75, 150, 300]
+    for row in gains:
+        end = row["position_end"]
+        assert row["nll_sum"] == pytest.approx(float(expected[end - 32 : end - 1].sum()), rel=1e-5)
+        assert row["nll_sum_near"] == pytest.approx(float(full_nll(model, ids[:, end - 32 : end]).sum()), rel=1e-5)
+        assert row["tokens"] == 31
+
+
+def test_resume_skips_whole_documents_and_repeats_broken_ones(tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    probe = LossProbe(context_length=64, documents=3, window=16)
+    first, second, third = probe(model, tokenizer)
+    done = {row["sample"] for row in first} | {row["sample"] for row in second[:-1]}
+    assert list(probe(model, tokenizer, done)) == [second, third]
+
+
+def test_out_of_memory_reads_in_parts_then_is_a_failure(tokenizer, monkeypatch):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=4096)
+    probe = LossProbe(context_length=2048, documents=1, window=16)
+    whole = next(probe(model, tokenizer))
+    tried = []
+
+    def limited(model, ids, chunk=None):
+        tried.append(chunk)
+        if ids.shape[1] == 2048 and chunk != limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return token_nll(model, ids, chunk)
+
+    monkeypatch.setattr(loss, "token_nll", limited)
+    limit = 512
+    parts = next(probe(model, tokenizer))
+    assert tried[:2] == [None, 512]
+    assert [row["nll_sum"] for row in parts] == pytest.approx([row["nll_sum"] for row in whole], rel=1e-5)
+    limit = 1
+    failed = next(probe(model, tokenizer))
+    assert {row["error"] for row in failed} == {"out of memory"}
+    assert {row["nll_sum"] for row in failed} == {None}
+
+
+def test_dynamic_rope_is_not_read_in_parts():
+    model = build("Llama")
+    with rope_scaled(model, scaling="dynamic:2", longest=400), pytest.raises(UserError, match="dynamic"):
+        token_nll(model, torch.randint(3, 128, (1, 300)), 64)
+
+
+def test_longer_prose_begins_the_same(any_tokenizer):
+    short, long = (prose_ids(any_tokenizer, length, "0/document/3") for length in (100, 5000))
+    assert len(long) == 5000
+    assert long[:100] == short
+    assert prose_ids(any_tokenizer, 100, "0/document/4") != short
+
+
+def test_windows_of_texts(tokenizer, tmp_path, caplog):
+    """Exactly as long as asked, never overlapping, files apart; short files are left out by name or joined, and it says so."""
+    words = [f"word{i} and so on." for i in range(3000)]
+    (tmp_path / "long.txt").write_text(" ".join(words))
+    (tmp_path / "short.txt").write_text("Only this.")
+    found = Documents(str(tmp_path)).windows(tokenizer, 256, 20, seed=0)
+    assert "1 of 2 files are shorter than 256 tokens" in caplog.text
+    assert len({window.name for window in found}) == 20
+    assert {len(window.ids) for window in found} == {256}
+    text = tokenizer(" ".join(words), add_special_tokens=False).input_ids
+    for window in found:
+        k = int(window.name.split()[-1])
+        assert window.ids == text[k * 256 : (k + 1) * 256]
+    assert found == Documents(str(tmp_path)).windows(tokenizer, 256, 20, seed=0)
+    assert found != Documents(str(tmp_path)).windows(tokenizer, 256, 20, seed=1)
+    packed = Documents(str(tmp_path), pack=True)
+    assert len(packed.texts) == 1
+    with pytest.raises(UserError, match=r"documents 2: .* holds \d+ windows of 90000 tokens .*--pack joins files"):
+        Documents(str(tmp_path)).windows(tokenizer, 90000, 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_length": 4}, "context length 4"),
+        ({"documents": 0}, "documents 0"),
+        ({"window": 1}, "window 1"),
+        ({"chunk": 0}, "chunk 0"),
+    ],
+)
+def test_values_out_of_range(change, message):
+    with pytest.raises(UserError, match=message):
+        LossProbe(**change)
+
+
+def test_bos_is_part_of_the_length(tokenizer):
+    """A tokenizer with a BOS gets it in front of the document and of every window that is read alone."""
+    from conftest import make_tokenizer
+
+    with_bos = make_tokenizer("bos")
+    window = Documents().windows(with_bos, 128, 1, 0)[0]
+    assert window.ids[0] == with_bos.bos_token_id
+    assert (len(window.ids), window.bos) == (128, 1)
+    model = build("Llama", vocab_size=1024)
+    probe = LossProbe(context_length=128, documents=1, window=32)
+    gain = next(probe(model, with_bos))[-1]
+    ids = torch.tensor([[window.ids[0], *window.ids[96:128]]])
+    assert gain["nll_sum_near"] == pytest.approx(float(full_nll(model, ids)[0, 1:].sum()), rel=1e-5)
+    assert np.isfinite(gain["nll_sum"])
