@@ -67,6 +67,10 @@ FAULTS = {
     "test_trap_9_a_setting": (ROPE, "return not torch.equal(rotation(", "return True or not torch.equal(rotation("),
     "test_trap_10_dynamic": (ROPE, "if position_ids.min() != 0:", "if True:"),
     "test_trap_12_and_13": ("probes/scoring.py", "logits_to_keep=rows, ", "num_logits_to_keep=rows, "),
+    "test_trap_13_full": ("probes/nll.py", "rows = max(1, LOGITS_AT_ONCE", "rows = max(10**9, LOGITS_AT_ONCE"),
+    "test_trap_16_rows": ("probes/loss.py", "nll[start - 1 : end - 1]", "nll[start:end]"),
+    "test_cached_rows": ("attention/recorder.py", "position = rows + (S - T)", "position = rows"),
+    "test_rows_sum": ("attention/recorder.py", "<= position[:, None, :, None]", "<= position[:, None, :, None] + 1"),
     "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
     "test_trap_14_ids": (
         "data/encoding.py",

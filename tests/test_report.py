@@ -201,3 +201,14 @@ def test_what_is_not_the_same_is_never_averaged():
     assert len(pooled) == 2  # two runs hold the same prompt: it counts once
     tasks = statistics.cells(statistics.with_series(frame([row(), row(value="word")])))
     assert len(tasks) == 2
+
+
+def test_curves_of_several_logs_put_below_each_other():
+    """Every log counts its lines from 0; a model without s has no s curve."""
+    from ssmax_eval.report.curves import curves
+
+    log = pd.DataFrame({"tokens": [1, 2], "text_loss": [6.0, 5.0], "recall": [0.1, 0.9]})
+    law = log.assign(model="b", s_mean=0.3, s_min=0.2, s_max=0.4)
+    axes = curves(pd.concat([log.assign(model="a"), law])).axes
+    assert len(axes) == 3
+    assert [len(ax.lines) for ax in axes[:2]] == [2 + 2, 2]  # the first also holds the legend's handles
