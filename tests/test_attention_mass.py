@@ -107,19 +107,24 @@ def test_rows_sum_to_one_and_see_nothing_later(rows):
 
 
 def test_cached_rows_equal_one_shot():
-    """The last rows of a prefill in two parts: row i of the second part stands behind all keys of the first."""
+    """A prefill in two parts, and one decoded token: row i of a part stands behind all keys of the parts before."""
     model = build("Llama", max_position_embeddings=512)
     ids = torch.randint(3, 128, (1, LENGTH), generator=torch.Generator().manual_seed(1))
     whole = Recorder(torch.tensor([[LENGTH - 2, LENGTH - 1]]), lambda scores: scores.softmax(-1))
     part = Recorder(torch.tensor([[98, 99]]), lambda scores: scores.softmax(-1))
+    token = Recorder(torch.tensor([[0]]), lambda scores: scores.softmax(-1))
     with attention_law(model, "ssmax"), torch.no_grad():
         with recording(model, whole):
             model(input_ids=ids)
         cache = model(input_ids=ids[:, :-100], use_cache=True).past_key_values
         with recording(model, part):
             model(input_ids=ids[:, -100:], past_key_values=cache, use_cache=True)
+        cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
+        with recording(model, token):
+            model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
     for name in whole.kept:
         torch.testing.assert_close(part.kept[name], whole.kept[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(token.kept[name], whole.kept[name][:, :, 1:], atol=1e-6, rtol=1e-5)
 
 
 def test_padding_and_windows_are_seen_as_the_layer_sees_them():
