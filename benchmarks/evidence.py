@@ -30,6 +30,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
+    if len({Path(model).name for model in given.models}) < len(given.models):
+        parser.error("two model folders have the same name")
     tables = []
     for haystack in given.haystacks:
         rows = ssmax_eval.needle(

@@ -143,10 +143,22 @@ def run_probe(
     ropes: Sequence[RopeSetting] = (RopeSetting(),),
     settings: Settings | None = None,
 ) -> list[Run]:
-    """Run a probe on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
+    """Run one probe; as run_probes."""
+    return run_probes([probe], models, attentions, ropes, settings)
 
-    Attention None is the model's own law with its learned values, a name swaps a fresh law in. Returns the runs in
-    that order. Raises UserError.
+
+def run_probes(
+    probes: Sequence[Probe],
+    models: str | Sequence[Any] | dict[str, Any] | Loaded,
+    attentions: Sequence[str | None] = (None,),
+    ropes: Sequence[RopeSetting] = (RopeSetting(),),
+    settings: Settings | None = None,
+) -> list[Run]:
+    """Run probes on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
+
+    Attention None is the model's own law with its learned values, a name swaps a fresh law in. A model is loaded once, and
+    checked for all probes before any runs. Returns the runs, a model's laws and settings in that order, each with every
+    probe. Raises UserError.
     """
     settings = settings or Settings()
     pick_device(settings.device)
@@ -155,13 +167,20 @@ def run_probe(
     for each in subjects(models):
         # softmax swapped into a softmax model is that model
         wanted = dict.fromkeys(None if law == each.native_attention == "softmax" else law for law in swaps)
-        planned = [(law, rope, open_run(each, probe, law, rope, settings)) for law in wanted for rope in ropes]
-        if settings.fresh or not all(run.is_scored for _, _, run in planned):
+        planned = [
+            (probe, law, rope, open_run(each, probe, law, rope, settings))
+            for law in wanted
+            for rope in ropes
+            for probe in probes
+        ]
+        missing = [plan for plan in planned if settings.fresh or not plan[-1].is_scored]
+        if missing:
             model, tokenizer = each.load(settings)
-            for law, rope, run in planned:
-                if settings.fresh or not run.is_scored:
-                    execute(each, model, tokenizer, probe, law, rope, run, settings)
-        runs += [run for _, _, run in planned]
+            for probe in {id(plan[0]): plan[0] for plan in missing}.values():
+                probe.check(model, tokenizer)
+            for probe, law, rope, run in missing:
+                execute(each, model, tokenizer, probe, law, rope, run, settings)
+        runs += [run for *_, run in planned]
     return runs
 
 

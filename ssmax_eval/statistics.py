@@ -7,8 +7,8 @@ from scipy import stats
 TASK = ["task", "value", "needles", "haystack"]
 CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
-TEXT = ["text", "context_length", "window"]
-PART = [*TEXT, "seed", "series", "document", "measure", "position_start", "position_end"]
+TEXT = ["text", "text_sha256", "context_length", "window"]
+PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
 CONFIDENCE = 0.95
 
 
@@ -21,14 +21,19 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     law = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
     series = rows["model"] + (", " + law if (rows["attention"] != "softmax").any() else "")
     series += rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
-    for column in {"dtype", "scoring", "fingerprint"} & set(rows.columns):
+    for column in ("dtype", "scoring", "fingerprint"):
+        if column not in rows:
+            continue
         differs = rows.groupby(series)[column].transform("nunique") > 1
         series = series.where(~differs, series + ", " + rows[column])
     rows = rows.assign(series=series).reset_index(drop=True)
-    is_prompts = "prompt_sha256" in rows and bool(rows["prompt_sha256"].notna().any())
-    # of a prompt that was run twice, the row that also has the attention masses
-    order = rows["mass_answer"].notna().argsort(kind="stable") if "mass_answer" in rows else np.arange(len(rows))
-    return rows.iloc[order].drop_duplicates(PROMPT if is_prompts else PART, keep="last").sort_index()
+    # of what was run twice, a row with a score before one without, and one that also has attention masses
+    has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
+    rows = rows.iloc[np.lexsort((has_mass, rows["error"].isna()))]
+    prompts = rows["prompt_sha256"].notna() if "prompt_sha256" in rows else pd.Series(False, index=rows.index)
+    kinds = ((rows[prompts], PROMPT), (rows[~prompts], PART))
+    once = [part.drop_duplicates(key, keep="last") for part, key in kinds if not part.empty]
+    return pd.concat(once).sort_index() if once else rows
 
 
 def task_name(rows: pd.DataFrame) -> str:
@@ -121,22 +126,33 @@ HEAD = ("mass_answer", "mass_needle", "log_odds", "entropy", "maximum", "mass_an
 def heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
 
-    layer and head count from 0; n is the number of keys that the row which predicts the answer's first token can see.
+    layer and head count from 0; n is the number of keys that the layer's row which predicts the answer's first token sees.
     Prompts without a needle or without a score are left out.
     """
     kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
-    part = rows[rows["mass_answer"].map(lambda mass: isinstance(mass, list)) & rows["control"].isna()]
+    columns = [*kept, "layer", "head", "n", *HEAD]
+    if "mass_answer" not in rows:
+        return pd.DataFrame(columns=columns)
+    part = rows[
+        rows["mass_answer"].map(lambda mass: isinstance(mass, list)) & rows["control"].isna() & rows["error"].isna()
+    ]
     if part.empty:
-        return pd.DataFrame(columns=[*kept, "n", "layer", "head", *HEAD])
-    values = {name: [np.asarray(mass, dtype=float) for mass in part[name]] for name in HEAD}
+        return pd.DataFrame(columns=columns)
+    blank = [np.full(np.shape(mass), np.nan) for mass in part["mass_answer"]]
+    values = {
+        name: [
+            np.asarray(mass, dtype=float) if isinstance(mass, list) else none
+            for mass, none in zip(part[name], blank, strict=True)
+        ]
+        for name in HEAD
+    }
     shapes = [mass.shape for mass in values["mass_answer"]]
     lines = np.repeat(np.arange(len(part)), [layers * per_layer for layers, per_layer in shapes])
     index = [np.indices(shape).reshape(2, -1) for shape in shapes]
     layer, head = np.concatenate(index, axis=1)
-    n = part["context_length"] - part["answer_ranks"].map(len)
-    out = part[kept].assign(n=n).iloc[lines].reset_index(drop=True)
-    out = out.assign(layer=layer, head=head)
-    return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})
+    seen = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(part["visible_keys"], shapes, strict=True)])
+    out = part[kept].iloc[lines].reset_index(drop=True).assign(layer=layer, head=head, n=seen)
+    return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})[columns]
 
 
 def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:
@@ -159,19 +175,23 @@ def top_heads(by_head: pd.DataFrame) -> pd.DataFrame:
 def fading(by_head: pd.DataFrame) -> pd.DataFrame:
     """Return the fit ln(mass / (1 - mass)) = a + b ln n of each head over its prompts, by least squares.
 
-    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3); NaN
-    with fewer than two lengths. A softmax head whose scores do not depend on n has b = -1, a SSMax head s * lead - 1.
+    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3). b is NaN
+    where n does not vary or some prompt's needle is out of a layer's window, the interval where a length has one prompt.
+    A softmax head whose scores do not depend on n has b = -1, a SSMax head s * lead - 1.
     """
     import statsmodels.api as sm  # seconds to import
 
     lines = []
     by = [*TASK, "series", "layer", "head"]
     for key, part in by_head.groupby(by, sort=False):
-        part = part[np.isfinite(part["log_odds"])]
         line = dict(zip(by, key, strict=True)) | dict.fromkeys(("a", "b", "low", "high"), float("nan"))
-        if part["context_length"].nunique() > 1 and len(part) > 3:
-            fit = sm.OLS(part["log_odds"].to_numpy(), sm.add_constant(np.log(part["n"].to_numpy()))).fit(cov_type="HC3")
-            low, high = fit.conf_int(1 - CONFIDENCE)[1]
-            line |= {"a": fit.params[0], "b": fit.params[1], "low": low, "high": high}
+        n, odds = part["n"].to_numpy(dtype=float), part["log_odds"].to_numpy(dtype=float)
+        if len(np.unique(n)) > 1 and np.isfinite(odds).all():
+            fit = sm.OLS(odds, sm.add_constant(np.log(n))).fit()
+            line |= {"a": fit.params[0], "b": fit.params[1]}
+            # a length with one prompt fits it exactly, and says nothing of its scatter
+            if part["context_length"].value_counts().min() > 1:
+                robust = fit.get_robustcov_results("HC3", use_t=True)
+                line["low"], line["high"] = robust.conf_int(1 - CONFIDENCE)[1]
         lines.append(line | {"prompts": len(part)})
     return pd.DataFrame(lines, columns=[*by, "a", "b", "low", "high", "prompts"])

@@ -1,6 +1,7 @@
 """What a command leaves in the terminal: tables, or one JSON object, and the report's path."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,14 @@ def summary(runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame) -> 
     if not documents.empty:
         out["loss"] = records(statistics.loss_by_position(documents))
         out["context_gain"] = records(statistics.context_gain(documents))
-        out["failed"] += int(documents.loc[documents["error"].notna(), "document"].nunique())
+        failed = documents[documents["error"].notna()]
+        out["failed"] += len(failed.drop_duplicates([*statistics.TEXT, "series", "document_sha256"]))
     return out
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a table's lines, null for what is missing."""
+    """Return a table's lines, null for what is missing or infinite."""
+    frame = frame.replace([math.inf, -math.inf], math.nan)
     return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
@@ -74,12 +77,12 @@ def print_losses(rows: pd.DataFrame) -> None:
             (
                 statistics.loss_by_position(part),
                 "loss",
-                f"loss by tokens in front, nats: text {by[0]}, {by[1]:,} tokens",
+                f"loss by tokens in front, nats: text {by[0]}, {by[2]:,.0f} tokens",
             ),
             (
                 statistics.context_gain(part),
                 "context_gain",
-                f"loss of the last {by[2]:,.0f} tokens, with all before minus alone",
+                f"loss of the last {by[3]:,.0f} tokens, with all before minus alone",
             ),
         ):
             if table.empty:
@@ -116,7 +119,8 @@ def print_heads(rows: pd.DataFrame) -> None:
             "attention on the answer, highest head of each prompt, mean",
         )
         scores, fits = statistics.head_scores(part), statistics.fading(part)
-        shortest = scores[scores["context_length"] == lengths[0]].sort_values("mass_answer", ascending=False)
+        at_shortest = scores["context_length"] == scores.groupby("series")["context_length"].transform("min")
+        shortest = scores[at_shortest].sort_values("mass_answer", ascending=False)
         best = shortest.groupby("series", sort=False).head(HEADS).merge(fits, on=["series", "layer", "head"])
         lines = [
             [line["series"], f"{line['layer']}.{line['head']}", f"{line['mass_answer']:.3f}",
@@ -124,7 +128,7 @@ def print_heads(rows: pd.DataFrame) -> None:
             for line in best.to_dict("records")
         ]  # fmt: skip
         print_table(
-            ["series", "layer.head", f"mass at {lengths[0]:,}", "b of ln(mass/(1-mass)) = a + b ln n"],
+            ["series", "layer.head", "mass at its shortest", "b of ln(mass/(1-mass)) = a + b ln n"],
             lines,
             "heads with the most",
         )

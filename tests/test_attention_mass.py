@@ -86,7 +86,8 @@ def test_the_forward_is_not_changed(tokenizer):
     probe = NeedleProbe(context_lengths=(128,), depth_percents=(50,), trials=2)
     prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
     plain, recorded = (forced(model, tokenizer, prompts, attention_mass=each) for each in (False, True))
-    assert plain == [{key: value for key, value in score.items() if key not in MEASURES} for score in recorded]
+    assert plain == [{key: score[key] for key in plain[0]} for score in recorded]
+    assert all(set(MEASURES) < set(score) for score in recorded)
     assert not any("recorder" in vars(module) for module in attention_modules(model).values())
 
 

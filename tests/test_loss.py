@@ -25,20 +25,27 @@ def full_nll(model, ids):
     return torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "Gemma2", "Cohere"])
+OTHERS = {
+    "Gemma2": {},  # caps its logits
+    "Cohere": {},  # scales them
+    "Llama4Text": {"head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2},  # is its own decoder
+}
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
 def test_nll_equals_full_logits_in_chunks_of_either_kind(name, monkeypatch):
     """Heads that scale or cap logits included: what a model does around its head is its own code."""
     monkeypatch.setattr(nll, "LOGITS_AT_ONCE", 128 * 2 * 7)
-    model = build(name)
-    if name not in ("Gemma2", "Cohere"):
+    model = build(name, **OTHERS.get(name, {}))
+    if name not in OTHERS:
         attach(model, "ssmax")
     ids = torch.randint(3, 128, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     expected = full_nll(model, ids)
-    forward = model.get_decoder().forward
+    forward = nll.decoder_of(model).forward
     for chunk in (None, 13, 64, 1000):
         torch.testing.assert_close(token_nll(model, ids, chunk), expected, atol=1e-5, rtol=1e-5)
-    assert model.get_decoder().forward == forward
-    assert not model.get_decoder()._forward_hooks
+    assert nll.decoder_of(model).forward == forward
+    assert not nll.decoder_of(model)._forward_hooks
 
 
 def test_trap_13_full_logits_never_exist(monkeypatch):
@@ -126,6 +133,64 @@ def test_dynamic_rope_is_not_read_in_parts():
     model = build("Llama")
     with rope_scaled(model, scaling="dynamic:2", longest=400), pytest.raises(UserError, match="dynamic"):
         token_nll(model, torch.randint(3, 128, (1, 300)), 64)
+
+
+def test_longrope_is_not_read_in_parts():
+    """Its angles hang on the length of the forward: in parts another model would be measured."""
+    half = build("Phi3").config.hidden_size // 4 // 2
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * half, "long_factor": [8.0] * half}
+    model = build(
+        "Phi3", rope_parameters=rope | {"original_max_position_embeddings": 64}, original_max_position_embeddings=64
+    )
+    with pytest.raises(UserError, match="longrope"):
+        token_nll(model, torch.randint(3, 128, (1, 200)), 32)
+
+
+def test_memory_that_runs_out_under_dynamic_rope_is_a_failed_document(tokenizer, monkeypatch):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+
+    def no_memory(model, ids, chunk=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loss, "token_nll", no_memory)
+    probe = LossProbe(context_length=2048, documents=2, window=16)
+    with rope_scaled(model, scaling="dynamic:2", longest=4096):
+        rows = [row for part in probe(model, tokenizer) for row in part]
+    assert {row["error"] for row in rows} == {"out of memory"}
+
+
+def test_a_window_that_is_not_finite_is_a_failure(tokenizer, monkeypatch):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    probe = LossProbe(context_length=128, documents=1, window=16)
+    monkeypatch.setattr(LossProbe, "near", lambda *_: torch.full((4, 15), math.nan))
+    assert {row["error"] for row in next(probe(model, tokenizer))} == {"nll is not finite"}
+
+
+def test_a_wrapped_decoder_stays_wrapped():
+    model = build("Llama")
+    decoder = model.get_decoder()
+    own, calls = decoder.forward, []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    decoder.forward = wrapped
+    token_nll(model, torch.randint(3, 128, (1, 50)))
+    assert decoder.forward is wrapped
+    assert calls == [1]
+
+
+def test_files_of_one_name_and_folders_called_bible(tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "bible").mkdir()
+    (tmp_path / "bible" / "a.txt").write_text("Not scripture. " * 500)
+    monkeypatch.chdir(tmp_path)
+    assert Documents("bible").name == "bible"
+    assert "a.txt" not in Documents("bible").texts
+    assert Documents("./bible").texts == {"a.txt": "Not scripture. " * 500}
+    assert Documents(".").name == tmp_path.name
+    prose = LossProbe(pack=True).parameters()
+    assert prose == LossProbe().parameters()
 
 
 def test_longer_prose_begins_the_same(any_tokenizer):

@@ -110,7 +110,9 @@ def test_fading_without_a_model(capsys, tmp_path):
     assert "0.9428" in out
     assert "0.9951" in out
     assert (tmp_path / "f.svg").read_text().count("<svg") == 1
-    code, out, _ = call(capsys, "fading", "--attention", "log-n", "--attention", "ssmax", "--json")
+    code, out, _ = call(
+        capsys, "fading", "--attention", "log-n", "--attention", "ssmax", "--attention", "ssmax", "--json"
+    )
     assert {line["attention"] for line in json.loads(out)["by_lead"]} == {"log-n", "ssmax"}
 
 
@@ -153,6 +155,10 @@ def test_figures_take_axes_and_give_them_back(checkpoint, tmp_path):
         (("needle", "--attention-mass", "--scoring", "generate"), "scoring 'generate'"),
         (("run", "--context-length", "100"), "context-length"),
         (("run", "--documents", "0"), "documents 0"),
+        (("run", "--text", "no/such/file"), "no such file"),
+        (("run", "--text", "{short}", "--documents", "9"), "documents 9"),
+        (("attention", "--task", "multivalue"), "task 'multivalue'"),
+        (("run", "--task", "multiquery"), "task 'multiquery'"),
         (("fading", "--attention", "nothing"), "unknown attention law"),
         (("fading", "--largest", "3"), "largest n 3"),
         (("fading", "--train-length", "1"), "train_length"),

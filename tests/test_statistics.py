@@ -15,11 +15,12 @@ COMMON = {
 }  # fmt: skip
 
 
-def documents(values):
+def documents(values, text="x"):
     return pd.DataFrame(
         [
             COMMON
-            | {"text": "t", "context_length": 8, "window": 4, "seed": 0, "document": str(i), "measure": "position"}
+            | {"text": "t", "text_sha256": text, "context_length": 8, "window": 4, "seed": 0, "measure": "position"}
+            | {"document": str(i), "document_sha256": f"{text}{i}"}
             | {
                 "position_start": 1,
                 "position_end": 3,
@@ -46,6 +47,14 @@ def test_loss_is_nats_over_tokens_with_documents_as_clusters():
     assert (line["documents"], line["failed"]) == (3, 1)
 
 
+def test_texts_of_one_name_stay_apart_and_windows_drawn_twice_count_once():
+    """The content decides: two files called book.txt are two texts; the same window under another seed is the same window."""
+    two = pd.concat([documents([1.0, 2.0], "a"), documents([6.0, 8.0], "b")])
+    assert statistics.loss_by_position(statistics.with_series(two))["loss"].tolist() == [0.75, 3.5]
+    again = pd.concat([documents([1.0, 2.0]), documents([1.0, 2.0]).assign(seed=1)])
+    assert statistics.loss_by_position(statistics.with_series(again))["documents"].tolist() == [2]
+
+
 def prompts(log_odds, lengths, correct=True, series="m"):
     """One prompt a length, two layers of two heads; head 1.0 has the log odds given, the others almost no mass."""
     rows = []
@@ -70,7 +79,7 @@ def prompts(log_odds, lengths, correct=True, series="m"):
                 "prompt_sha256": f"{i}",
                 "error": None,
             }
-            | {"correct": correct, "first_correct": True, "answer_ranks": [0, 0, 0], "log_odds": odds}
+            | {"correct": correct, "first_correct": True, "visible_keys": [n, n], "log_odds": odds}
             | dict.fromkeys(set(statistics.HEAD) - {"log_odds"}, mass)
         )
     return rows
@@ -128,6 +137,57 @@ def test_of_a_prompt_run_twice_the_row_with_masses_stays():
         assert len(statistics.heads(statistics.with_series(pd.DataFrame(rows)))) == 4
 
 
+def test_a_row_with_a_score_stays_before_one_without():
+    """A needle run that went well is not replaced by an attention run that ran out of memory, in whatever order."""
+    scored = {key: value for key, value in prompts([1.0], [100])[0].items() if key not in statistics.HEAD}
+    failed = scored | {"correct": None, "first_correct": None, "error": "out of memory"}
+    for rows in ([scored, failed], [failed, scored]):
+        kept = statistics.with_series(pd.DataFrame(rows))
+        assert kept["error"].isna().tolist() == [True]
+
+
+def test_rows_of_both_kinds_stay():
+    both = pd.concat([pd.DataFrame(prompts([1.0, 2.0], [100, 200])), documents([1.0, 2.0])])
+    assert len(statistics.with_series(both)) == 4
+
+
+def test_fading_says_nothing_where_it_knows_nothing():
+    """No interval with one prompt at a length, no exponent where n does not vary or the needle is out of sight."""
+
+    def fit(odds, lengths, **changes):
+        rows = [row | changes for row in prompts(odds, lengths)]
+        by_head = statistics.heads(statistics.with_series(pd.DataFrame(rows)))
+        return statistics.fading(by_head).set_index(["layer", "head"]).loc[(1, 0)]
+
+    single = fit([1.0, 1.5, 1.2, 0.1], [512, 512, 512, 1024])
+    assert np.isfinite(single["b"])
+    assert np.isnan([single["low"], single["high"]]).all()
+    assert np.isnan(fit([1.0, 1.5, 1.2, 0.1], [512, 512, 1024, 1024], visible_keys=[100, 100])["b"])
+    hidden = prompts([1.0, 1.5, 1.2, 0.1], [512, 512, 1024, 1024])
+    hidden[3]["log_odds"] = [[None, None], [None, None]]
+    by_head = statistics.heads(statistics.with_series(pd.DataFrame(hidden)))
+    assert statistics.fading(by_head)["b"].isna().all()
+
+
+def test_rows_without_a_score_or_without_copies_are_no_heads():
+    rows = prompts([1.0, 2.0], [100, 100])
+    rows[0] |= {"error": "logits are not finite", "correct": None}
+    rows[1] |= {"mass_next": None}
+    by_head = statistics.heads(statistics.with_series(pd.DataFrame(rows)))
+    assert len(by_head) == 4
+    assert by_head["mass_next"].isna().all()
+    assert statistics.heads(pd.DataFrame([{"error": None}])).empty
+
+
+def test_names_of_series_do_not_hang_on_hashing():
+    rows = [
+        row | {"dtype": kind, "scoring": how}
+        for kind, how in (("float32", "forced"), ("bfloat16", "generate"))
+        for row in prompts([1.0], [100])
+    ]
+    assert set(statistics.with_series(pd.DataFrame(rows))["series"]) == {"m, float32", "m, bfloat16"}
+
+
 def test_figure_1_of_the_paper():
     """Facts.md: the maximum output for -2 everywhere and one +3, s = .43."""
     table = by_length(["softmax", "ssmax:s=0.43"], 1024, 100_000).pivot(index="n", columns="attention", values="weight")
@@ -152,5 +212,6 @@ def test_any_law_fades_or_not():
     table = by_length([*LAWS], 512, 1000)
     assert len(table) == len(LAWS) * 3
     assert table["weight"].between(0, 1).all()
+    assert by_length(["ssmax:s=-100"], 512, 1000)["weight"].max() < 1e-9
     with pytest.raises(UserError, match="largest n 1"):
         by_length(["softmax"], 512, 1)

@@ -23,10 +23,10 @@ def law_of(attention: str, train_length: int) -> Law:
 
 
 def largest_weight(law: Law, n: float, lead: float) -> float:
-    """Return the weight of one score that leads n - 1 equal ones: 1 / ((n - 1) exp(-C(n) lead) + 1)."""
+    """Return the weight of one score that leads n - 1 equal ones, n > 1: 1 / ((n - 1) exp(-C(n) lead) + 1)."""
     with torch.no_grad():
         scale = float(law(torch.tensor([[float(n)]])).flatten()[0])
-    return 1 / ((n - 1) * math.exp(-scale * lead) + 1)
+    return float(torch.tensor(scale * lead - math.log(n - 1), dtype=torch.float64).sigmoid())
 
 
 def decades(largest: int) -> list[int]:

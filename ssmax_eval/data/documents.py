@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import random
+import struct
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .encoding import Encoder
-from .haystacks import Document, Generated, haystack, text_files
+from .haystacks import bible, dataset_texts, read_text, text_files
 from .prose import prose
 
 SENTENCES_AT_FIRST = 64
@@ -27,6 +28,10 @@ class Window:
     name: str
     ids: list[int] = field(repr=False)
     bos: int = 0
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,26 @@ class Documents:
     @cached_property
     def texts(self) -> dict[str, str]:
         """The texts by name, read once; {} for prose, which is made as it is asked for."""
-        source = haystack(self.reference)
-        if isinstance(source, Generated):
-            if source.name != "text":
-                raise UserError(f"text {self.reference!r}: allowed are text, bible, hf:DATASET, a file or a directory")
-            return {}
-        assert isinstance(source, Document)
         path = Path(os.path.expanduser(self.reference))
-        texts = dict(text_files(path)) if path.is_dir() else {source.name: source.text}
-        return {source.name: "\n\n".join(texts.values())} if self.pack else texts
+        if self.reference in ("text", "bible"):
+            texts = {"bible": bible()} if self.reference == "bible" else {}
+        elif self.reference.startswith("hf:"):
+            texts = {str(i): text for i, text in enumerate(dataset_texts(self.reference))}
+        elif path.is_dir():
+            texts = dict(text_files(path))
+        elif path.is_file():
+            texts = {path.name: read_text(path, self.reference)}
+        else:
+            raise UserError(
+                f"text {self.reference!r}: no such file; allowed are text, bible, hf:DATASET, a file or a directory"
+            )
+        return {self.name: "\n\n".join(texts.values())} if self.pack and texts else texts
 
     @property
     def name(self) -> str:
-        return Path(self.reference).name if Path(os.path.expanduser(self.reference)).exists() else self.reference
+        path = Path(os.path.expanduser(self.reference))
+        built_in = self.reference in ("text", "bible") or self.reference.startswith("hf:")
+        return self.reference if built_in else path.resolve().name
 
     @property
     def sha256(self) -> str | None:

@@ -118,7 +118,7 @@ def haystack(reference: str) -> Haystack:
     if reference == "bible":
         return Document("bible", bible())
     if reference.startswith("hf:"):
-        return Document(reference, dataset_text(reference))
+        return Document(reference, "\n".join(dataset_texts(reference)))
     if not reference:
         raise UserError("haystack '': allowed are text, noise, repeat, bible, hf:DATASET, or a path")
     path = Path(os.path.expanduser(reference))
@@ -168,8 +168,8 @@ def bible() -> str:
     return re.sub(r"(^|\s)\d+\. ", " ", web.scripture_content).replace("`", "'")
 
 
-def dataset_text(reference: str) -> str:
-    """Return the text column of a datasets reference, at most 20 million characters of it."""
+def dataset_texts(reference: str) -> list[str]:
+    """Return the text column of a datasets reference row by row, at most 20 million characters of it."""
     if importlib.util.find_spec("datasets") is None:
         raise UserError(f"haystack {reference!r}: the datasets package is not installed; run: pip install datasets")
     import datasets
@@ -177,7 +177,8 @@ def dataset_text(reference: str) -> str:
     name, config, split, column = [*reference.removeprefix("hf:").split(":"), *[""] * 4][:4]
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        texts, size = [], 0
+        texts: list[str] = []
+        size = 0
         for row in rows:
             texts.append(str(row[column or "text"]))
             size += len(texts[-1])
@@ -188,4 +189,4 @@ def dataset_text(reference: str) -> str:
         raise UserError(
             f"haystack {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})"
         ) from error
-    return "\n".join(texts)
+    return texts

@@ -26,6 +26,7 @@ class AttentionMass:
     maximum, the largest weight. Means over all rows of the answer: mass_answer_mean, of mass_answer; mass_next, of the
     weight on the one value token that has to be written next, which copying needs beyond the first token (None where
     needle and answer have the value in different tokens). Without a needle in the prompt, all masses are None.
+    visible_keys: for each layer, how many keys the first row sees.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: list[Prompt]) -> None:
@@ -58,6 +59,7 @@ class AttentionMass:
         on_next = (scores.gather(-1, at)[..., 0] - whole).exp()
         weights = self.weights.to(mass.device)[:, None]
         return {
+            "visible_keys": (scores[:, 0, 0] > -math.inf).sum(-1),
             "mass_answer": mass[:, :, 0],
             "mass_needle": (on_needle - whole[:, :, 0]).exp(),
             "log_odds": on_value[:, :, 0] - elsewhere,
@@ -73,6 +75,7 @@ class AttentionMass:
             measure: [rounded(self.recorder.kept[layer][measure][index]) for layer in self.layers]
             for measure in MEASURES
         }
+        parts["visible_keys"] = [int(self.recorder.kept[layer]["visible_keys"][index]) for layer in self.layers]
         if self.prompts[index].value_start is None:
             parts |= dict.fromkeys(MASSES)
         elif not copies(self.prompts[index]):

@@ -175,13 +175,12 @@ def loss_command(
 def run_command(**given: Any) -> None:
     """All probes on all models: needle and attention in one forward, loss up to the longest context length; one report."""
     models, settings, ropes = begin(given)
-    from ..evaluate import run_probe
+    from ..evaluate import run_probes
     from ..terminal import print_runs
 
     needle = needle_probe({**given, "scoring": "forced", "attention_mass": True}, models)
     loss = loss_probe({**given, "context_length": max(needle.context_lengths)}, models)
-    laws = given["attention"] or [None]
-    runs = [run for probe in (needle, loss) for run in run_probe(probe, models, laws, ropes, settings)]
+    runs = run_probes([needle, loss], models, given["attention"] or [None], ropes, settings)
     print_runs(runs, given["output_path"], given["report"], given["as_json"])
 
 
@@ -204,7 +203,7 @@ def fading_command(
     from ..attention.fading import by_lead, by_length
     from ..terminal import print_table
 
-    laws = attention or ["softmax", "ssmax:s=0.43"]
+    laws = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
     lengths, leads = by_length(laws, train_length, largest), by_lead(laws, train_length, largest)
     if figure is not None:
         from ..report.fading import fading_figure, save_as

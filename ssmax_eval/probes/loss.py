@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
+from ..errors import UserError
 from .needle import LONGEST, check_tokenizer, require
-from .nll import token_nll
+from .nll import readable_in_parts, token_nll
 from .scoring import is_out_of_memory
 
 Row = dict[str, Any]
@@ -66,18 +67,26 @@ class LossProbe:
         return [Sample(i, self.context_length) for i in range(self.documents)]
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise UserError if the tokenizer is not the model's or positions run out."""
+        """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short."""
         check_tokenizer(model, tokenizer, self.context_length, self.context_length)
+        self.windows(tokenizer)
+        if self.chunk is not None and self.chunk < self.context_length - 1 and not readable_in_parts(model):
+            raise UserError(f"chunk {self.chunk}: this RoPE (dynamic, longrope) is not the same in parts; leave it out")
+
+    def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
+        """Return the documents in this tokenizer's ids."""
+        return windows_of(self.source, tokenizer, self.context_length, self.documents, self.seed)
 
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the documents and what is summed, the texts' content included."""
         parameters = asdict(self)
         del parameters["chunk"]  # how it is computed, not what
+        parameters["pack"] = self.pack and bool(self.source.texts)  # prose has no files to join
         return {"format": FORMAT, **parameters, "text": self.source.name, "text_sha256": self.source.sha256}
 
     def tokens(self, rows: Sequence[Row]) -> int:
         """Return the tokens that stored rows stand for."""
-        return self.context_length * len({row["document"] for row in rows})
+        return self.context_length * len({row["document_sha256"] for row in rows})
 
     def __call__(
         self,
@@ -89,11 +98,12 @@ class LossProbe:
     ) -> Iterator[list[Row]]:
         """Yield the rows of each document, those whose rows are all named in `done` left out; progress is told its tokens."""
         self.check(model, tokenizer)
-        for sample, window in zip(
-            self.plan(), self.source.windows(tokenizer, self.context_length, self.documents, self.seed), strict=True
-        ):
+        chunk = self.chunk
+        for sample, window in zip(self.plan(), self.windows(tokenizer), strict=True):
             if not all(f"{sample.document}/{part}" in done for part in self.parts()):
-                yield self.rows(model, sample, window)
+                # what one document did not fit into, the next will not either
+                scores, chunk = self.score(model, torch.tensor([window.ids]), window.bos, chunk)
+                yield self.rows(sample, window, *scores)
             progress(sample.context_length)
 
     def bins(self) -> list[tuple[int, int]]:
@@ -112,18 +122,19 @@ class LossProbe:
         """Return the names of a document's rows."""
         return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths())]
 
-    def rows(self, model: PreTrainedModel, sample: Sample, window: Window) -> list[Row]:
+    def rows(
+        self, sample: Sample, window: Window, nll: Tensor | None, near: Tensor | None, error: str | None
+    ) -> list[Row]:
         """Return a document's rows: one for each bin of positions, one for each length at which the context gain is taken."""
-        ids = torch.tensor([window.ids])
         common = {
             "document": window.name,
-            "document_index": sample.document,
+            "document_sha256": window.sha256,
             "text": self.source.name,
+            "text_sha256": self.source.sha256 or "generated",
             "seed": self.seed,
             "context_length": self.context_length,
             "window": self.window,
         }
-        nll, near, error = self.score(model, ids, window.bos)
         rows = []
         for start, end in self.bins():
             part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
@@ -144,28 +155,38 @@ class LossProbe:
             )
         return rows
 
-    def score(self, model: PreTrainedModel, ids: Tensor, bos: int) -> tuple[Tensor | None, Tensor | None, str | None]:
-        """Return the document's nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none."""
-        chunk = self.chunk
+    def score(
+        self, model: PreTrainedModel, ids: Tensor, bos: int, chunk: int | None
+    ) -> tuple[tuple[Tensor | None, Tensor | None, str | None], int | None]:
+        """Return a document's scores, and the chunk that it was read in.
+
+        Scores: its nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none.
+        """
         while True:
             try:
-                nll = token_nll(model, ids, chunk)[0]
-                near = self.near(model, ids, bos)
-                break
+                nll, near = token_nll(model, ids, chunk)[0], self.near(model, ids, bos)
+                finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
+                return ((nll, near, None) if finite else (None, None, "nll is not finite")), chunk
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             # outside the handler, so that the failed forward's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            chunk = min(chunk or self.context_length, self.context_length) // 4
-            if chunk < LEAST_CHUNK:
-                return None, None, "out of memory"
-        if not bool(torch.isfinite(nll).all()):
-            return None, None, "nll is not finite"
-        return nll, near, None
+            smaller = min(chunk or self.context_length, self.context_length) // 4
+            if smaller < LEAST_CHUNK or not readable_in_parts(model):
+                return (None, None, "out of memory"), chunk
+            chunk = smaller
 
     def near(self, model: PreTrainedModel, ids: Tensor, bos: int) -> Tensor:
         """Return the nll of the last window of each gain length, read with nothing but a BOS before it."""
         windows = [torch.cat([ids[0, :bos], ids[0, length - self.window : length]]) for length in self.gain_lengths()]
         return token_nll(model, torch.stack(windows))[:, bos:] if windows else torch.zeros(0, self.window - 1)
+
+
+@lru_cache(maxsize=1)
+def windows_of(
+    source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
+) -> list[Window]:
+    """Return the source's windows, encoded once for the check and for the run."""
+    return source.windows(tokenizer, length, count, seed)

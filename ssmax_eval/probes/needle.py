@@ -71,6 +71,13 @@ class NeedleProbe:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
         if self.attention_mass:
             require(self.scoring == "forced", "scoring", self.scoring, "forced where attention mass is wanted")
+            several = self.needle.task in ("multivalue", "multiquery")
+            require(
+                not several,
+                "task",
+                self.needle.task,
+                "those with one value to look at: single, multikey, digits, recall",
+            )
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         if self.needle.task == "digits":
             require(

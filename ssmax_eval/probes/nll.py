@@ -28,8 +28,10 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
         with hidden_states(model) as caught:
             model(input_ids=ids[:, :-1], logits_to_keep=1, use_cache=False)
         return head_nll(model, caught[0], ids[:, :-1], ids[:, 1:])
-    if any("dynamic" in str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()):
-        raise UserError("chunk: dynamic RoPE turns other angles for a part than for the whole; read it at once")
+    if not readable_in_parts(model):
+        raise UserError(
+            "chunk: this RoPE (dynamic, longrope) turns other angles for a part than for the whole; leave it out"
+        )
     cache = DynamicCache(config=model.config)
     parts = []
     for start in range(0, inputs, chunk):
@@ -40,11 +42,26 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
     return torch.cat(parts, 1)
 
 
+def readable_in_parts(model: PreTrainedModel) -> bool:
+    """Tell whether RoPE turns the same angles in every forward, however long."""
+    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
+    return not any(word in kind for kind in kinds for word in ("dynamic", "longrope"))
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the module whose output the head reads. Raises UserError for a model that does not tell."""
+    decoder = model.get_decoder()
+    inner = getattr(model, "model", None) if decoder is model else decoder  # Llama 4 names itself
+    if not isinstance(inner, nn.Module):
+        raise UserError(f"{type(model).__name__}: its decoder cannot be told from its head; the loss needs them apart")
+    return inner
+
+
 @contextmanager
 def hidden_states(model: PreTrainedModel) -> Iterator[list[Any]]:
     """Catch what the decoder hands to the head while the block runs."""
     caught: list[Any] = []
-    hook = model.get_decoder().register_forward_hook(lambda module, args, output: caught.append(output))
+    hook = decoder_of(model).register_forward_hook(lambda module, args, output: caught.append(output))
     try:
         yield caught
     finally:
@@ -63,7 +80,7 @@ def head_nll(model: PreTrainedModel, decoded: Any, ids: Tensor, targets: Tensor)
         part = copy.copy(decoded)
         part.last_hidden_state = hidden[:, start : start + rows]
         part.past_key_values = None
-        with decoder_returning(model.get_decoder(), part):
+        with decoder_returning(decoder_of(model), part):
             logits = model(input_ids=ids[:, start : start + rows], use_cache=False).logits.float()
         own = logits.gather(2, targets[:, start : start + rows, None])[..., 0]
         parts.append((logits.logsumexp(-1) - own).cpu())
@@ -73,8 +90,11 @@ def head_nll(model: PreTrainedModel, decoded: Any, ids: Tensor, targets: Tensor)
 @contextmanager
 def decoder_returning(decoder: nn.Module, output: Any) -> Iterator[None]:
     """Let a decoder return `output` without running: what a model does around its head (scales, caps) is then its own code."""
-    decoder.forward = lambda *args, **kwargs: output
+    own = vars(decoder).get("forward")
+    vars(decoder)["forward"] = lambda *args, **kwargs: output
     try:
         yield
     finally:
-        del decoder.forward
+        del vars(decoder)["forward"]
+        if own is not None:  # somebody wrapped it
+            vars(decoder)["forward"] = own

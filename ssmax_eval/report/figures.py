@@ -29,8 +29,9 @@ STYLE: dict[Any, Any] = {
 
 
 def plain(text: str) -> str:
-    """Return text that matplotlib draws as it is, not as mathematics, in lines that fit over a grid."""
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
+    """Return text that matplotlib draws as it is, not as mathematics and not hidden, in lines that fit over a grid."""
+    lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
+    return f" {lines}" if lines.startswith("_") else lines  # a legend leaves out what starts with _
 
 
 def depth_label(depth: float) -> str:

@@ -15,8 +15,9 @@ RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a h
 
 
 def colours(series: list[str]) -> dict[str, tuple[float, float, float]]:
-    """Return one colour a series, told apart by every kind of colour vision."""
-    return dict(zip(series, sns.color_palette("colorblind", max(len(series), 1)), strict=False))
+    """Return one colour a series, up to ten of them told apart by every kind of colour vision."""
+    palette = sns.color_palette("colorblind" if len(series) <= 10 else "husl", max(len(series), 1))
+    return dict(zip(series, palette, strict=False))
 
 
 def tokens_axis(ax: Axes, train_lengths: dict[str, int | None], label: str) -> None:

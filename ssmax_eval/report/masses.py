@@ -44,7 +44,7 @@ def with_shortest(fits: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_learned(fits: pd.DataFrame, rows: pd.DataFrame, records: list[dict[str, Any]]) -> pd.DataFrame:
-    """Add the s of each head: what its run's record says was learned, 0 for softmax, NaN where nothing tells."""
+    """Add the s of each head: what its run's record says was learned of s ln n, 0 for scales that do not grow with n, else NaN."""
     known: dict[str, dict[tuple[int, int], float]] = {}
     by_run = {record["run_id"]: record.get("attention", {}) for record in records}
     first = rows.drop_duplicates("series").set_index("series")
@@ -53,11 +53,13 @@ def with_learned(fits: pd.DataFrame, rows: pd.DataFrame, records: list[dict[str,
         scaled = attention.get("scaled_layers") or []
         learned = [attention.get("learned", {}).get(layer, {}).get("s", []) for layer in scaled]
         skipped = len(attention.get("unscaled_layers") or [])
-        if not skipped:  # a windowed layer would shift the count
+        if not skipped and str(attention.get("attention")).startswith(
+            "ssmax"
+        ):  # a windowed layer would shift the count
             known[str(name)] = {(i, j): s for i, values in enumerate(learned) for j, s in enumerate(values)}
-    softmax = set(first.index[first["attention"] == "softmax"])
+    constant = set(first.index[first["attention"].str.match(r"(softmax|constant-n)\b")])
     values = [
-        0.0 if name in softmax else known.get(name, {}).get((layer, head), float("nan"))
+        0.0 if name in constant else known.get(name, {}).get((layer, head), float("nan"))
         for name, layer, head in zip(fits["series"], fits["layer"], fits["head"], strict=True)
     ]
     return fits.assign(s=values)
