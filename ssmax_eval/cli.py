@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from .errors import UserError
-from .probes.commands import attention_command, fading_command, loss_command, needle_command, run_command
+from .probes.commands import attention_command, loss_command, needle_command, run_command
 from .training.commands import recipes_command, retrofit_command, train_command
 
 app = typer.Typer(
@@ -25,7 +25,6 @@ app.command("needle")(needle_command)
 app.command("attention")(attention_command)
 app.command("loss")(loss_command)
 app.command("run")(run_command)
-app.command("fading")(fading_command)
 app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
@@ -72,6 +71,49 @@ def list_laws() -> None:
 
     lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
     print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
+
+
+@app.command("fading")
+def fading(
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAW[:key=value,...]", help="Laws; repeatable. Default: softmax and ssmax:s=0.43."),
+    ] = None,
+    train_length: Annotated[int, typer.Option(help="L of laws that know a training length.")] = 1024,
+    largest: Annotated[int, typer.Option(help="The largest n.")] = 100_000,
+    figure: Annotated[Path | None, typer.Option(help="Write the plot here: .svg, .png or .pdf.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """What laws do to one large score among n, without any model: Figures 1 and 3 of the paper as numbers and a plot."""
+    quiet_libraries()
+    from .attention.fading import by_lead, by_length
+    from .terminal import print_table
+
+    laws = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
+    lengths, leads = by_length(laws, train_length, largest), by_lead(laws, train_length, largest)
+    if figure is not None:
+        from .report.fading import fading_figure, save_as
+
+        save_as(fading_figure(lengths, leads), figure)
+    if as_json:
+        print(json.dumps({"by_length": lengths.to_dict("records"), "by_lead": leads.to_dict("records")}))
+        return
+    for table, column, form, title in (
+        (lengths, "n", "{:,.0f}", "weight of the largest score, +3 among -2"),
+        (leads, "lead", "{:g}", f"weight of a score by its lead over all others, n = {largest:,}"),
+    ):
+        wide = table[table["n"] == largest] if column == "lead" else table
+        grid = wide.pivot(index=column, columns="attention", values="weight")[laws]
+        print_table(
+            [column, *laws],
+            [
+                [form.format(at), *(f"{w:.4f}" for w in line)]
+                for at, line in zip(grid.index, grid.to_numpy(), strict=True)
+            ],
+            title,
+        )
+    if figure is not None:
+        print(figure)
 
 
 def quiet_libraries() -> None:
