@@ -111,8 +111,9 @@ def train(
     changes: fields of the recipe set to other values (steps=2000, text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
+    from .training.folder import RANK
     from .training.recipes import recipe as find
-    from .training.train import RANK, Job
+    from .training.train import Job
     from .training.train import train as run
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})

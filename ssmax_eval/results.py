@@ -57,6 +57,7 @@ class Run:
         try:
             record: dict[str, Any] = json.loads(self.record_path.read_text())
             missing = [name for name in RECORD_PARTS if not isinstance(record[name], dict)]
+            missing += [name for name in ("label", "architecture", "parameters") if name not in record["model"]]
             if missing:
                 raise ValueError(f"no {missing[0]}")
             return record
@@ -71,8 +72,9 @@ class Run:
         for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 row = dict(json.loads(line))
-                allowed = {"correct": bool | None, "error": str | None, "context_length": int}
-                if not all(isinstance(row.get(name), kind) for name, kind in allowed.items()):
+                allowed = {"correct": bool | None, "nll_sum": int | float | None, "context_length": int}
+                right = all(isinstance(row.get(name), kind) for name, kind in allowed.items())
+                if not (right and isinstance(row["error"], str | None)):
                     raise ValueError("not a row")
                 rows[row["sample"]] = row
             except (ValueError, TypeError, KeyError) as error:

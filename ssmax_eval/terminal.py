@@ -90,7 +90,8 @@ def print_losses(rows: pd.DataFrame) -> None:
             name = "position_start" if value == "loss" else "position_end"
             at = {(line[name], line["series"]): line for line in table.to_dict("records")}
             lines = [
-                [f"{key:,}", *(interval(at.get((key, each)), value) for each in series)] for key in table[name].unique()
+                [f"{key:,}", *(interval(at.get((key, each)), value) for each in series)]
+                for key in sorted(table[name].unique())
             ]
             print_table(["from" if value == "loss" else "length", *series], lines, title)
 

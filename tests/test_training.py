@@ -25,9 +25,10 @@ from ssmax_eval.training.card import write_card
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, Examples
 from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts, invented_name
+from ssmax_eval.training.folder import read_log, read_record
 from ssmax_eval.training.jobs import swapped_after
 from ssmax_eval.training.recipes import recipe
-from ssmax_eval.training.train import Job, read_log, read_record, train
+from ssmax_eval.training.train import Job, train
 from ssmax_eval.training.trainer import LawTrainer
 
 # a run of seconds: the shape of a recipe, not its size
@@ -299,7 +300,7 @@ def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
 
 def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     arguments = ["train", "--recipe", "cpu", "--paper", "--out", str(tmp_path), "--device", "cpu", "--jobs", "2"]
-    arguments += [part for key, value in (TINY | {"steps": "4"}).items() for part in ("--set", f"{key}={value}")]
+    arguments += [part for key, value in (TINY | {"steps": "8"}).items() for part in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     laws = {
@@ -322,7 +323,7 @@ def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     # (e) is (a) with a law; trained anew, (a) gets a new (e)
     plain, swapped = (tmp_path / f"cpu-{name}-s0" for name in ("softmax", "ssmax-after"))
     assert all(torch.equal(tensor, weights(swapped)[name]) for name, tensor in weights(plain).items())
-    job = Job(recipe("cpu").changed(TINY | {"steps": "4", "text": "generated"}))
+    job = Job(recipe("cpu").changed(TINY | {"steps": "8", "text": "generated"}))
     made = (swapped / "model.safetensors").stat().st_mtime_ns
     assert (swapped_after(plain, job) / "model.safetensors").stat().st_mtime_ns == made
     train(Job(tiny, "softmax"), plain, "cpu", fresh=True)

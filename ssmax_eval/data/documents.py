@@ -48,6 +48,8 @@ class Documents:
     def texts(self) -> dict[str, str]:
         """The texts by name, read once; {} for prose, which is made as it is asked for."""
         path = Path(os.path.expanduser(self.reference))
+        if not self.reference:
+            raise UserError("text '': allowed are text, bible, hf:DATASET, a file or a directory")
         if self.reference in ("text", "bible"):
             texts = {"bible": bible()} if self.reference == "bible" else {}
         elif self.reference.startswith("hf:"):

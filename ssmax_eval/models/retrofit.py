@@ -1,8 +1,10 @@
 """Turn a softmax checkpoint into one with another attention law, without training."""
 
 import json
+import shutil
 from pathlib import Path
 
+from ..attention.laws import format_law, parse_law
 from ..errors import UserError
 from .checkpoint import save_model
 from .load import load_model
@@ -12,18 +14,26 @@ from .sources import TRAINING, resolve
 def retrofit(reference: str, attention: str, folder: str | Path, dtype: str = "auto") -> Path:
     """Save a model under an attention law, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
 
-    reference: a model as load_model takes it. Returns the folder, which opens like any checkpoint of ours. Raises UserError.
+    reference: a model as load_model takes it; what it learned of that very law it keeps. Returns the folder, which is
+    there whole or not at all and opens like any checkpoint of ours. Raises UserError.
     """
     folder = Path(folder)
     refuse_occupied(folder)
     source = resolve(reference)
-    model, tokenizer = load_model(source, attention=attention, dtype=dtype, device="cpu")
-    save_model(model, tokenizer, folder)
+    law = format_law(*parse_law(attention))
+    own = source.config().get("ssmax") if not source.is_gguf else None
+    keeps = isinstance(own, dict) and own.get("attention") == law
+    model, tokenizer = load_model(source, attention=None if keeps else law, dtype=dtype, device="cpu")
+    made = folder.with_name(f".{folder.name}.half")
+    shutil.rmtree(made, ignore_errors=True)
+    save_model(model, tokenizer, made)
     if record := source.training():
         # how the weights came about stays true; what the law learned does not
-        record |= {"retrofitted": attention, "learned": {}}
-        (folder / TRAINING).write_text(json.dumps(record, indent=2))
-    return folder
+        record |= {} if keeps else {"retrofitted": attention, "learned": {}}
+        (made / TRAINING).write_text(json.dumps(record, indent=2))
+    if folder.exists():
+        folder.rmdir()
+    return made.rename(folder)
 
 
 def refuse_occupied(folder: Path) -> None:

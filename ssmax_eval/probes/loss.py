@@ -1,5 +1,6 @@
 """The loss probe: nll by position far beyond the training length, and what the far context is worth, from one forward a document."""
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -52,7 +53,7 @@ class LossProbe:
             8 <= self.context_length <= LONGEST, "context length", self.context_length, f"whole numbers, 8 to {LONGEST}"
         )
         require(1 <= self.documents <= MOST_DOCUMENTS, "documents", self.documents, f"1 to {MOST_DOCUMENTS}")
-        require(self.window >= 2, "window", self.window, "whole numbers of tokens from 2")
+        require(2 <= self.window <= LONGEST, "window", self.window, f"whole numbers of tokens, 2 to {LONGEST}")
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
 
     name = "loss"
@@ -70,6 +71,10 @@ class LossProbe:
         """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short."""
         check_tokenizer(model, tokenizer, self.context_length, self.context_length)
         self.windows(tokenizer)
+        if not self.gain_lengths():
+            logging.getLogger(__name__).warning(
+                "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
+            )
         if self.chunk is not None and self.chunk < self.context_length - 1 and not readable_in_parts(model):
             raise UserError(f"chunk {self.chunk}: this RoPE (dynamic, longrope) is not the same in parts; leave it out")
 

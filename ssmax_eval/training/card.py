@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Template
 
-from .train import read_record
+from .folder import read_record
 
 CARD = Template((Path(__file__).parent / "card.md.j2").read_text())
 # texts that leave the weights free

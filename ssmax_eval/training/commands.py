@@ -49,19 +49,30 @@ def train_command(
     from .card import write_card
     from .recipes import recipe as find
 
-    pairs = [text.partition("=") for text in change or []]
-    chosen = find(recipe).changed({key: value for key, _, value in pairs} | ({"text": text} if text else {}))
+    pairs = [(key, value) for key, _, value in (each.partition("=") for each in change or [])]
+    pairs += [("text", text)] if text is not None else []
+    for key, _ in pairs:
+        if [name for name, _ in pairs].count(key) > 1:
+            raise UserError(f"recipe field {key}: given twice; give it once")
+    chosen = find(recipe).changed(dict(pairs))
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     quiet_libraries()
-    from .jobs import paper_jobs, swapped_after, train_all
-    from .train import RANK, Job, read_record
+    from ..attention.laws import format_law, parse_law
+    from .folder import RANK, read_record
+    from .jobs import folder_after, paper_jobs, swapped_after, train_all
+    from .train import SHAPE, Job
 
-    laws: list[str | None] = [*attention] if attention else [None]
+    shaped = sorted({key for key, _ in pairs} & set(SHAPE))
+    if start is not None and shaped:
+        raise UserError(f"recipe field {shaped[0]}: the model to start from has its shape; leave it out")
+    laws: list[str | None] = [*dict.fromkeys(format_law(*parse_law(law)) for law in attention)] if attention else [None]
     base = Job(chosen, seed=seed, swap_fraction=swap_fraction)
     wanted = paper_jobs(base) if paper else [Job(chosen, law, swap_to, swap_fraction, seed, start) for law in laws]
     single = len(wanted) == 1 and out is not None
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
+    if paper and RANK == 0:
+        folder_after(folders[0], wanted[0])
     made = train_all(wanted, folders, device, fresh, jobs)
     if RANK != 0:
         return
@@ -95,7 +106,7 @@ def draw_curves(folder: Path) -> None:
 
     from ..report.curves import curves
     from ..report.figures import svg
-    from .train import LOG, read_log
+    from .folder import LOG, read_log
 
     if log := read_log(folder / LOG):
         (folder / "training.svg").write_text(svg(curves(pd.DataFrame(log).assign(model=folder.name))))

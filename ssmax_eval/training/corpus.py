@@ -46,7 +46,7 @@ def read_sentences(recipe: Recipe) -> tuple[list[str], str]:
         keep = min(1.0, recipe.text_characters / total)
         sentences = [
             text for i, block in enumerate(blocks) if int((i + 1) * keep) > int(i * keep) or keep == 1 for text in block
-        ]
+        ] or blocks[0]
     return sentences, hashlib.sha256("\n".join(sentences).encode()).hexdigest()
 
 

@@ -13,7 +13,8 @@ import torch
 from ..errors import UserError
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
-from .train import PROCESSES, Job, read_record, train
+from .folder import PROCESSES, read_record
+from .train import Job, train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
 TRAINED = {"a": "softmax", "b": "ssmax", "c": "ssmax-fixed", "d": "ssmax-bias", "f": "softmax", "p": "learned-p"}
@@ -24,18 +25,26 @@ def paper_jobs(like: Job) -> list[Job]:
     return [replace(like, attention=law, swap_to="ssmax" if letter == "f" else None) for letter, law in TRAINED.items()]
 
 
+def folder_after(folder: Path, job: Job) -> Path:
+    """Return where configuration (e) goes, beside the softmax model in `folder`. Raises UserError if something else is there."""
+    out = folder.with_name(f"{job.recipe.name}-ssmax-after-s{job.seed}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            ours = read_record(out).get("retrofitted") == "ssmax"
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise UserError(f"output {str(out)!r}: it holds something else than configuration (e); give another folder")
+    return out
+
+
 def swapped_after(folder: Path, job: Job) -> Path:
     """Make configuration (e) from the trained softmax model in `folder`: the law swapped after training."""
-    out = folder.with_name(f"{job.recipe.name}-ssmax-after-s{job.seed}")
+    out = folder_after(folder, job)
     if (out / TRAINING).is_file() and read_record(out) == read_record(folder) | {"retrofitted": "ssmax", "learned": {}}:
         return out
-    if out.exists() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise UserError(f"output {str(out)!r}: it holds something else than a model; give another folder")
-    made = folder.with_name(f".{out.name}")
-    shutil.rmtree(made, ignore_errors=True)
-    retrofit(str(folder), "ssmax", made)
     shutil.rmtree(out, ignore_errors=True)
-    return made.rename(out)
+    return retrofit(str(folder), "ssmax", out)
 
 
 def train_all(

@@ -11,6 +11,11 @@ LEAST = {
     "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
     "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
 }  # fmt: skip
+RANGES: dict[str, tuple[float, float]] = {
+    "rope_theta": (1e-6, 1e15), "init_std": (0, 10), "warmup_steps": (0, 1e9), "learning_rate": (1e-12, 1e3),
+    "betas": (0, 0.999999), "weight_decay": (0, 1e3), "answer_weight": (0, 1e6), "fact_weight": (0, 1e6),
+    "text_weight": (0, 1e6),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,13 @@ class Recipe:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from {least}")
+        for name, (low, high) in RANGES.items():
+            given = getattr(self, name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if not low <= value <= high:
+                    raise UserError(f"recipe {name} {value:g}: allowed are numbers from {low:g} to {high:g}")
+        if not self.text:
+            raise UserError("recipe text '': allowed are generated, bible, hf:DATASET, or a path")
         if not 1 <= self.digits[0] <= self.digits[1] <= 40:
             raise UserError(f"recipe digits {self.digits[0]}:{self.digits[1]}: allowed are A:B, 1 to 40, A not above B")
         for name in ("short_share", "plain_share", "invented", "words", "uuids", "phrasings"):

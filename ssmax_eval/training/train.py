@@ -15,19 +15,19 @@ from ..attention.laws import format_law, parse_law
 from ..errors import UserError
 from ..models.checkpoint import cast, save_model, with_law
 from ..models.load import load_model, pick_device
-from ..models.sources import TRAINING, resolve
+from ..models.sources import resolve
 from ..provenance import environment
 from .architecture import build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
+from .folder import LOG, PROCESSES, RANK, WORK, held, occupied, read_log, write_record
 from .recipes import Recipe
 from .trainer import LateLaw, LawTrainer, Watch
 
-WORK = "checkpoints"  # inside the output folder while training runs
-LOG = "training_log.jsonl"
 LOG_AT_LEAST = 20  # times in a run
-# as torchrun and accelerate launch tell their processes
-RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+SHAPE = (
+    "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
+)  # fields of a recipe that a model to start from already has  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,13 @@ class Job:
             object.__setattr__(self, "swap_to", format_law(*parse_law(self.swap_to)))
             if self.attention != "softmax":
                 raise UserError(f"attention {self.attention!r} with a swap: a swap starts from softmax; say so")
-        if self.seed < 0:
-            raise UserError(f"seed {self.seed}: allowed are whole numbers from 0")
+            if not 1 <= round(self.recipe.steps * self.swap_fraction) < self.recipe.steps:
+                raise UserError(
+                    f"swap fraction {self.swap_fraction:g}: of {self.recipe.steps} steps it leaves none before or after the "
+                    "swap; give more steps or another fraction"
+                )
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: allowed are whole numbers from 0 to {2**32 - 1}")
 
     @property
     def name(self) -> str:
@@ -70,6 +75,8 @@ class Job:
         key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
         if Path(self.recipe.text).exists():
             key["recipe"]["text"] = Path(self.recipe.text).name
+        if self.start is not None:  # the model at start has the shape it has
+            key["recipe"] = {name: value for name, value in key["recipe"].items() if name not in SHAPE}
         return json.loads(json.dumps(key))
 
 
@@ -87,17 +94,26 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
         )
     if fresh and PROCESSES > 1:
         raise UserError("--fresh: not with several processes; remove the folder first")
+    refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
+    with held(folder):
+        return train_held(job, folder, where, fresh, sentences, text_sha256)
+
+
+def train_held(
+    job: Job, folder: Path, where: torch.device, fresh: bool, sentences: list[str], text_sha256: str
+) -> Path:
+    """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
     if occupied(folder, key, fresh):
         return folder
     model, tokenizer = first_model(job, sentences)
     examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
     examples.check()
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
+    if fresh:
+        for entry in folder.iterdir():  # the folder itself is held
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if RANK == 0:
-        folder.mkdir(parents=True, exist_ok=True)
         write_record(folder, {"job": key, "finished": False})
     seconds = run(job, model, examples, folder, where)
     if RANK != 0:
@@ -121,29 +137,21 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     return folder
 
 
+def refuse_overlap(job: Job, folder: Path) -> None:
+    """Raise UserError if the model that training starts from would be written over."""
+    if job.start is None:
+        return
+    start, out = resolve(job.start).path.resolve(), folder.resolve()
+    if start.is_relative_to(out) or out.is_relative_to(start):
+        raise UserError(f"output {str(folder)!r}: the model to start from is there; give another folder")
+
+
 def pick_training_device(device: str) -> torch.device:
     """Return the device of a training process; which of several GPUs is for CUDA_VISIBLE_DEVICES or torchrun to say."""
     where = pick_device(device)
     if where.type == "cuda" and where.index:
         raise UserError(f"device {device!r}: training takes the first; choose with CUDA_VISIBLE_DEVICES={where.index}")
     return where
-
-
-def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
-    """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        found = read_record(folder)
-    except (OSError, ValueError):
-        found = {}
-    if "job" not in found:
-        raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
-    if fresh:
-        return False
-    if found["job"] != key or "retrofitted" in found:
-        raise UserError(f"output {str(folder)!r}: it holds another training run; give another folder, or --fresh")
-    return bool(found["finished"])
 
 
 def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -190,6 +198,7 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
         save_steps=max(1, recipe.steps // 10),
         save_total_limit=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite is to be seen
         report_to="none",
         disable_tqdm=True,
         seed=job.seed,
@@ -218,7 +227,17 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         callbacks=[watch, *([LateLaw(model, swap_step)] if job.swap_to else [])],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
-    trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
+    except UserError:
+        raise
+    except Exception as error:
+        if not whole or watch.stepped:
+            raise
+        raise UserError(
+            f"output {str(folder)!r}: its checkpoint {whole[reached].name} cannot be read ({type(error).__name__}); "
+            "start over with --fresh"
+        ) from error
     return watch.seconds
 
 
@@ -226,22 +245,3 @@ def cpu_bfloat16() -> bool:
     """Tell whether this processor multiplies bfloat16 itself; elsewhere bfloat16 is slower than float32."""
     capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(capable()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the record of a finished training run."""
-    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
-    return record
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a run's record, all of it or none."""
-    half = folder / f"{TRAINING}.half"
-    half.write_text(json.dumps(record, indent=2))
-    half.replace(folder / TRAINING)
-
-
-def read_log(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a training log, a half-written last one left out."""
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,6 +1,7 @@
 """transformers' Trainer with weighted tokens, a law that can come late, and the few numbers worth watching."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..attention.interface import law_modules
+from ..errors import UserError
 from .examples import ANSWER, TEXT
 from .recipes import Recipe
 
@@ -81,6 +83,7 @@ class Watch(TrainerCallback):
         self.model, self.recipe, self.title, self.file = model, recipe, title, file
         self.started = time.perf_counter() - seconds_before
         self.bar: Any = None
+        self.stepped = False
 
     @property
     def seconds(self) -> float:
@@ -97,6 +100,7 @@ class Watch(TrainerCallback):
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.stepped = True
         self.bar.update(1)
 
     def on_log(
@@ -104,6 +108,10 @@ class Watch(TrainerCallback):
     ) -> None:
         if "loss" not in (logs or {}) or not state.is_world_process_zero:
             return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"loss: not finite at step {state.global_step}; lower --set learning_rate, and start over with --fresh"
+            )
         line = {"step": state.global_step, "tokens": state.global_step * self.recipe.tokens_per_step}
         line |= {
             "seconds": self.seconds,

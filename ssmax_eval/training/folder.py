@@ -1,0 +1,85 @@
+"""The folder of a training run: who may write it, what it holds, its record and its log."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..models.sources import TRAINING
+
+WORK = "checkpoints"  # inside the output folder while training runs
+LOG = "training_log.jsonl"
+# as torchrun and accelerate launch tell their processes
+RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder; one that was made for nothing goes again."""
+    if RANK != 0:
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = None
+    try:
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
+        except OSError as error:
+            raise UserError(
+                f"output {str(folder)!r}: another process is training into it; wait for it to end"
+            ) from error
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
+    """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        found = read_record(folder)
+    except (OSError, ValueError):
+        found = {}
+    if not isinstance(found, dict) or "job" not in found:
+        raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
+    if fresh:
+        return False
+    if found["job"] != key or "retrofitted" in found:
+        raise UserError(f"output {str(folder)!r}: it holds another training run; give another folder, or --fresh")
+    return bool(found.get("finished")) and any(folder.glob("*.safetensors"))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the record of a finished training run."""
+    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a run's record, all of it or none."""
+    half = folder / f"{TRAINING}.half"
+    half.write_text(json.dumps(record, indent=2))
+    half.replace(folder / TRAINING)
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """Return the lines of a training log, a half-written last one left out. Raises UserError for one that is damaged."""
+    try:
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [dict(json.loads(line)) for line in lines if line.endswith("\n")]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"output {str(file.parent)!r}: its {file.name} is damaged; start over with --fresh") from error
