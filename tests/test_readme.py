@@ -11,6 +11,7 @@ from tiny import build, tokens
 import ssmax_eval
 from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
+from ssmax_eval.training.train import SHAPE
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -22,7 +23,7 @@ def blocks(language):
 LINES = [line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("ssmax-eval")]
 # a recipe of seconds: the shape of the command, not its size
 TINY = {
-    "layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "vocabulary": 400, "steps": 3, "tokens_per_step": 512,
+    "layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "vocabulary": 400, "steps": 8, "tokens_per_step": 512,
     "train_length": 128, "short_length": 64, "text_characters": 20000, "warmup_steps": 1, "text": "generated",
 }  # fmt: skip
 
@@ -52,12 +53,15 @@ def test_python_lines_of_the_readme(checkpoint, tmp_path, monkeypatch):
 
 def prepared(line, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 30)
+    (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
     words = line.replace("./my-model", str(checkpoint)).replace("meta-llama/Llama-3.2-1B", str(checkpoint)).split()[1:]
     if words[0] == "train":
         given = {word.partition("=")[0] for word in words} | ({"text"} if "--text" in words else set())
+        given |= set(SHAPE) if "--start" in words else set()
         words += [part for key, value in TINY.items() if key not in given for part in ("--set", f"{key}={value}")]
-    if words[0] == "needle":
+    if words[0] == "loss":
+        words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
+    if words[0] in ("needle", "attention", "run"):
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]
     return words
