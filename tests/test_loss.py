@@ -1,5 +1,6 @@
 """Losses equal the full-logits computation, whatever the chunks; sums are of nats and tokens; documents are what they say."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -129,7 +130,7 @@ def test_out_of_memory_reads_in_parts_then_is_a_failure(tokenizer, monkeypatch):
     assert {row["nll_sum"] for row in failed} == {None}
 
 
-def test_dynamic_rope_is_not_read_in_parts():
+def test_trap_10_dynamic_rope_is_not_read_in_parts():
     model = build("Llama")
     with rope_scaled(model, scaling="dynamic:2", longest=400), pytest.raises(UserError, match="dynamic"):
         token_nll(model, torch.randint(3, 128, (1, 300)), 64)
@@ -233,6 +234,31 @@ def test_windows_of_texts(tokenizer, tmp_path, caplog):
 def test_values_out_of_range(change, message):
     with pytest.raises(UserError, match=message):
         LossProbe(**change)
+
+
+def test_trap_15_an_edited_text_is_read_again(tokenizer, tmp_path):
+    """In one process, with one tokenizer: the rows are those of the text that the run id names."""
+    book = tmp_path / "book.txt"
+    windows, ids = [], []
+    for word in ("mill", "boat"):
+        book.write_text(f"The {word} was old. " * 200)
+        probe = LossProbe(context_length=64, documents=1, text=str(book))
+        windows.append(tokenizer.decode(probe.windows(tokenizer)[0].ids))
+        ids.append(probe.parameters()["text_sha256"])
+    assert ("mill" in windows[0], "boat" in windows[1]) == (True, True)
+    assert ids[0] != ids[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"context_length": 128}, {"documents": 3}, {"text": "bible"}, {"window": 32}, {"seed": 1}]
+)
+def test_trap_15_every_parameter_is_part_of_the_run(change):
+    from ssmax_eval.results import run_id_of
+
+    plain = LossProbe(context_length=64, documents=2, window=16)
+    other = dataclasses.replace(plain, **change)
+    assert run_id_of(plain.parameters()) != run_id_of(other.parameters())
+    assert run_id_of(plain.parameters()) == run_id_of(dataclasses.replace(plain, chunk=7).parameters())
 
 
 def test_bos_is_part_of_the_length(tokenizer):

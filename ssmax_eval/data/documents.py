@@ -34,7 +34,7 @@ class Window:
         return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a file can change: one that was read again is another source
 class Documents:
     """A source of documents: `text` (generated prose, a cast of its own in each), or what a haystack reference names.
 
