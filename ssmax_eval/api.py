@@ -8,7 +8,8 @@ import pandas as pd
 
 from . import statistics
 from .data.needles import Needle
-from .evaluate import Settings, default_task, rope_settings, run_probe
+from .evaluate import Settings, rope_settings, run_probe
+from .probes.defaults import default_task
 from .probes.loss import LossProbe
 from .probes.needle import NeedleProbe
 from .results import load_results
@@ -44,9 +45,10 @@ def needle(
             grid[name] = tuple(grid[name])
     task = task or default_task(references(models))
     probe = NeedleProbe(needle=Needle(task, value, needles), **grid)
-    laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
     settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
-    runs = run_probe(probe, models, laws, rope_settings(rope_theta, several(rope_theta_factor), rope_scaling), settings)
+    runs = run_probe(
+        probe, models, laws_of(attention), rope_settings(rope_theta, several(rope_theta_factor), rope_scaling), settings
+    )
     return load_results(*runs)
 
 
@@ -79,8 +81,11 @@ def loss(
     """
     settings = Settings(dtype, device, None, Path(output_path), fresh, trust_remote_code)
     ropes = rope_settings(rope_theta, several(rope_theta_factor), rope_scaling)
-    laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
-    return load_results(*run_probe(LossProbe(**documents), models, laws, ropes, settings))
+    return load_results(*run_probe(LossProbe(**documents), models, laws_of(attention), ropes, settings))
+
+
+def laws_of(attention: str | Sequence[str] | None) -> list[str | None]:
+    return [attention] if attention is None or isinstance(attention, str) else list(attention)
 
 
 def several(value: float | Sequence[float]) -> list[float]:

@@ -84,7 +84,7 @@ def fading(
     figure: Annotated[Path | None, typer.Option(help="Write the plot here: .svg, .png or .pdf.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """What laws do to one large score among n, without any model: Figures 1 and 3 of the paper as numbers and a plot."""
+    """What laws do to one large score among n, without any model: Figure 1 of the paper, and the weight by lead, as numbers and a plot."""
     quiet_libraries()
     from .attention.fading import by_lead, by_length
     from .terminal import print_table

@@ -18,12 +18,10 @@ from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
-from .models.sources import ModelSource, configured_length, resolve
+from .models.sources import ModelSource, resolve
 from .provenance import command, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
 
-SHORT = 1024  # tokens: the longest training length whose sixteenfold every machine can read
-WINDOW = 256  # tokens
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -113,27 +111,6 @@ def subject(label: str, reference: Any) -> Subject:
             "load it with ssmax_eval.load_model"
         )
     return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
-
-
-def default_task(models: Sequence[str]) -> str:
-    """Return the task that these models of our recipes learned; single for any other."""
-    tasks = {str(resolve(reference).training().get("task", "single")) for reference in models}
-    if len(tasks) > 1:
-        raise UserError(f"task: the models learned different ones ({', '.join(sorted(tasks))}); say which: --task NAME")
-    return tasks.pop() if tasks else "single"
-
-
-def default_lengths(models: Sequence[str]) -> list[int]:
-    """Return 1 to 16 times the models' training length, where that is short enough to go far beyond it on any machine."""
-    lengths = [configured_length(resolve(reference).config()) for reference in models]
-    longest = max((length or SHORT + 1 for length in lengths), default=SHORT + 1)
-    return [longest * factor for factor in (1, 2, 4, 8, 16)] if longest <= SHORT else [512, 1024, 2048]
-
-
-def default_window(models: Sequence[str]) -> int:
-    """Return the near context that the context gain leaves: the models' shortest training length, at most 256 tokens."""
-    lengths = [configured_length(resolve(reference).config()) for reference in models]
-    return min([WINDOW, *filter(None, lengths)])
 
 
 def run_probe(

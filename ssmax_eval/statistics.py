@@ -30,10 +30,19 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     # of what was run twice, a row with a score before one without, and one that also has attention masses
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
     rows = rows.iloc[np.lexsort((has_mass, rows["error"].isna()))]
-    prompts = rows["prompt_sha256"].notna() if "prompt_sha256" in rows else pd.Series(False, index=rows.index)
-    kinds = ((rows[prompts], PROMPT), (rows[~prompts], PART))
+    kinds = ((of_prompts(rows), PROMPT), (of_documents(rows), PART))
     once = [part.drop_duplicates(key, keep="last") for part, key in kinds if not part.empty]
     return pd.concat(once).sort_index() if once else rows
+
+
+def of_prompts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are needle prompts, with attention masses or without."""
+    return rows[rows["prompt_sha256"].notna()] if "prompt_sha256" in rows else rows.iloc[:0]
+
+
+def of_documents(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that are parts of a document's loss."""
+    return rows[rows["measure"].notna()] if "measure" in rows else rows.iloc[:0]
 
 
 def task_name(rows: pd.DataFrame) -> str:

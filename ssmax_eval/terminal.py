@@ -29,8 +29,7 @@ def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: b
         name = names.pop() if len(names) == 1 else "run"
         page = report(runs, folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
     rows = load_results(*runs)
-    prompts = statistics.with_series(rows[rows["prompt_sha256"].notna()]) if "prompt_sha256" in rows else pd.DataFrame()
-    documents = statistics.with_series(rows[rows["measure"].notna()]) if "measure" in rows else pd.DataFrame()
+    prompts, documents = (named(part) for part in (statistics.of_prompts(rows), statistics.of_documents(rows)))
     if as_json:
         print(json.dumps(summary(runs, prompts, documents) | {"report": None if page is None else str(page)}))
         return
@@ -45,6 +44,11 @@ def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: b
     print("\n".join(f"run {run.folder}" for run in runs))
     if page is not None:
         print(page)
+
+
+def named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Name the series of one kind of rows: apart, so that a law names only the tables in which one is."""
+    return rows if rows.empty else statistics.with_series(rows)
 
 
 def summary(runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame) -> dict[str, Any]:

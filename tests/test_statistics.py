@@ -85,6 +85,13 @@ def prompts(log_odds, lengths, correct=True, series="m"):
     return rows
 
 
+def test_statistics_know_the_probes_measures():
+    """Told twice, since statistics load no torch."""
+    from ssmax_eval.probes.attention_mass import MEASURES
+
+    assert statistics.HEAD == MEASURES
+
+
 @pytest.mark.parametrize("slope", [-1.0, 0.4])
 def test_fading_finds_the_exponent(slope):
     rng = np.random.default_rng(0)
@@ -103,10 +110,11 @@ def test_fading_finds_the_exponent(slope):
     assert fit["prompts"] == len(rows)
 
 
-def test_the_exponents_interval_covers():
+@pytest.mark.parametrize("prompts_a_length", [5, 25])
+def test_the_exponents_interval_covers(prompts_a_length):
     """Simulated heads whose scatter grows with n: the 95% interval holds the true exponent in 93 to 97% of 1,000."""
     rng = np.random.default_rng(1)
-    lengths = np.repeat([256, 1024, 4096, 16384], 25)
+    lengths = np.repeat([256, 1024, 4096, 16384], prompts_a_length)
     held = 0
     for _ in range(1000):
         odds = 1 - np.log(lengths) + rng.normal(0, 0.2 + 0.1 * np.log(lengths / 256), len(lengths))

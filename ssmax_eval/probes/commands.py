@@ -193,7 +193,7 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
 def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
     """Return the needle grid that a command's options ask for."""
     from ..data.needles import Needle
-    from ..evaluate import default_lengths, default_task
+    from .defaults import default_lengths, default_task
     from .needle import NeedleProbe
 
     task = given["task"] or default_task(models)
@@ -214,7 +214,7 @@ def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
 
 def loss_probe(given: dict[str, Any], models: list[str]) -> Any:
     """Return the loss probe that a command's options ask for."""
-    from ..evaluate import default_lengths, default_window
+    from .defaults import default_lengths, default_window
     from .loss import LossProbe
 
     length = given.get("context_length")

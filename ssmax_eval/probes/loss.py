@@ -23,6 +23,14 @@ MOST_DOCUMENTS = 100_000
 LEAST_CHUNK = 256  # tokens; where memory still runs out, the document is a failure
 
 
+class Scores(NamedTuple):
+    """A document's nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none."""
+
+    nll: Tensor | None
+    near: Tensor | None
+    error: str | None = None
+
+
 class Sample(NamedTuple):
     """One document of the plan."""
 
@@ -108,7 +116,7 @@ class LossProbe:
             if not all(f"{sample.document}/{part}" in done for part in self.parts()):
                 # what one document did not fit into, the next will not either
                 scores, chunk = self.score(model, torch.tensor([window.ids]), window.bos, chunk)
-                yield self.rows(sample, window, *scores)
+                yield self.rows(sample, window, scores)
             progress(sample.context_length)
 
     def bins(self) -> list[tuple[int, int]]:
@@ -127,9 +135,7 @@ class LossProbe:
         """Return the names of a document's rows."""
         return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths())]
 
-    def rows(
-        self, sample: Sample, window: Window, nll: Tensor | None, near: Tensor | None, error: str | None
-    ) -> list[Row]:
+    def rows(self, sample: Sample, window: Window, scores: Scores) -> list[Row]:
         """Return a document's rows: one for each bin of positions, one for each length at which the context gain is taken."""
         common = {
             "document": window.name,
@@ -140,6 +146,7 @@ class LossProbe:
             "context_length": self.context_length,
             "window": self.window,
         }
+        nll, near, error = scores
         rows = []
         for start, end in self.bins():
             part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
@@ -148,9 +155,8 @@ class LossProbe:
                 | {"position_end": end, "tokens": end - start, "nll_sum": part, "nll_sum_near": None, "error": error}
             )
         for i, length in enumerate(self.gain_lengths()):
-            scored = slice(
-                length - self.window, length - 1
-            )  # the window's tokens but its first, as nll of token t is at t - 1
+            # the window's tokens but its first; the nll of token t is at t - 1
+            scored = slice(length - self.window, length - 1)
             far = None if nll is None else float(nll[scored].double().sum())
             alone = None if near is None else float(near[i].double().sum())
             rows.append(
@@ -160,18 +166,13 @@ class LossProbe:
             )
         return rows
 
-    def score(
-        self, model: PreTrainedModel, ids: Tensor, bos: int, chunk: int | None
-    ) -> tuple[tuple[Tensor | None, Tensor | None, str | None], int | None]:
-        """Return a document's scores, and the chunk that it was read in.
-
-        Scores: its nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none.
-        """
+    def score(self, model: PreTrainedModel, ids: Tensor, bos: int, chunk: int | None) -> tuple[Scores, int | None]:
+        """Return a document's scores, and the chunk that it was read in: smaller ones are tried when memory runs out."""
         while True:
             try:
                 nll, near = token_nll(model, ids, chunk)[0], self.near(model, ids, bos)
                 finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
-                return ((nll, near, None) if finite else (None, None, "nll is not finite")), chunk
+                return (Scores(nll, near) if finite else Scores(None, None, "nll is not finite")), chunk
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -180,7 +181,7 @@ class LossProbe:
                 torch.cuda.empty_cache()
             smaller = min(chunk or self.context_length, self.context_length) // 4
             if smaller < LEAST_CHUNK or not readable_in_parts(model):
-                return (None, None, "out of memory"), chunk
+                return Scores(None, None, "out of memory"), chunk
             chunk = smaller
 
     def near(self, model: PreTrainedModel, ids: Tensor, bos: int) -> Tensor:
