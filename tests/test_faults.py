@@ -71,6 +71,18 @@ FAULTS = {
     "test_trap_16_rows": ("probes/loss.py", "nll[start - 1 : end - 1]", "nll[start:end]"),
     "test_cached_rows": ("attention/recorder.py", "position = rows + (S - T)", "position = rows"),
     "test_rows_sum": ("attention/recorder.py", "<= position[:, None, :, None]", "<= position[:, None, :, None] + 1"),
+    "test_trap_10_dynamic_rope_is_not": ("probes/nll.py", 'for word in ("dynamic", "longrope")', "for word in ()"),
+    "test_trap_15_an_edited": ("data/documents.py", "@dataclass(frozen=True, eq=False)", "@dataclass(frozen=True)"),
+    "test_trap_15_every_parameter": ("probes/loss.py", '{"format": FORMAT, **parameters,', '{"format": FORMAT,'),
+    "test_masses_equal_eagers_maps": (
+        INTERFACE,
+        "recorder(query, key, attention_mask",
+        "recorder(query / (law(n)[..., None] if law is not None else 1), key, attention_mask",
+    ),
+    "test_theta_factors_are_an_axis": (ROPE, "    parameters.update(new)", "    pass"),
+    "test_texts_of_one_name": ("statistics.py", '"text", "text_sha256", ', '"text", '),
+    "test_the_exponents_interval_is": ("statistics.py", '"HC3", use_t=True', '"HC3", use_t=False'),
+    "test_a_row_with_a_score": ("statistics.py", '(has_mass, rows["error"].isna())', "(has_mass, has_mass)"),
     "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
     "test_trap_14_ids": (
         "data/encoding.py",

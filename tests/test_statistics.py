@@ -110,6 +110,21 @@ def test_fading_finds_the_exponent(slope):
     assert fit["prompts"] == len(rows)
 
 
+def test_the_exponents_interval_is_students_with_robust_errors():
+    """b plus and minus scipy's t quantile of N - 2 times statsmodels' HC3 error: few prompts make it wide."""
+    import statsmodels.api as sm
+    from scipy import stats
+
+    rng = np.random.default_rng(2)
+    lengths = [256, 256, 1024, 1024, 4096, 4096]
+    odds = 1 - np.log(lengths) + rng.normal(0, 0.5, 6)
+    by_head = statistics.heads(statistics.with_series(pd.DataFrame(prompts(odds, lengths))))
+    found = statistics.fading(by_head).set_index(["layer", "head"]).loc[(1, 0)]
+    fit = sm.OLS(odds, sm.add_constant(np.log(lengths))).fit()
+    half = stats.t.ppf(0.975, 4) * fit.HC3_se[1]
+    assert (found["low"], found["high"]) == pytest.approx((fit.params[1] - half, fit.params[1] + half))
+
+
 @pytest.mark.parametrize("prompts_a_length", [5, 25])
 def test_the_exponents_interval_covers(prompts_a_length):
     """Simulated heads whose scatter grows with n: the 95% interval holds the true exponent in 93 to 97% of 1,000."""
@@ -149,9 +164,10 @@ def test_a_row_with_a_score_stays_before_one_without():
     """A needle run that went well is not replaced by an attention run that ran out of memory, in whatever order."""
     scored = {key: value for key, value in prompts([1.0], [100])[0].items() if key not in statistics.HEAD}
     failed = scored | {"correct": None, "first_correct": None, "error": "out of memory"}
-    for rows in ([scored, failed], [failed, scored]):
+    other = prompts([1.0], [200])[0] | {"prompt_sha256": "other"}
+    for rows in ([scored, failed, other], [failed, scored, other]):
         kept = statistics.with_series(pd.DataFrame(rows))
-        assert kept["error"].isna().tolist() == [True]
+        assert kept["error"].isna().tolist() == [True, True]
 
 
 def test_rows_of_both_kinds_stay():

@@ -11,6 +11,7 @@ from .figures import STYLE, plain
 
 SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
 MARKS = {"right": "o", "first token": "^", "wrong": "x"}
+MARGIN = 0.25  # nats around the curves
 RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a head counts as one that retrieves
 
 
@@ -43,6 +44,10 @@ def loss(ax: Axes, curve: pd.DataFrame, train_lengths: dict[str, int | None] | N
         middle = np.sqrt(part["position_start"] * (part["position_end"] - 1).clip(lower=1))
         ax.plot(middle, part["loss"], color=colour, marker=".", lw=1.5, label=plain(name))
         ax.fill_between(middle, part["low"], part["high"], color=colour, alpha=0.2, lw=0)
+    # the first bins hold a token each: their bands would flatten all that follows
+    span = (curve["loss"].min(), curve["loss"].max())
+    if np.isfinite(span).all():
+        ax.set_ylim(span[0] - MARGIN, span[1] + MARGIN)
     tokens_axis(ax, train_lengths or {}, "tokens in front")
     ax.set_ylabel("loss, nats a token")
     ax.legend(fontsize=7, frameon=False)
