@@ -38,11 +38,22 @@ def write_report(
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
     figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
     title: Annotated[str, typer.Option(help="The page's heading. Default: what it holds.")] = "",
+    baseline: Annotated[
+        str | None, typer.Option(metavar="SERIES", help="What the others are compared with. Default: the first.")
+    ] = None,
+    attended: Annotated[
+        float | None,
+        typer.Option(help="Mass of a head on the answer from which it attends. Default: the runs' own, .5."),
+    ] = None,
+    blow_up: Annotated[
+        float | None,
+        typer.Option(help="Nats the haystack costs more when positions blow up. Default: the runs' own, 1."),
+    ] = None,
 ) -> None:
     """Write one HTML page of stored runs."""
     from .report import report
 
-    print(report(runs, out, title, figures))
+    print(report(runs, out, title, figures, baseline, attended=attended, blow_up=blow_up))
 
 
 @app.command("models")
@@ -92,7 +103,7 @@ def fading(
     laws = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
     lengths, leads = by_length(laws, train_length, largest), by_lead(laws, train_length, largest)
     if figure is not None:
-        from .report.fading import fading_figure, save_as
+        from .report.figures import fading_figure, save_as
 
         save_as(fading_figure(lengths, leads), figure)
     if as_json:

@@ -6,21 +6,22 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import attention_law, law_state, native_law, train_length_of
+from .attention.interface import attention_law, law_state, native_law
 from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
-from .provenance import command, describe_rope, environment, peak_memory
+from .provenance import command, describe_model, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
+from .statistics import Thresholds
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -46,7 +47,10 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over."""
+    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over.
+
+    thresholds: where the causes of failure part; they go into the run record, and no number hangs on them.
+    """
 
     dtype: str = "auto"
     device: str = "auto"
@@ -54,6 +58,7 @@ class Settings:
     output_path: Path = Path("results")
     fresh: bool = False
     trust_remote_code: bool = False
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -233,10 +238,11 @@ def execute(
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),
-            "model": describe_model(each, model, tokenizer, settings),
+            "model": describe_model(each, model, tokenizer, settings.dtype),
             "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
             "environment": environment(model),
+            "thresholds": asdict(settings.thresholds) if probe.name == "attention" else None,
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
             "rows": len(rows),
@@ -246,25 +252,6 @@ def execute(
             "peak_memory_bytes": peak_memory(model),
         }
         run.finish(record)
-
-
-def describe_model(
-    each: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: Settings
-) -> dict[str, Any]:
-    return {
-        "label": each.label,
-        # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
-        "reference": Path(each.reference).name if each.source and Path(each.reference).exists() else each.reference,
-        "fingerprint": each.fingerprint,
-        "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "train_length": train_length_of(model.config),
-        "native_attention": each.native_attention,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "dtype_requested": settings.dtype,
-        "tokenizer": type(tokenizer).__name__,
-        "vocabulary": len(tokenizer),
-    }
 
 
 def rope_settings(

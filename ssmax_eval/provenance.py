@@ -1,7 +1,8 @@
-"""Where a run's numbers come from: RoPE, packages, machine, memory."""
+"""Where a run's numbers come from: model and its training, RoPE, packages, machine, memory."""
 
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -9,12 +10,67 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .attention.interface import train_length_of
 from .models.rope import RopeRecord, RopeSetting
+from .models.sources import ModelSource
+from .training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from .evaluate import Subject
+
+
+def describe_model(
+    each: "Subject", model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str
+) -> dict[str, Any]:
+    return {
+        "label": each.label,
+        # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
+        "reference": Path(each.reference).name if each.source and Path(each.reference).exists() else each.reference,
+        "fingerprint": each.fingerprint,
+        "architecture": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train_length": train_length_of(model.config),
+        "native_attention": each.native_attention,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype_requested": dtype,
+        "tokenizer": type(tokenizer).__name__,
+        "vocabulary": len(tokenizer),
+        "training": None if each.source is None else describe_training(each.source),
+    }
+
+
+def describe_training(source: ModelSource) -> dict[str, Any] | None:
+    """Return how ssmax-eval trained a model: configuration (all but the seed, in words), law, seed and log; None for any other."""
+    record = source.training()
+    job = record.get("job")
+    if not isinstance(job, dict) or not isinstance(job.get("recipe"), dict):
+        return None
+    swap = f", {job['swap_to']} for the last {job['swap_fraction']:.1%}" if job.get("swap_to") else ""
+    start = ", trained further" if job.get("start") else ""
+    return {
+        "configuration": f"{named_recipe(job['recipe'])}, {job.get('attention')}{swap}{start}",
+        "attention": record.get("attention", job.get("attention")),
+        "seed": job.get("seed"),
+        "seconds": record.get("seconds"),
+        "log": source.training_log(),
+    }
+
+
+def named_recipe(fields: dict[str, Any]) -> str:
+    """Name a recipe by its name and by what is set otherwise in it."""
+    name = str(fields.get("name"))
+    known = asdict(RECIPES[name]) if name in RECIPES else {}
+    changed = [
+        f"{key}={Path(value).name if key == 'text' else value}"
+        for key, value in fields.items()
+        if key in known and json.dumps(known[key]) != json.dumps(value)
+    ]
+    return " ".join([name, *changed])
 
 
 def describe_rope(rope: RopeSetting, effective: RopeRecord | None) -> dict[str, Any]:

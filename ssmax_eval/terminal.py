@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from rich.text import Text
 
 from . import statistics
 from .results import Run, load_results, run_id_of
+from .verdict import verdict
 
 HEADS = 3  # of each series in the table of heads
 
 
-def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: bool) -> None:
+def print_runs(
+    runs: list[Run], output_path: Path, want_report: bool, as_json: bool, thresholds: statistics.Thresholds
+) -> None:
     """Print what the runs found and write their report; stdout ends with the report's path."""
     from .report import report  # the plotting libraries take seconds, which the other tables need not wait for
 
@@ -27,15 +31,23 @@ def print_runs(runs: list[Run], output_path: Path, want_report: bool, as_json: b
         folder = Path("reports") if output_path == Path("results") else output_path / "reports"
         names = {run.folder.parent.name for run in runs}
         name = names.pop() if len(names) == 1 else "run"
-        page = report(runs, folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html")
+        page = report(
+            runs, folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html", **asdict(thresholds)
+        )
     rows = load_results(*runs)
     prompts, documents = (named(part) for part in (statistics.of_prompts(rows), statistics.of_documents(rows)))
+    trained = {run.run_id: run.record().get("model", {}).get("train_length") for run in runs}
+    found = verdicts(prompts, trained) if not prompts.empty else []
     if as_json:
-        print(json.dumps(summary(runs, prompts, documents) | {"report": None if page is None else str(page)}))
+        known = summary(runs, prompts, documents, thresholds) | {"verdict": found}
+        print(json.dumps(known | {"report": None if page is None else str(page)}))
         return
     if not prompts.empty:
         print_grids(prompts)
         print_heads(prompts)
+        print_causes(prompts, thresholds)
+        for line in found:
+            print(" ".join([f"{line['series']}:", *line["sentences"]]))
     if not documents.empty:
         print_losses(documents)
     if failed := int(rows["error"].notna().sum()):
@@ -51,7 +63,20 @@ def named(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if rows.empty else statistics.with_series(rows)
 
 
-def summary(runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame) -> dict[str, Any]:
+def verdicts(prompts: pd.DataFrame, train_lengths: dict[str, int | None]) -> list[dict[str, Any]]:
+    """Return what the page says in words, of every task; train_lengths by run_id."""
+    out = []
+    grid = prompts[prompts["control"].isna()]
+    for _, part in grid.groupby(statistics.TASK, sort=False):
+        first = part.drop_duplicates("series").set_index("series")["run_id"]
+        trained = {str(name): train_lengths.get(run_id) for name, run_id in first.items()}
+        out += verdict(part, part["series"].iloc[0], statistics.effective_lengths(part), trained)
+    return out
+
+
+def summary(
+    runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame, thresholds: statistics.Thresholds
+) -> dict[str, Any]:
     """Return what the tables show as one JSON object."""
     out: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": 0}
     if not prompts.empty:
@@ -59,6 +84,9 @@ def summary(runs: list[Run], prompts: pd.DataFrame, documents: pd.DataFrame) -> 
         out["failed"] += int(prompts["correct"].isna().sum())
         if "mass_answer" in prompts:
             out["fading"] = records(statistics.fading(statistics.heads(prompts)))
+            out["causes"] = records(statistics.cause_counts(statistics.with_causes(prompts, thresholds)))
+        out["effective_lengths"] = records(statistics.effective_lengths(prompts))
+        out["comparison"] = records(statistics.compare(prompts, prompts["series"].iloc[0], ("context_length",)))
     if not documents.empty:
         out["loss"] = records(statistics.loss_by_position(documents))
         out["context_gain"] = records(statistics.context_gain(documents))
@@ -137,6 +165,25 @@ def print_heads(rows: pd.DataFrame) -> None:
             lines,
             "heads with the most",
         )
+
+
+def print_causes(rows: pd.DataFrame, thresholds: statistics.Thresholds) -> None:
+    """Print, where rows have attention masses, how many prompts of each length were found, and why the others were not."""
+    if "top_mass_answer" not in rows:
+        return
+    explained = statistics.with_causes(rows, thresholds)
+    for _, part in explained.groupby(statistics.TASK, sort=False):
+        counts = statistics.cause_counts(part)
+        lengths = sorted(counts["context_length"].unique())
+        lines = []
+        for name, own in counts.groupby("series", sort=False):
+            at = own.set_index("context_length")
+            lines += [
+                [str(name), cause, *(str(at.loc[n, cause]) if n in at.index else "" for n in lengths)]
+                for cause in statistics.CAUSES
+                if own[cause].any()
+            ]
+        print_table(["series", "cause", *(f"{n:,}" for n in lengths)], lines, "prompts, and why they were not found")
 
 
 def print_grids(rows: pd.DataFrame) -> None:

@@ -68,7 +68,10 @@ def test_masses_equal_eagers_maps(name, attention, tokenizer):
             "mass_needle": first[..., slice(*needle)].sum(-1),
             "log_odds": (on_value / (1 - on_value)).log(),
             "entropy": torch.special.entr(first).sum(-1),
+            "mass_first": first[..., 0],
+            "mass_question": first[..., prompt.question_start :].sum(-1),
             "maximum": first.amax(-1),
+            "maximum_at": first.argmax(-1),
             "mass_next": torch.stack(
                 [rows[:, :, j, prompt.value_start + j].double() for j in range(prompt.answer_length)]
             ).mean(0),
@@ -76,8 +79,18 @@ def test_masses_equal_eagers_maps(name, attention, tokenizer):
         }
         for measure in MEASURES:
             found = torch.tensor(score[measure], dtype=torch.float64)
+            expected[measure] = expected[measure].double()
             tolerance = 1e-6 if measure.startswith(("mass", "max")) else 2e-5
             torch.testing.assert_close(found, expected[measure], atol=tolerance, rtol=tolerance, msg=measure)
+        on_next = [rows[:, :, j, prompt.value_start + j].max().item() for j in range(prompt.answer_length)]
+        assert score["top_mass_next"] == pytest.approx(on_next, abs=1e-6)
+        on_answer = rows[..., slice(*value)].sum(-1).amax((0, 1)).tolist()
+        assert score["top_mass_answer"] == pytest.approx(on_answer, abs=1e-6)
+        with torch.no_grad():
+            logits = model(input_ids=ids[i : i + 1]).logits[0].double()
+        nll = torch.nn.functional.cross_entropy(logits[:-1], ids[i, 1:], reduction="none")
+        ends = [at for at in range(1, prompt.question_start) if not prompt.needle_start <= at < prompt.needle_end]
+        assert score["haystack_nll"] == pytest.approx(nll[[at - 1 for at in ends[-128:]]].mean().item(), abs=1e-4)
 
 
 def test_the_forward_is_not_changed(tokenizer):

@@ -80,9 +80,9 @@ FAULTS = {
         "recorder(query / (law(n)[..., None] if law is not None else 1), key, attention_mask",
     ),
     "test_theta_factors_are_an_axis": (ROPE, "    parameters.update(new)", "    pass"),
-    "test_texts_of_one_name": ("statistics.py", '"text", "text_sha256", ', '"text", '),
-    "test_the_exponents_interval_is": ("statistics.py", '"HC3", use_t=True', '"HC3", use_t=False'),
-    "test_a_row_with_a_score": ("statistics.py", '(has_mass, rows["error"].isna())', "(has_mass, has_mass)"),
+    "test_texts_of_one_name": ("statistics/series.py", '"text", "text_sha256", ', '"text", '),
+    "test_the_exponents_interval_is": ("statistics/heads.py", '"HC3", use_t=True', '"HC3", use_t=False'),
+    "test_a_row_with_a_score": ("statistics/series.py", '(has_mass, rows["error"].isna())', "(has_mass, has_mass)"),
     "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
     "test_trap_14_ids": (
         "data/encoding.py",
@@ -94,13 +94,13 @@ FAULTS = {
     "test_trap_15_a_haystack": ("probes/needle.py", '"haystack_sha256": self.source.sha256', '"haystack_sha256": None'),
     "test_trap_15_failures": ("probes/scoring.py", '"correct": None,', '"correct": False,'),
     "test_trap_15_failed": (
-        "statistics.py",
+        "statistics/grids.py",
         '"correct"].astype("Float64")',
         '"correct"].fillna(False).astype("Float64")',
     ),
     "test_trap_15_logits": ("probes/scoring.py", "if not torch.isfinite(logits).all():", "if False:"),
     "test_trap_18": (
-        "statistics.py",
+        "statistics/grids.py",
         'correct=rows["correct"].astype("Float64")',
         'correct=(rows["predicted"] == rows["expected"]).astype("Float64")',
     ),

@@ -73,7 +73,7 @@ def test_run_is_everything_on_one_page(capsys, checkpoint, tmp_path):
     page = (tmp_path / "reports" / re.search(r"run-\w+\.html", out).group()).read_text()
     assert "<h1>Needle in a haystack, attention on the needle, loss</h1>" in page
     assert "<script>alert" not in page
-    assert page.count("<figure") == 3
+    assert page.count("<figure") == 4  # grids, causes, attention, loss
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
     assert {run.folder.parent.name for run in find_runs(tmp_path)} == {"attention", "loss"}
     assert len(find_runs(tmp_path)) == 8
@@ -88,7 +88,8 @@ def test_json_of_all_probes(capsys, checkpoint, tmp_path):
     )  # fmt: skip
     assert code == 0
     found = json.loads(out)
-    assert set(found) == {"runs", "failed", "cells", "fading", "loss", "context_gain", "report"}
+    prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "verdict"}
+    assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts}
     assert found["failed"] == 0
     assert len(found["fading"]) == 8
     assert isinstance(found["loss"][0]["position_start"], int)
@@ -128,16 +129,16 @@ def test_functions_are_the_commands(checkpoint, tmp_path):
 def test_figures_take_axes_and_give_them_back(checkpoint, tmp_path):
     from matplotlib.figure import Figure
 
-    from ssmax_eval.report import lines
+    from ssmax_eval.report import figures
 
     by_head = ssmax_eval.attention(str(checkpoint), context_lengths=[96, 128], trials=2, output_path=tmp_path)
     rows = ssmax_eval.loss(str(checkpoint), context_length=128, documents=2, window=16, output_path=tmp_path)
     named = statistics.with_series(rows)
     ax = Figure().subplots()
-    assert lines.loss(ax, statistics.loss_by_position(named)) is ax
-    assert lines.context_gain(ax, statistics.context_gain(named)) is ax
-    assert lines.sorted_heads(ax, statistics.head_scores(by_head), 96) is ax
-    assert lines.sorted_trials(ax, statistics.top_heads(by_head), 96) is ax
+    assert figures.loss(ax, statistics.loss_by_position(named)) is ax
+    assert figures.context_gain(ax, statistics.context_gain(named)) is ax
+    assert figures.sorted_heads(ax, statistics.head_scores(by_head), 96) is ax
+    assert figures.sorted_trials(ax, statistics.top_heads(by_head), 96) is ax
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,13 @@ class Haystack(Protocol):
         """Yield sentences without end, from a place that rng draws."""
         ...
 
+    def block(self, rng: random.Random, sentences: int) -> int | None:
+        """Return which part of the source, each as long as so many sentences, the place that rng draws is in; None if made anew.
+
+        Two trials of one block read much of the same text, so they are not independent.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -66,6 +73,9 @@ class Generated:
             return iter(lambda: capital(" ".join(rng.choices(NOISE_WORDS, k=rng.randint(5, 15)))) + ".", None)
         start = rng.randrange(len(REPEATED))
         return itertools.islice(itertools.cycle(REPEATED), start, None)
+
+    def block(self, rng: random.Random, sentences: int) -> int | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -91,9 +101,14 @@ class Document:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def sentences(self, rng: random.Random) -> Iterator[str]:
-        every = self.every
-        start = rng.randrange(len(every))
-        return itertools.islice(itertools.cycle(every), start, None)
+        return itertools.islice(itertools.cycle(self.every), self.start(rng), None)
+
+    def start(self, rng: random.Random) -> int:
+        return rng.randrange(len(self.every))
+
+    def block(self, rng: random.Random, sentences: int) -> int | None:
+        blocks = max(1, len(self.every) // max(1, sentences))
+        return self.start(rng) * blocks // len(self.every)
 
 
 def split_sentences(text: str) -> list[str]:

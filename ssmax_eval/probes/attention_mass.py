@@ -11,8 +11,10 @@ from ..attention.interface import attention_modules
 from ..attention.recorder import Recorder
 from ..data.prompts import Prompt
 
-MEASURES = ("mass_answer", "mass_needle", "log_odds", "entropy", "maximum", "mass_answer_mean", "mass_next")
-MASSES = tuple(measure for measure in MEASURES if measure not in ("entropy", "maximum"))
+MASSES = ("mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next")
+MEASURES = (*MASSES, "mass_first", "mass_question", "entropy", "maximum", "maximum_at")
+BY_TOKEN = ("top_mass_answer", "top_mass_next")
+HAYSTACK_TOKENS = 128  # whose nll tells whether the model still reads where the prompt ends
 DIGITS = 6  # kept of each stored number
 
 
@@ -22,11 +24,13 @@ class AttentionMass:
     recorder goes into `recording` around the forward over all tokens but the last; `of(i)` is prompt i's row part
     afterwards: for each measure a list of layers of heads. Of the row that predicts the answer's first token:
     mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
-    log_odds, ln(mass_answer / (1 - mass_answer)), exact where the mass itself rounds to 0 or 1; entropy in nats;
-    maximum, the largest weight. Means over all rows of the answer: mass_answer_mean, of mass_answer; mass_next, of the
+    log_odds, ln(mass_answer / (1 - mass_answer)), exact where the mass itself rounds to 0 or 1; mass_first, on the prompt's
+    first token (the sink); mass_question, on the tokens after the haystack; entropy in nats; maximum, the largest weight,
+    and maximum_at, its position. Means over all rows of the answer: mass_answer_mean, of mass_answer; mass_next, of the
     weight on the one value token that has to be written next, which copying needs beyond the first token (None where
-    needle and answer have the value in different tokens). Without a needle in the prompt, all masses are None.
-    visible_keys: for each layer, how many keys the first row sees.
+    needle and answer have the value in different tokens). Without a needle in the prompt, MASSES are None.
+    visible_keys: for each layer, how many keys the first row sees. top_mass_answer, top_mass_next: for each answer token,
+    the highest of all heads of the mass on the answer and on the token to be written, in the row that predicts it.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: list[Prompt]) -> None:
@@ -44,6 +48,7 @@ class AttentionMass:
         ]
         self.next_keys = torch.tensor(keys)
         self.spans = [spans(prompts, inputs, name) for name in ("value", "needle")]
+        self.questions = torch.arange(inputs) >= torch.tensor([p.question_start for p in prompts])[:, None]
         self.recorder = Recorder(torch.tensor(rows), self.reduce)
 
     def reduce(self, scores: Tensor) -> dict[str, Tensor]:
@@ -58,28 +63,37 @@ class AttentionMass:
         at = self.next_keys.to(scores.device)[:, None, :, None].expand(-1, scores.shape[1], -1, 1)
         on_next = (scores.gather(-1, at)[..., 0] - whole).exp()
         weights = self.weights.to(mass.device)[:, None]
+        maximum, maximum_at = first.max(-1)
         return {
             "visible_keys": (scores[:, 0, 0] > -math.inf).sum(-1),
             "mass_answer": mass[:, :, 0],
             "mass_needle": (on_needle - whole[:, :, 0]).exp(),
             "log_odds": on_value[:, :, 0] - elsewhere,
+            "mass_first": first[..., 0],
+            "mass_question": first.masked_fill(~self.questions[:, None].to(first.device), 0).sum(-1),
             "entropy": torch.special.entr(first).sum(-1),
-            "maximum": first.amax(-1),
+            "maximum": maximum,
+            "maximum_at": maximum_at,
             "mass_answer_mean": (mass * weights).sum(-1),
             "mass_next": (on_next * weights).sum(-1),
+            "top_mass_answer": mass.amax(1),
+            "top_mass_next": on_next.amax(1),
         }
 
     def of(self, index: int) -> dict[str, Any]:
-        """Return the measures of prompt `index`, each a list of layers of heads."""
+        """Return the measures of prompt `index`, each a list of layers of heads, and BY_TOKEN, each a list of answer tokens."""
         parts: dict[str, Any] = {
             measure: [rounded(self.recorder.kept[layer][measure][index]) for layer in self.layers]
             for measure in MEASURES
         }
         parts["visible_keys"] = [int(self.recorder.kept[layer]["visible_keys"][index]) for layer in self.layers]
+        for name in BY_TOKEN:
+            by_layer = torch.stack([self.recorder.kept[layer][name][index].cpu() for layer in self.layers])
+            parts[name] = rounded(by_layer.amax(0)[: self.prompts[index].answer_length])
         if self.prompts[index].value_start is None:
-            parts |= dict.fromkeys(MASSES)
+            parts |= dict.fromkeys((*MASSES, *BY_TOKEN))
         elif not copies(self.prompts[index]):
-            parts["mass_next"] = None
+            parts |= dict.fromkeys(("mass_next", "top_mass_next"))
         return parts
 
 
@@ -97,6 +111,18 @@ def spans(prompts: list[Prompt], inputs: int, name: str) -> Tensor:
     return torch.stack([(position >= (start or 0)) & (position < (end or 0)) for start, end in ends])
 
 
-def rounded(values: Tensor) -> list[float | None]:
+def haystack_ends(prompts: list[Prompt]) -> list[list[int]]:
+    """Return the positions of each prompt's last haystack tokens in front of the question, the needle's left out."""
+    positions = []
+    for p in prompts:
+        needle = range(p.needle_start or 0, p.needle_end or 0)
+        free = [at for at in range(1, p.question_start) if at not in needle]
+        positions.append(free[-HAYSTACK_TOKENS:])
+    return positions
+
+
+def rounded(values: Tensor) -> list[float | int | None]:
     """Return numbers with the digits that are stored; what is not finite (a head that sees none of the needle) is None."""
+    if not values.is_floating_point():
+        return [int(value) for value in values.tolist()]
     return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]

@@ -140,13 +140,24 @@ def on_answers(
     """Options of the needle probe alone."""
 
 
-@takes(on_models, on_a_grid, on_answers, as_usual)
+def on_causes(
+    attended: Annotated[
+        float, typer.Option(help="Where a wrong answer was attended: mass of the top head on it, 0 to 1.")
+    ] = 0.5,
+    blow_up: Annotated[
+        float, typer.Option(help="Where positions blow up: nats a token that the haystack costs more than when short.")
+    ] = 1.0,
+) -> None:
+    """Options of probes that tell why a prompt was not found."""
+
+
+@takes(on_models, on_a_grid, on_answers, on_causes, as_usual)
 def needle_command(**given: Any) -> None:
     """Retrieval over a grid of context lengths and needle depths."""
     run_all(given, needle_probe)
 
 
-@takes(on_models, on_a_grid, as_usual)
+@takes(on_models, on_a_grid, on_causes, as_usual)
 def attention_command(**given: Any) -> None:
     """Attention of every head on the needle, over a grid of context lengths and depths; the needle's verdicts with it."""
     run_all(given | WITH_MASS, needle_probe)
@@ -158,7 +169,7 @@ def loss_command(**given: Any) -> None:
     run_all(given, loss_probe)
 
 
-@takes(on_models, on_a_grid, on_documents, as_usual, without=("context_length",))
+@takes(on_models, on_a_grid, on_documents, on_causes, as_usual, without=("context_length",))
 def run_command(**given: Any) -> None:
     """All probes on all models: needle and attention in one forward, loss up to the longest context length; one report."""
     run_all(given | WITH_MASS, needle_probe, loss_probe)
@@ -171,6 +182,7 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
     quiet_libraries()
     from ..evaluate import Settings, rope_settings, run_probes
     from ..models.sources import PAIR
+    from ..statistics import Thresholds
     from ..terminal import print_runs
 
     models = given["model"] or [*PAIR]
@@ -182,12 +194,13 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
         output_path=given["output_path"],
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
+        thresholds=Thresholds(given.get("attended", 0.5), given.get("blow_up", 1.0)),
     )
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
     ropes = rope_settings(given["rope_theta"], factors, given["rope_scaling"])
     probes = [make(given, models) for make in makers]
     runs = run_probes(probes, models, given["attention"] or [None], ropes, settings)
-    print_runs(runs, given["output_path"], given["report"], given["as_json"])
+    print_runs(runs, given["output_path"], given["report"], given["as_json"], settings.thresholds)
 
 
 def needle_probe(given: dict[str, Any], models: list[str]) -> Any:

@@ -19,7 +19,8 @@ from .scoring import EXTRA_GENERATED_TOKENS, SCORING, forced, score_halving
 Row = dict[str, Any]
 LONGEST = 2**27
 MOST_TRIALS = 100_000
-FORMAT = 1  # of prompts and scores: raise it when the same parameters come to mean other rows
+# of prompts and scores: raise one when the same parameters come to mean other rows
+FORMAT = {"needle": 1, "attention": 2}
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
@@ -197,6 +198,8 @@ class NeedleProbe:
             "needle_end": prompt.needle_end,
             "value_start": prompt.value_start,
             "value_end": prompt.value_end,
+            "question_start": prompt.question_start,
+            "haystack_block": prompt.haystack_block,
             "prompt_sha256": prompt.sha256,
         }
 
@@ -205,7 +208,7 @@ class NeedleProbe:
         content = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
-        return {"format": FORMAT, **parameters, **content}
+        return {"format": FORMAT[self.name], **parameters, **content}
 
     def tokens(self, rows: Sequence[Row]) -> int:
         """Return the tokens that stored rows stand for."""

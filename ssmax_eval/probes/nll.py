@@ -42,6 +42,18 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
     return torch.cat(parts, 1)
 
 
+def nll_at(model: PreTrainedModel, decoded: Any, ids: Tensor, positions: Tensor) -> Tensor:
+    """Return the nll in nats of the tokens at chosen positions, from a decoder's output over ids: float32 (batch, positions) on the CPU.
+
+    ids (batch, length); positions (batch, positions), each at least 1.
+    """
+    positions = positions.to(ids.device)
+    part = copy.copy(decoded)
+    rows = (positions - 1)[..., None].expand(-1, -1, decoded.last_hidden_state.shape[-1])
+    part.last_hidden_state = decoded.last_hidden_state.gather(1, rows)
+    return head_nll(model, part, ids[:, : positions.shape[1]], ids.gather(1, positions))
+
+
 def readable_in_parts(model: PreTrainedModel) -> bool:
     """Tell whether RoPE turns the same angles in every forward, however long."""
     kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]

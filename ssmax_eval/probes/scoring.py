@@ -7,7 +7,7 @@ front of it, so one forward over prompt and answer gives greedy decoding's verdi
 import inspect
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,12 +16,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..attention.recorder import recording
 from ..data.prompts import Prompt
 from ..errors import UserError
-from .attention_mass import AttentionMass
+from .attention_mass import AttentionMass, haystack_ends, rounded
+from .nll import hidden_states, nll_at
 
 EXTRA_GENERATED_TOKENS = 16
 Score = dict[str, Any]
 UNSCORED: Score = {
     "predicted": None,
+    "predicted_tokens": None,
+    "expected_tokens": None,
     "correct": None,
     "first_correct": None,
     "answer_nll": None,
@@ -38,7 +41,8 @@ def forced(
 
     predicted is each row's argmax given the true tokens before it; answer_nll is summed over the answer, in nats;
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
-    attention_mass adds what every head does in the answer's rows (attention_mass.MEASURES), from the same forward.
+    attention_mass adds, from the same forward, what every head does in the answer's rows (attention_mass.MEASURES), and
+    haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
@@ -46,12 +50,29 @@ def forced(
     # the last answer token predicts nothing that is asked
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
     masses = AttentionMass(model, prompts) if attention_mass else None
-    with recording(model, masses.recorder) if masses else nullcontext():
+    with ExitStack() as stack:
+        caught = stack.enter_context(hidden_states(model)) if masses else []
+        if masses:
+            stack.enter_context(recording(model, masses.recorder))
         logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
-    return [
-        score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) | (masses.of(i) if masses else {})
-        for i, prompt in enumerate(prompts)
-    ]
+    scores = [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
+    if masses is None:
+        return scores
+    read = haystack_nll(model, caught[0], ids, prompts)
+    return [score | masses.of(i) | {"haystack_nll": read[i]} for i, score in enumerate(scores)]
+
+
+def haystack_nll(model: PreTrainedModel, decoded: Any, ids: torch.Tensor, prompts: list[Prompt]) -> list[float | None]:
+    """Return the mean nll, in nats, of each prompt's last haystack tokens (attention_mass.haystack_ends); None without any."""
+    ends = haystack_ends(prompts)
+    longest = max(map(len, ends))
+    if not longest:
+        return [None] * len(prompts)
+    # prompts with fewer such tokens repeat one that does not count
+    padded = torch.tensor([[*positions, *[1] * (longest - len(positions))] for positions in ends])
+    nll = nll_at(model, decoded, ids, padded)
+    means = [nll[i, : len(positions)].mean() for i, positions in enumerate(ends)]
+    return rounded(torch.stack(means))
 
 
 def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
@@ -68,6 +89,8 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
     hits = predicted == answer
     return {
         "predicted": tokenizer.decode(predicted.tolist()),
+        "predicted_tokens": [tokenizer.decode([token]) for token in predicted.tolist()],
+        "expected_tokens": [tokenizer.decode([token]) for token in answer.tolist()],
         "correct": bool(hits.all()),
         "first_correct": bool(hits[0]),
         "answer_nll": nll,

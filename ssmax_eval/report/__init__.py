@@ -1,20 +1,25 @@
 """One self-contained HTML page of runs. Reads scores, never computes correctness; imports no torch."""
 
+import base64
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from .. import statistics
 from ..errors import UserError
 from ..results import Run, find_runs, load_results
-from . import grids, losses, masses
+from . import causes, grids, losses, masses, prompts, training
+from .context import Context
 
 
 def report(
@@ -22,11 +27,16 @@ def report(
     out: str | Path,
     title: str = "",
     figures_folder: str | Path | None = None,
+    baseline: str | None = None,
+    attended: float | None = None,
+    blow_up: float | None = None,
 ) -> Path:
     """Write one HTML file of probes' rows and return its path; with figures_folder, the figures too, as SVG, PNG and PDF.
 
     data: a DataFrame of load_results, or runs, or paths of runs. title: the heading, by default what the page holds.
-    Raises UserError for data without rows.
+    baseline: the series that the others are compared with, by default the first. attended, blow_up: where the causes of
+    failure part (statistics.Thresholds), by default as the runs' records say. Raises UserError for data without rows, and
+    for a baseline that is not there.
     """
     records: list[dict[str, Any]] = []
     if not isinstance(data, pd.DataFrame):
@@ -35,36 +45,95 @@ def report(
         runs = list({run.folder.resolve(): run for run in found}.values())
         records = [{"run_id": run.run_id, **run.record()} for run in runs]
         data = load_results(*runs)
-    prompts, documents = statistics.of_prompts(data), statistics.of_documents(data)
-    if (prompts.empty and documents.empty) or "attention_swapped" not in data:
+    of_prompts, of_documents = statistics.of_prompts(data), statistics.of_documents(data)
+    if (of_prompts.empty and of_documents.empty) or "attention_swapped" not in data:
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
-    sections, attentions, texts = [], [], []
-    if not prompts.empty:
-        rows = statistics.with_series(prompts)
-        train_lengths = trained(rows, records)
+    folder = None if figures_folder is None else Path(figures_folder)
+    context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
+    names: list[str] = []
+    parts: dict[str, list[Any]] = {
+        name: [] for name in ("sections", "causes", "thetas", "seeds", "attentions", "losses")
+    }
+    packed, curves = [], None
+    if not of_prompts.empty:
+        rows = statistics.with_series(of_prompts)
+        names += dict.fromkeys(rows["series"])
+        known_baseline(baseline, names)
+        curves = training.curves(rows, context)
         for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
             heading = statistics.task_name(part)
-            sections.append(grids.section(number, heading, part, train_lengths, figures_folder))
-            if "mass_answer" in part:
-                attentions.append(masses.section(number, heading, part, records, train_lengths, figures_folder))
-    if not documents.empty:
-        rows = statistics.with_series(documents)
-        texts = [
-            losses.section(number, part, trained(rows, records), figures_folder)
-            for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1)
-        ]
+            given = (number, heading, part, context)
+            parts["sections"].append(grids.section(*given))
+            parts["causes"].append(causes.section(*given))
+            parts["thetas"].append(causes.theta_section(*given))
+            parts["seeds"].append(training.seeds_section(*given))
+            parts["attentions"].append(masses.section(*given))
+            packed.append(prompts.payload(heading, part, context.thresholds))
+    if not of_documents.empty:
+        rows = statistics.with_series(of_documents)
+        names += dict.fromkeys(rows["series"])
+        for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
+            parts["losses"].append(losses.section(number, part, context))
+    return write(
+        Path(out), page(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
+    )
+
+
+def page(
+    title: str,
+    parts: dict[str, list[Any]],
+    packed: list[dict[str, Any]],
+    curves: dict[str, Any] | None,
+    names: list[str],
+    context: Context,
+) -> str:
+    """Return the page's HTML; nothing in it may run or load but the script that stands in it."""
+    from .figures import key_of
+
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ssmax_eval", "report"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("ssmax_eval", "report/templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.get_template("page.html.j2").render(
-        title=title or heading_of(sections, attentions, texts),
-        sections=sections,
-        attentions=[*filter(None, attentions)],
-        losses=texts,
-        records=records,
-        records_text=json.dumps(records, indent=1),
+    environment.filters |= {"key_of": key_of, "reached": reached, "compact": compact}
+    script, style = ((files(__package__) / "templates" / name).read_text("utf-8") for name in ("page.js", "page.css"))
+    return environment.get_template("page.html.j2").render(
+        title=title or heading_of(parts["sections"], parts["attentions"], parts["losses"]),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(style),
+        series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
+        cause_names=statistics.CAUSES,
+        prompts=packed,
+        curves=curves,
+        records=context.records,
+        records_text=json.dumps(context.records, indent=1),
+        **parts,
     )
-    return write(Path(out), page)
+
+
+def reached(line: dict[str, Any], name: str, beyond: str) -> str:
+    """Write a tested length of statistics.effective_lengths."""
+    value = line[name]
+    return "none" if value != value else f"{'≥ ' if line[beyond] else ''}{int(value):,}"
+
+
+def compact(data: Any) -> Markup:
+    """Write JSON that can stand in a script element: no character of it ends that, or starts a comment."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: float | None) -> statistics.Thresholds:
+    """Return the thresholds given, and for those that are not, what the first run record with any tells."""
+    found: dict[str, float] = next((record["thresholds"] for record in records if record.get("thresholds")), {})
+    given = {"attended": attended, "blow_up": blow_up}
+    return statistics.Thresholds(**{**found, **{name: value for name, value in given.items() if value is not None}})
+
+
+def known_baseline(baseline: str | None, names: list[str]) -> None:
+    if baseline is not None and baseline not in names:
+        raise UserError(f"baseline {baseline!r}: no such series; allowed are {'; '.join(names)}")
 
 
 def heading_of(sections: Sequence[Any], attentions: Sequence[Any], losses: Sequence[Any]) -> str:
@@ -86,15 +155,6 @@ def write(out: Path, page: str) -> Path:
             out.with_name(out.name + ".tmp").unlink(missing_ok=True)
         raise UserError(f"report {str(out)!r}: cannot be written ({error}); give another path") from error
     return out
-
-
-def trained(rows: pd.DataFrame, records: list[dict[str, Any]]) -> dict[str, int | None]:
-    """Return each series' training length, where a run record tells it."""
-    known = {record["run_id"]: record.get("model", {}).get("train_length") for record in records}
-    if "run_id" not in rows:
-        return {}
-    first = rows.drop_duplicates("series").set_index("series")["run_id"]
-    return {str(series): known.get(run_id) for series, run_id in first.items()}
 
 
 class _CallableModule(ModuleType):

@@ -1,28 +1,22 @@
 """The page's part on losses: one section for each text and length."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from .. import statistics
-from . import figures, lines
+from . import figures
+from .context import Context
 
 
-def section(
-    number: int, rows: pd.DataFrame, train_lengths: dict[str, int | None], figures_folder: str | Path | None
-) -> dict[str, Any]:
+def section(number: int, rows: pd.DataFrame, context: Context) -> dict[str, Any]:
     """Return what the template shows of one text at one length."""
     curve, gain = statistics.loss_by_position(rows), statistics.context_gain(rows)
-    figure = lines.loss_figure(curve, gain, train_lengths)
     text, length = rows["text"].iloc[0], int(rows["context_length"].iloc[0])
-    if figures_folder is not None:
-        figures.save(figure, Path(figures_folder), f"loss-{number:02}")
     series = [*dict.fromkeys(rows["series"])]
     return {
         "heading": f"loss, text {text}, {length:,} tokens",
-        "svg": Markup(figures.svg(figure)),
+        "figure": context.drawn(figures.loss_figure(curve, gain, context.train_lengths(rows)), f"loss-{number:02}"),
         "series": series,
         "documents": curve.groupby("series", sort=False)["documents"].max().to_dict(),
         "failed": int(curve.groupby("series")["failed"].max().sum()),

@@ -1,37 +1,27 @@
 """The page's part on attention: mass on the answer, which heads retrieve, and whether they fade."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from .. import statistics
-from . import figures, lines
+from . import figures
+from .context import Context
 
 SHOWN = 12  # heads of a series in the table
 
 
-def section(
-    number: int,
-    heading: str,
-    rows: pd.DataFrame,
-    records: list[dict[str, Any]],
-    train_lengths: dict[str, int | None],
-    figures_folder: str | Path | None,
-) -> dict[str, Any] | None:
+def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
     """Return what the template shows of one task's attention; None where no row has masses."""
     by_head = statistics.heads(rows)
     if by_head.empty:
         return None
     scores, top, fits = statistics.head_scores(by_head), statistics.top_heads(by_head), statistics.fading(by_head)
-    fits = with_learned(with_shortest(fits, scores), rows, records)
-    figure = lines.attention_figure(by_head, scores, top, fits, train_lengths)
-    if figures_folder is not None:
-        figures.save(figure, Path(figures_folder), f"attention-{number:02}")
+    fits = with_learned(with_shortest(fits, scores), rows, context.records)
+    figure = figures.attention_figure(by_head, scores, top, fits, context.train_lengths(rows))
     return {
         "heading": heading,
-        "svg": Markup(figures.svg(figure)),
+        "figure": context.drawn(figure, f"attention-{number:02}"),
         "lengths": [int(length) for length in sorted(by_head["context_length"].unique())],
         "tables": [table(fits[fits["series"] == name], scores, name) for name in dict.fromkeys(by_head["series"])],
     }

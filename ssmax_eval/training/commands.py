@@ -104,8 +104,7 @@ def draw_curves(folder: Path) -> None:
     """Write a model's training curves beside its log."""
     import pandas as pd
 
-    from ..report.curves import curves
-    from ..report.figures import svg
+    from ..report.figures import curves, svg
     from .folder import LOG, read_log
 
     if log := read_log(folder / LOG):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..models.sources import TRAINING
+from ..models.sources import TRAINING, TRAINING_LOG
 
 WORK = "checkpoints"  # inside the output folder while training runs
-LOG = "training_log.jsonl"
+LOG = TRAINING_LOG
 # as torchrun and accelerate launch tell their processes
 RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 

@@ -7,8 +7,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ..errors import UserError
-from .figures import STYLE
+from ...errors import UserError
+from .style import STYLE
 
 KINDS = (".svg", ".png", ".pdf")
 

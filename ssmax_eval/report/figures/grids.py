@@ -1,37 +1,13 @@
-"""Figures of needle grids on matplotlib axes; they take an Axes and return it."""
-
-import io
-import textwrap
-from pathlib import Path
-from typing import Any
+"""Figures of needle grids: accuracy by length and depth, and the difference between two series."""
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-# both can be told apart by every kind of colour vision
-ACCURACY = "RdYlBu"
-DIFFERENCE = "PuOr"
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "ssmax_eval",
-    "font.family": "sans-serif",
-    "hatch.linewidth": 0.6,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
-
-
-def plain(text: str) -> str:
-    """Return text that matplotlib draws as it is, not as mathematics and not hidden, in lines that fit over a grid."""
-    lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
-    return f" {lines}" if lines.startswith("_") else lines  # a legend leaves out what starts with _
+from .style import ACCURACY, DIFFERENCE, STYLE, key_of, plain
 
 
 def depth_label(depth: float) -> str:
@@ -44,26 +20,13 @@ def pivot(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     return grid.sort_index().sort_index(axis=1)
 
 
-def colour(value: float, difference: bool = False) -> str:
-    """Return the hex colour of an accuracy (0 to 1) or of a difference (-1 to 1)."""
-    shade: Colormap = mpl.colormaps[DIFFERENCE if difference else ACCURACY]
-    return to_hex(shade((value + 1) / 2 if difference else value))
-
-
-def ink(background: str) -> str:
-    """Return black or white, whichever is read more easily on a colour (WCAG relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(background)]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000" if luminance > 0.179 else "#fff"
-
-
 def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | None = None) -> Axes:
     """Draw one series' cells (as statistics.cells gives them) as a heatmap, the mean of each length above it.
 
     Untested cells stay empty, cells of which no sample could be scored are hatched.
     """
     accuracy, failed = pivot(cells, "accuracy"), pivot(cells, "failed")
-    _heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
+    heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
     for y, x in zip(*np.where(accuracy.isna() & (failed > 0)), strict=True):
         ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.45", hatch="////", lw=0))
     grouped = cells.assign(sum=cells["accuracy"] * cells["scored"]).groupby("context_length")[["sum", "scored"]].sum()
@@ -83,10 +46,13 @@ def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | Non
     return ax
 
 
-def difference(ax: Axes, cells: pd.DataFrame, baseline: pd.DataFrame, title: str = "") -> Axes:
-    """Draw accuracy minus the baseline's, -1 to 1, where both have a score."""
-    grid = pivot(cells, "accuracy").sub(pivot(baseline, "accuracy"))
-    _heatmap(ax, grid, DIFFERENCE, -1, 1, "+.2f")
+def difference(ax: Axes, comparison: pd.DataFrame, title: str = "") -> Axes:
+    """Draw one series' lines of statistics.compare by cell, -1 to 1; a cell whose 95% interval holds 0 is hatched."""
+    shown = pivot(comparison, "difference")
+    heatmap(ax, shown, DIFFERENCE, -1, 1, "+.2f")
+    open_ended = (pivot(comparison, "low") <= 0) & (pivot(comparison, "high") >= 0) & shown.notna()
+    for y, x in zip(*np.where(open_ended), strict=True):
+        ax.add_patch(mpl.patches.Rectangle((x, y), 1, 1, facecolor="none", edgecolor="0.55", hatch="////", lw=0))
     ax.set_title(plain(title), pad=18)
     return ax
 
@@ -102,7 +68,10 @@ def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) ->
     ax.text(x, middle, f"trained to {train_length:,}", fontsize=7, ha="center", va="center", rotation=90, bbox=box)
 
 
-def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str) -> None:
+def heatmap(
+    ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float, form: str, labels: list[str] | None = None
+) -> None:
+    """Draw a table with context lengths as columns; labels: its lines' names, depths if not given."""
     many = grid.size > 160
     sns.heatmap(
         grid,
@@ -124,7 +93,7 @@ def _heatmap(ax: Axes, grid: pd.DataFrame, colours: str, low: float, high: float
     columns, rows = len(grid.columns), len(grid.index)
     lengths = [f"{length:,}" for length in grid.columns]
     ax.set_xticks(np.arange(columns) + 0.5, lengths, rotation=0 if columns < 7 else 45)
-    ax.set_yticks(np.arange(rows) + 0.5, [depth_label(depth) for depth in grid.index], rotation=0)
+    ax.set_yticks(np.arange(rows) + 0.5, labels or [depth_label(depth) for depth in grid.index], rotation=0)
 
 
 def completed(part: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -135,9 +104,12 @@ def completed(part: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     return filled.fillna({"trials": 0, "scored": 0, "failed": 0})
 
 
-def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Figure:
-    """Draw every series side by side, and below each but the first its difference from the first."""
+def grids(
+    cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = None, comparison: pd.DataFrame | None = None
+) -> Figure:
+    """Draw every series side by side, and below those in comparison (statistics.compare by cell) the difference."""
     series = list(dict.fromkeys(cells["series"]))
+    compared = set() if comparison is None else set(comparison["series"])
     parts = {name: completed(cells[cells["series"] == name], cells) for name in series}
     columns = min(len(series), 3)
     blocks = [series[i : i + columns] for i in range(0, len(series), columns)]
@@ -147,7 +119,8 @@ def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = Non
     grid_width, grid_height = max(2.4, 0.62 * lengths), max(0.9, 0.3 * depths)
     left, right, above, under = 0.75, 0.2, 0.8, 0.6
     width, height = grid_width + left + right, grid_height + above + under
-    rows = len(blocks) * (2 if len(series) > 1 else 1)
+    height_of_block = 2 if compared else 1
+    rows = len(blocks) * height_of_block
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows))
         places = {
@@ -163,30 +136,14 @@ def grids(cells: pd.DataFrame, train_lengths: dict[str, int | None] | None = Non
             ax.set_axis_off()
         for b, block in enumerate(blocks):
             for c, name in enumerate(block):
-                top = axes[b * (2 if len(series) > 1 else 1), c]
+                top = axes[b * height_of_block, c]
                 top.set_axis_on()
+                top.set_gid(key_of(name))
                 grid(top, parts[name], name, (train_lengths or {}).get(name))
-                if name != series[0]:
+                if comparison is not None and name in compared:
                     below = axes[b * 2 + 1, c]
                     below.set_axis_on()
-                    difference(below, parts[name], parts[series[0]], f"{name}\nminus {series[0]}")
+                    below.set_gid(key_of(name))
+                    own = comparison[comparison["series"] == name]
+                    difference(below, own, f"{name}\nminus {own['baseline'].iloc[0]}")
     return figure
-
-
-def svg(figure: Figure) -> str:
-    """Return a figure as an <svg> element, the same bytes for the same figure."""
-    out = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as SVG, PNG and PDF, and return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.{kind}" for kind in ("svg", "png", "pdf")]
-    with mpl.rc_context(STYLE):
-        for path in paths:
-            figure.savefig(path, dpi=160)
-    return paths

@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .figures import STYLE
+from .style import STYLE
 
 PANELS = {
     "text_loss": "loss on text, nats a token",

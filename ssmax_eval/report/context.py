@@ -1,0 +1,45 @@
+"""What all parts of the page are given: the runs' records, the settings of the report, and what the records tell of a series."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ..statistics import Thresholds
+from . import figures
+
+
+@dataclass(frozen=True)
+class Context:
+    """records: run.json of every run. folder: where figures are saved too, if anywhere. baseline: the series to compare with."""
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    folder: Path | None = None
+    baseline: str | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def drawn(self, figure: Figure, name: str) -> dict[str, Any]:
+        """Return a figure for the page, its SVG and its name, and save it where figures are wanted."""
+        if self.folder is not None:
+            figures.save(figure, self.folder, name)
+        return {"svg": Markup(figures.svg(figure)), "name": name}
+
+    def of(self, rows: pd.DataFrame, part: str) -> dict[str, Any]:
+        """Return what the run record of each series' first row says in record["model"][part]; None where it says nothing."""
+        known = {record["run_id"]: record.get("model", {}).get(part) for record in self.records}
+        if "run_id" not in rows:
+            return {}
+        first = rows.drop_duplicates("series").set_index("series")["run_id"]
+        return {str(series): known.get(run_id) for series, run_id in first.items()}
+
+    def train_lengths(self, rows: pd.DataFrame) -> dict[str, int | None]:
+        """Return each series' training length in tokens, where a run record tells it."""
+        return self.of(rows, "train_length")
+
+    def baseline_of(self, rows: pd.DataFrame) -> str:
+        """Return the series that the others are compared with: the one asked for if it is among these, else the first."""
+        series = [*dict.fromkeys(rows["series"])]
+        return str(self.baseline if self.baseline in series else series[0])

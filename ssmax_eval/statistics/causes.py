@@ -1,0 +1,81 @@
+"""Why a prompt was not found: from its answer, its attention and its haystack's nll, all of one forward."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UserError
+from .series import TASK
+
+FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN = "found", "attended, wrong", "not attended", "position blow-up", "unknown"
+CAUSES = (FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where the causes part.
+
+    attended: mass of the top head on the answer, in the row that predicts the first wrong token, from which the model
+    counts as looking there (0 to 1). blow_up: nats by which the haystack's nll must lie above the series' mean at its
+    shortest length for the positions to count as blown up. Raises UserError for values out of range.
+    """
+
+    attended: float = 0.5
+    blow_up: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.attended <= 1:
+            raise UserError(f"attended {self.attended}: allowed are 0 to 1, a share of attention")
+        if not (np.isfinite(self.blow_up) and self.blow_up > 0):
+            raise UserError(f"blow up {self.blow_up}: allowed are numbers above 0, nats a token")
+
+
+def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.DataFrame:
+    """Return the grid's scored prompts with column `cause`, one of CAUSES, and what it rests on: mass_there, haystack_rise.
+
+    found: right in every token. Else position blow-up: the haystack's nll (haystack_rise nats above the series' mean at its
+    shortest length) says that the model no longer reads. Else attended, wrong: in the row that predicts the first wrong
+    token, some head has the mass (mass_there) on the answer; not attended: none has. unknown: rows without masses.
+    """
+    thresholds = thresholds or Thresholds()
+    part = rows[rows["control"].isna() & rows["correct"].notna()].copy()
+    for name in ("top_mass_answer", "haystack_nll", "answer_ranks"):
+        if name not in part:
+            part[name] = None
+    nll = part["haystack_nll"].astype(float)
+    by = [part[name] for name in (*TASK, "series")]
+    shortest = part["context_length"] == part["context_length"].groupby(by).transform("min")
+    level = nll.where(shortest).groupby(by).transform("mean")
+    part["haystack_rise"] = nll - level
+    part["mass_there"] = [
+        mass_at(masses, ranks) for masses, ranks in zip(part["top_mass_answer"], part["answer_ranks"], strict=True)
+    ]
+    part["cause"] = np.select(
+        [
+            part["correct"].astype(bool),
+            part["mass_there"].isna(),
+            part["haystack_rise"] > thresholds.blow_up,
+            part["mass_there"] >= thresholds.attended,
+        ],
+        [FOUND, UNKNOWN, BLOWN_UP, ATTENDED],
+        FADED,
+    )
+    return part
+
+
+def mass_at(masses: object, ranks: object) -> float:
+    """Return the mass in the row of the first wrong token, of the last one where all are right."""
+    if not (isinstance(masses, list) and isinstance(ranks, list) and masses):
+        return float("nan")
+    wrong = next((i for i, rank in enumerate(ranks) if rank), len(masses) - 1)
+    mass = masses[wrong]
+    return float("nan") if mass is None else float(mass)
+
+
+def cause_counts(explained: pd.DataFrame, by: tuple[str, ...] = ("context_length",)) -> pd.DataFrame:
+    """Return a line for each series and group of `by`: prompts, and how many of them have each of CAUSES (rows: with_causes)."""
+    keys = [*TASK, "series", *by]
+    counts = explained.groupby([*keys, "cause"], sort=False).size().unstack("cause", fill_value=0)
+    counts = counts.reindex(columns=list(CAUSES), fill_value=0)
+    return counts.assign(prompts=counts.sum(axis=1)).reset_index().rename_axis(columns=None)

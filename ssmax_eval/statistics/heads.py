@@ -1,0 +1,86 @@
+"""Attention of heads: by prompt, by length, and whether it fades."""
+
+import numpy as np
+import pandas as pd
+
+from .grids import CONFIDENCE
+from .series import TASK
+
+HEAD = (
+    "mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next",
+    "mass_first", "mass_question", "entropy", "maximum", "maximum_at",
+)  # fmt: skip
+
+
+def heads(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
+
+    layer and head count from 0; n is the number of keys that the layer's row which predicts the answer's first token sees.
+    Prompts without a needle or without a score are left out.
+    """
+    kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
+    columns = [*kept, "layer", "head", "n", *HEAD]
+    if "mass_answer" not in rows:
+        return pd.DataFrame(columns=columns)
+    part = rows[
+        rows["mass_answer"].map(lambda mass: isinstance(mass, list)) & rows["control"].isna() & rows["error"].isna()
+    ]
+    if part.empty:
+        return pd.DataFrame(columns=columns)
+    blank = [np.full(np.shape(mass), np.nan) for mass in part["mass_answer"]]
+    values = {
+        name: [
+            np.asarray(mass, dtype=float) if isinstance(mass, list) else none
+            for mass, none in zip(part.get(name, blank), blank, strict=True)
+        ]
+        for name in HEAD
+    }
+    shapes = [mass.shape for mass in values["mass_answer"]]
+    lines = np.repeat(np.arange(len(part)), [layers * per_layer for layers, per_layer in shapes])
+    index = [np.indices(shape).reshape(2, -1) for shape in shapes]
+    layer, head = np.concatenate(index, axis=1)
+    seen = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(part["visible_keys"], shapes, strict=True)])
+    out = part[kept].iloc[lines].reset_index(drop=True).assign(layer=layer, head=head, n=seen)
+    return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})[columns]
+
+
+def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per series, length, layer and head: mean mass on the answer and on the needle, and prompts."""
+    by = [*TASK, "series", "context_length", "layer", "head"]
+    grouped = by_head.groupby(by, sort=False)
+    return grouped.agg(
+        mass_answer=("mass_answer", "mean"), mass_needle=("mass_needle", "mean"), prompts=("n", "size")
+    ).reset_index()
+
+
+def top_heads(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return the head with the most mass on the answer for each prompt (the paper's Figure 8), and the verdict: right, first, wrong."""
+    prompt = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256"]
+    best = by_head.loc[by_head.groupby(prompt, sort=False)["mass_answer"].idxmax()].reset_index(drop=True)
+    right, first = best["correct"].fillna(False), best["first_correct"].fillna(False)
+    return best.assign(verdict=np.select([right, first], ["right", "first token"], "wrong"))
+
+
+def fading(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return the fit ln(mass / (1 - mass)) = a + b ln n of each head over its prompts, by least squares.
+
+    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3). b is NaN
+    where n does not vary or some prompt's needle is out of a layer's window, the interval where a length has one prompt.
+    A softmax head whose scores do not depend on n has b = -1, a SSMax head s * lead - 1.
+    """
+    import statsmodels.api as sm  # seconds to import
+
+    lines = []
+    by = [*TASK, "series", "layer", "head"]
+    for key, part in by_head.groupby(by, sort=False):
+        line = dict(zip(by, key, strict=True)) | dict.fromkeys(("a", "b", "low", "high"), float("nan"))
+        n, odds = part["n"].to_numpy(dtype=float), part["log_odds"].to_numpy(dtype=float)
+        if len(np.unique(n)) > 1 and np.isfinite(odds).all():
+            fit = sm.OLS(odds, sm.add_constant(np.log(n))).fit()
+            line |= {"a": fit.params[0], "b": fit.params[1]}
+            # a length with one prompt fits it exactly, and says nothing of its scatter
+            if part["context_length"].value_counts().min() > 1:
+                robust = fit.get_robustcov_results("HC3", use_t=True)
+                line["low"], line["high"] = robust.conf_int(1 - CONFIDENCE)[1]
+        lines.append(line | {"prompts": len(part)})
+    return pd.DataFrame(lines, columns=[*by, "a", "b", "low", "high", "prompts"])

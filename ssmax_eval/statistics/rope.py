@@ -1,0 +1,50 @@
+"""RoPE theta as an axis: what each factor finds, and the grid in which every cell has its best one."""
+
+import numpy as np
+import pandas as pd
+
+from .grids import cells, lengths
+from .series import TASK
+
+BEST = "best theta of each cell"
+
+
+def theta_lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of `lengths` for each subject, rope_theta_factor and context length, of subjects with several factors."""
+    part = on_the_axis(rows)
+    if part.empty:
+        return pd.DataFrame(columns=["subject", "rope_theta_factor", *lengths(part).columns])
+    named = part[["series", "subject", "rope_theta_factor"]].drop_duplicates()
+    return lengths(part).merge(named, on="series")
+
+
+def best_theta(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return, for subjects with several theta factors, each cell's rows at the factor that finds most there, as series of their own.
+
+    The factor nearest 1 where several find as much. It is chosen on the very prompts it is judged by, which flatters it: an
+    upper bound of what a choice of theta can do for this subject, meant for the baseline of a comparison.
+    """
+    part = on_the_axis(rows)
+    if part.empty:
+        return part
+    cell = [*TASK, "subject", "context_length", "depth_percent"]
+    found = cells(part).merge(part[["series", "subject", "rope_theta_factor"]].drop_duplicates(), on="series")
+    found["off"] = np.abs(np.log(found["rope_theta_factor"].astype(float)))
+    ordered = found[found["scored"] > 0].sort_values(["accuracy", "off"], ascending=[False, True], kind="stable")
+    best = ordered.drop_duplicates(cell)[[*cell, "rope_theta_factor"]]
+    kept = part.merge(best, on=[*cell, "rope_theta_factor"])
+    return kept.assign(series=kept["subject"] + ", " + BEST)
+
+
+def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the grid's rows whose subject was run at several theta factors, RoPE otherwise as trained."""
+    if "rope_theta_factor" not in rows:
+        return rows.iloc[:0]
+    part = rows[rows["control"].isna() & rows["rope_scaling"].isna() & rows["rope"].astype(str).map(is_factor)]
+    several = part.groupby("subject")["rope_theta_factor"].transform("nunique") > 1
+    return part[several]
+
+
+def is_factor(rope: str) -> bool:
+    """Tell whether a RoPE setting changes nothing but theta by a factor."""
+    return rope == "as trained" or rope.startswith("theta x")
