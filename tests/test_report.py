@@ -74,9 +74,9 @@ def data_of(page):
 def grid_of(page, series):
     """Read a series' HTML grid back: {(length, depth): text of the cell}."""
     pattern = re.compile(
-        rf'aria-label="{re.escape(series)}, length (\d+), depth ([\d.]+)%: ([\d.]+|no score) of (\d+) prompts[",]'
+        rf'aria-label="(failed|[\d.]+) [^:"]*: {re.escape(series)}, length (\d+), depth ([\d.]+)%, (\d+) prompts"'
     )
-    return {(int(n), float(d)): (value, int(scored)) for n, d, value, scored in pattern.findall(page)}
+    return {(int(n), float(d)): (value, int(scored)) for value, n, d, scored in pattern.findall(page)}
 
 
 def test_cells_hold_the_means_of_their_trials(tmp_path):
@@ -92,7 +92,7 @@ def test_cells_hold_the_means_of_their_trials(tmp_path):
 def test_trap_15_failed_and_untested_cells_are_not_zero(tmp_path):
     rows = [row(depth=0.0), row(depth=0.0, length=1024, correct=None), row(depth=50.0, correct=False)]
     page = page_of(rows, tmp_path)
-    assert grid_of(page, "m") == {(512, 0.0): ("1.00", 1), (1024, 0.0): ("no score", 0), (512, 50.0): ("0.00", 1)}
+    assert grid_of(page, "m") == {(512, 0.0): ("1.00", 1), (1024, 0.0): ("failed", 0), (512, 50.0): ("0.00", 1)}
     assert page.count('class="cell untested"') == 1
     assert page.count('class="failed"') == 1
     assert "1 could not be scored" in page

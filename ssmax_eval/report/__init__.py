@@ -93,7 +93,7 @@ def page(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", "report/templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"key_of": key_of, "reached": reached, "compact": compact}
+    environment.filters |= {"key_of": key_of, "reached": reached, "compact": compact, "face": face}
     script, style = ((files(__package__) / "templates" / name).read_text("utf-8") for name in ("page.js", "page.css"))
     return environment.get_template("page.html.j2").render(
         title=title or heading_of(parts["sections"], parts["attentions"], parts["losses"]),
@@ -114,6 +114,14 @@ def reached(line: dict[str, Any], name: str, beyond: str) -> str:
     """Write a tested length of statistics.effective_lengths."""
     value = line[name]
     return "none" if value != value else f"{'≥ ' if line[beyond] else ''}{int(value):,}"
+
+
+def face(cell: dict[str, Any]) -> Markup:
+    """Write what stands in a cell of a grid; a screen reader's name for it begins with the same."""
+    value = "failed" if cell["value"] is None else f"{cell['value']:.2f}"
+    interval = "" if cell["value"] is None else f"{cell['low']:.2f}–{cell['high']:.2f}"
+    failed = f"{cell['failed']} failed" if cell["failed"] else ""
+    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed])))
 
 
 def compact(data: Any) -> Markup:

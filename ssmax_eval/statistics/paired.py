@@ -75,8 +75,8 @@ def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[tuple[
         counts = [int(both), int(only), int(only_other), int(len(part) - both - only - only_other)]
         low, high = paired_interval(*counts)
         p = mcnemar(counts[1], counts[2])
-        sums = part.assign(difference=own - other).groupby("cluster")["difference"].agg(["sum", "size"])
-        if len(sums) < len(part):
+        if part["cluster"].duplicated().any():
+            sums = part.assign(difference=own - other).groupby("cluster")["difference"].agg(["sum", "size"])
             wider = bootstrap(sums["sum"].to_numpy(), sums["size"].to_numpy(dtype=float), seed)
             low, high, p = min(low, wider[0]), max(high, wider[1]), sign_flip(sums["sum"].to_numpy(), seed)
         line = {"pairs": len(part), **dict(zip(COUNTS, counts, strict=True)), "accuracy": own.mean()}

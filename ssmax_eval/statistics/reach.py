@@ -84,10 +84,11 @@ def resampled(by_length: list[pd.DataFrame], columns: list[str], seed: int) -> F
     rng = np.random.default_rng(seed)
     out = []
     for part in by_length:
-        sums = part.groupby("cluster", sort=True)[columns].sum().to_numpy()
-        sizes = part.groupby("cluster", sort=True).size().to_numpy()
-        draws = rng.integers(len(sums), size=(RESAMPLES, len(sums)))
-        out.append(sums[draws].sum(1) / sizes[draws].sum(1)[:, None])
+        by_cluster = part.groupby("cluster", sort=True)[columns].agg("sum").to_numpy(), part.groupby("cluster").size()
+        sums, sizes = by_cluster[0], by_cluster[1].to_numpy()
+        # how often each cluster is drawn: the same as drawing them one by one, without holding the draws
+        times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+        out.append(times @ sums / (times @ sizes)[:, None])
     return np.stack(out, 1)
 
 

@@ -84,6 +84,7 @@ def heatmap(
         annot_kws={"fontsize": 8},
         linewidths=0.5,
         linecolor="white",
+        rasterized=many,  # thousands of cells as shapes would weigh more than all else on a page
         cbar=False,
         xticklabels=False,  # ours below: seaborn measures its own with a renderer each, gigabytes for many grids
         yticklabels=False,
