@@ -90,3 +90,23 @@ def main_ok(capsys, words):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 0, capsys.readouterr()
+
+
+def test_every_column_is_told_of_and_the_notebook_runs(checkpoint, tmp_path, monkeypatch):
+    """results/README.md names the columns of all probes, no more and no fewer."""
+    import matplotlib
+
+    text = (Path(__file__).parent.parent / "results" / "README.md").read_text()
+    told = {name for line in re.findall(r"^\| (`.*?) \|", text, re.M) for name in re.findall(r"`(\w+)`", line)}
+    monkeypatch.chdir(tmp_path)
+    small = {"context_lengths": [96, 128], "depth_percents": [0, 100], "trials": 2}
+    ssmax_eval.attention(str(checkpoint), **small, output_path="other")
+    ssmax_eval.loss(str(checkpoint), context_length=64, documents=2, window=16, output_path="other")
+    ssmax_eval.needle(str(checkpoint), attention=["softmax", "ssmax"], **small)
+    assert set(ssmax_eval.load_results("other", "results").columns) == told
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names := {})
+    plt.close("all")
+    assert len(names["cells"]) == 8
