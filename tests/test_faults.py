@@ -106,7 +106,7 @@ FAULTS = {
     ),
     "test_causes_rest_on": ("statistics/causes.py", "next((i for i, rank in enumerate(ranks) if rank), ", "min(0, "),
     "test_the_best_theta_of": ("statistics/rope.py", "ascending=[False, True]", "ascending=[True, True]"),
-    "test_the_verdict_matches": ("verdict.py", 'line["p_holm"] < LEVEL', 'line["p"] < 2'),
+    "test_the_verdict_matches": ("verdict.py", "line = max(lines, key", "line = min(lines, key"),
     "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
     "test_trap_14_ids": (
         "data/encoding.py",

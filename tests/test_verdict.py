@@ -134,6 +134,13 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     assert "each cell has its best factor" in page
     best = re.search(r"<td>best of each cell</td>(.*?)</tr>", page)[1]
     assert re.findall(r"<td>([\d.]+)</td>", best) == ["1.00", "0.65", "0.65"]
+    other = grid({"new": FOUND["new"]})
+    both = ssmax_eval.report(frame([*rows, *other]), tmp_path / "b.html").read_text()
+    fair = both[both.index("each cell has its best factor") :]
+    said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
+    # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
+    assert "It cannot be told from base, best theta of each cell." in said
+    assert "Over all lengths: 0.92 against 0.77" in said
     assert "each cell has its best factor" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
 
 

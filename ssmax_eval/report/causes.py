@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
+from ..verdict import verdict
 from . import figures, grids
 from .context import Context
 
@@ -60,8 +61,14 @@ def theta_section(number: int, heading: str, rows: pd.DataFrame, context: Contex
                 "grid": grids.table(cells[cells["series"] == series], means[means["series"] == series]),
             }
         )
+    # who was run at one theta only takes part as it is
+    fair = pd.concat([best, rows[rows["control"].isna() & ~rows["subject"].isin(table["subject"])]])
+    subject = rows.loc[rows["series"] == context.baseline_of(rows), "subject"].iloc[0]
+    baseline = next(name for name, part in fair.groupby("series", sort=False) if part["subject"].iloc[0] == subject)
+    said = verdict(fair, str(baseline), statistics.effective_lengths(fair), context.train_lengths(fair))
     return {
         "heading": heading,
+        "verdict": said if len(said) > 1 else [],
         "figure": context.drawn(figures.theta_figure(table), f"theta-{number:02}"),
         "fair": context.drawn(figures.grids(cells, {}), f"theta-best-{number:02}"),
         "lengths": [int(length) for length in lengths],
