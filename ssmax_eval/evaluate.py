@@ -162,8 +162,17 @@ def run_probes(
                 probe.check(model, tokenizer)
             for probe, law, rope, run in missing:
                 execute(each, model, tokenizer, probe, law, rope, run, settings)
+        for *_, run in planned:
+            keep_thresholds(run, settings.thresholds)
         runs += [run for *_, run in planned]
     return runs
+
+
+def keep_thresholds(run: Run, thresholds: Thresholds) -> None:
+    """Let the record of a finished run say the thresholds that were asked for last; no row hangs on them."""
+    record = run.record()
+    if record.get("thresholds") not in (None, asdict(thresholds)):
+        run.finish({**record, "thresholds": asdict(thresholds)})
 
 
 def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
@@ -206,6 +215,7 @@ def execute(
     """Probe one model under one law and one RoPE setting, appending rows and writing run.json at the end."""
     started = time.perf_counter()
     plan = probe.plan()
+    described = describe_model(each, model, tokenizer, settings.dtype)
     longest = max(sample.context_length for sample in plan)
     with ExitStack() as stack:
         attached = stack.enter_context(attention_law(model, swap) if swap else native_law(model))
@@ -238,7 +248,7 @@ def execute(
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),
-            "model": describe_model(each, model, tokenizer, settings.dtype),
+            "model": described,
             "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
             "environment": environment(model),

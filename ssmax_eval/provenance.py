@@ -1,8 +1,10 @@
 """Where a run's numbers come from: model and its training, RoPE, packages, machine, memory."""
 
 import functools
+import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shlex
@@ -45,20 +47,36 @@ def describe_model(
 
 
 def describe_training(source: ModelSource) -> dict[str, Any] | None:
-    """Return how ssmax-eval trained a model: configuration (all but the seed, in words), law, seed and log; None for any other."""
+    """Return how ssmax-eval trained a model; None for any other.
+
+    configuration: all but the seed in words, key: a hash of it; attention, seed, seconds, and the training log.
+    """
     record = source.training()
     job = record.get("job")
     if not isinstance(job, dict) or not isinstance(job.get("recipe"), dict):
         return None
-    swap = f", {job['swap_to']} for the last {job['swap_fraction']:.1%}" if job.get("swap_to") else ""
+    swap = f", {job['swap_to']} for the last {job.get('swap_fraction')}" if job.get("swap_to") else ""
     start = ", trained further" if job.get("start") else ""
-    return {
+    but_seed = {name: value for name, value in job.items() if name != "seed"}
+    described = {
         "configuration": f"{named_recipe(job['recipe'])}, {job.get('attention')}{swap}{start}",
+        "key": hashlib.sha256(json.dumps(but_seed, sort_keys=True).encode()).hexdigest()[:12],
         "attention": record.get("attention", job.get("attention")),
         "seed": job.get("seed"),
         "seconds": record.get("seconds"),
         "log": source.training_log(),
     }
+    found: dict[str, Any] = finite(described)
+    return found
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with None for numbers that JSON has no word for, as a training that diverged logs."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def named_recipe(fields: dict[str, Any]) -> str:
@@ -66,7 +84,7 @@ def named_recipe(fields: dict[str, Any]) -> str:
     name = str(fields.get("name"))
     known = asdict(RECIPES[name]) if name in RECIPES else {}
     changed = [
-        f"{key}={Path(value).name if key == 'text' else value}"
+        f"{key}={os.path.basename(str(value)) if key == 'text' else value}"
         for key, value in fields.items()
         if key in known and json.dumps(known[key]) != json.dumps(value)
     ]

@@ -14,7 +14,34 @@ from .errors import UserError
 
 Row = dict[str, Any]
 FORMAT = 1
-RECORD_PARTS = ("parameters", "model", "attention", "rope", "environment")
+# what a record has to tell, and of what type; None: it may be missing
+TOLD = {
+    "parameters": dict, "model": dict, "attention": dict, "rope": dict, "environment": dict, "rows": int, "tokens": int,
+    "seconds": int | float, "thresholds": dict | None, "command": str | None, "model.label": str,
+    "model.architecture": str, "model.parameters": int, "model.fingerprint": str, "model.dtype": str,
+    "model.train_length": int | None, "model.training": dict | None, "model.training.log": list | None,
+    "attention.attention": str, "attention.unscaled_layers": list | None, "attention.scaled_layers": list | None,
+    "attention.learned": dict | None, "rope.effective": dict | None, "environment.device": str,
+}  # fmt: skip
+NUMBER = int | float | None
+ROW = {
+    "sample": str, "model": str | None, "attention": str | None, "rope": str | None, "context_length": int,
+    "error": str | None,
+    "correct": bool | None, "first_correct": bool | None, "nll_sum": NUMBER, "depth_percent": NUMBER, "answer_nll": NUMBER,
+    "haystack_nll": NUMBER, "top_mass_answer": list | None, "mass_answer": list | None, "answer_ranks": list | None,
+}  # fmt: skip
+PROMPT = (
+    "task",
+    "value",
+    "needles",
+    "haystack",
+    "trial",
+    "control",
+    "realised_depth_percent",
+    "needle",
+    "question",
+    "expected",
+)
 
 
 def run_id_of(key: dict[str, Any]) -> str:
@@ -56,10 +83,12 @@ class Run:
             return {}
         try:
             record: dict[str, Any] = json.loads(self.record_path.read_text())
-            missing = [name for name in RECORD_PARTS if not isinstance(record[name], dict)]
-            missing += [name for name in ("label", "architecture", "parameters") if name not in record["model"]]
-            if missing:
-                raise ValueError(f"no {missing[0]}")
+            for name, kind in TOLD.items():
+                value: Any = record
+                for part in name.split("."):
+                    value = value.get(part) if isinstance(value, dict) else None
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise ValueError(f"{name} is not told as it should be")
             return record
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
@@ -72,10 +101,10 @@ class Run:
         for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 row = dict(json.loads(line))
-                allowed = {"correct": bool | None, "nll_sum": int | float | None, "context_length": int}
-                right = all(isinstance(row.get(name), kind) for name, kind in allowed.items())
-                if not (right and isinstance(row["error"], str | None)):
-                    raise ValueError("not a row")
+                wrong = [name for name, kind in ROW.items() if not isinstance(row.get(name), kind)]
+                wrong += [name for name in PROMPT if "prompt_sha256" in row and name not in row]
+                if wrong:
+                    raise ValueError(wrong[0])
                 rows[row["sample"]] = row
             except (ValueError, TypeError, KeyError) as error:
                 raise UserError(

@@ -70,7 +70,7 @@ def verdicts(prompts: pd.DataFrame, train_lengths: dict[str, int | None]) -> lis
     for _, part in grid.groupby(statistics.TASK, sort=False):
         first = part.drop_duplicates("series").set_index("series")["run_id"]
         trained = {str(name): train_lengths.get(run_id) for name, run_id in first.items()}
-        out += verdict(part, part["series"].iloc[0], statistics.effective_lengths(part), trained)
+        out += verdict(part, statistics.default_baseline(part), statistics.effective_lengths(part), trained)
     return out
 
 
@@ -86,7 +86,9 @@ def summary(
             out["fading"] = records(statistics.fading(statistics.heads(prompts)))
             out["causes"] = records(statistics.cause_counts(statistics.with_causes(prompts, thresholds)))
         out["effective_lengths"] = records(statistics.effective_lengths(prompts))
-        out["comparison"] = records(statistics.compare(prompts, prompts["series"].iloc[0], ("context_length",)))
+        out["comparison"] = records(
+            statistics.compare(prompts, statistics.default_baseline(prompts), ("context_length",))
+        )
     if not documents.empty:
         out["loss"] = records(statistics.loss_by_position(documents))
         out["context_gain"] = records(statistics.context_gain(documents))

@@ -1,5 +1,6 @@
 """The verdict in words, for terminal and page: who finds more, from which length, by how much, how sure, and on how many prompts."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 from . import statistics
 
 LEVEL = 1 - statistics.CONFIDENCE
+LOW = 0.5  # a short score below which it says little how far it is kept
 
 
 def verdict(
@@ -19,13 +21,14 @@ def verdict(
     further = statistics.compare_reach(rows, baseline)
     own = {line["series"]: line for line in reach.to_dict("records")}
     out = []
-    for name in sorted(own, key=lambda name: name == baseline):
-        sentences = [how_far(own[name], train_lengths.get(name))]
-        if name != baseline:
+    for name in sorted(dict.fromkeys(rows.loc[rows["control"].isna(), "series"]), key=lambda name: name == baseline):
+        far = how_far(own[name], train_lengths.get(name)) if name in own else "None of its prompts has a score."
+        sentences = [far]
+        if name != baseline and name in own:
             lines = by_length[by_length["series"] == name].to_dict("records")
             total = pooled[pooled["series"] == name].to_dict("records")
             ratio = further[further["series"] == name].to_dict("records")
-            sentences = [*against(lines, total, baseline, train_lengths.get(name)), sentences[0] + times(ratio)]
+            sentences = [*against(lines, total, baseline, train_lengths.get(name)), far + times(ratio)]
         out.append({"series": name, "sentences": sentences})
     return out
 
@@ -35,31 +38,45 @@ def against(
 ) -> list[str]:
     """Say what separates a series from the baseline, lines and pooled of statistics.compare by length and over all."""
     if not lines:
-        return [f"It shares no length and task with {baseline}."]
+        return [f"It has no scores at a length and depth at which {baseline} has some."]
     lines = sorted(lines, key=lambda line: line["context_length"])
+    tested = [line["context_length"] for line in lines]
     real = [line for line in lines if line["p_holm"] < LEVEL]
-    more = [line for line in real if line["difference"] > 0]
-    less = [line for line in real if line["difference"] < 0]
-    test = "McNemar's exact test" if lines[0]["shared"] else "Fisher's exact test, other prompts"
     sentences = []
-    for found, word in ((more, "more"), (less, "less")):
+    for word, found in (
+        ("more", [line for line in real if line["difference"] > 0]),
+        ("less", [line for line in real if line["difference"] < 0]),
+    ):
         if found:
-            at = where([line["context_length"] for line in found], [line["context_length"] for line in lines])
+            at = where([line["context_length"] for line in found], tested)
             sentences.append(f"It finds {word} than {baseline} {at}. {largest(found, train_length)}")
-    if not real:
+    total = pooled[0]
+    if not real and total["p"] < LEVEL:
+        word = "more" if total["difference"] > 0 else "less"
+        sentences.append(f"At no single length can it be told from {baseline}, but over all it finds {word}.")
+    elif not real:
         sentences.append(f"It cannot be told from {baseline}.")
     if calm := [line for line in lines if line["p_holm"] >= LEVEL]:
-        at = where([line["context_length"] for line in calm], [line["context_length"] for line in lines])
-        least = min(calm, key=lambda line: line["pairs"])
-        able = f", where {least['pairs']:,} prompts can show one of {least['smallest']:.2f} or more"
-        able = able if least["smallest"] == least["smallest"] else ", where so few prompts can show none"
-        sentences.append(f"No difference was seen {at}{able if least['shared'] else ''}.")
-    for line in pooled:
-        sentences.append(
-            f"Over all lengths: {line['accuracy']:.2f} against {line['accuracy_baseline']:.2f}, {interval(line)}, "
-            f"{prompts(line)}. Lengths by {test}, adjusted for their number (Holm)."
-        )
+        at = where([line["context_length"] for line in calm], tested)
+        sentences.append(f"No significant difference {at}{able(calm)}.")
+    sentences.append(
+        f"Over all {'lengths' if len(lines) > 1 else 'depths'}: {total['accuracy']:.2f} against {total['accuracy_baseline']:.2f}, "
+        f"{interval(total)}, {prompts(total)}. ({', '.join(dict.fromkeys(line['test'] for line in lines))}; "
+        "lengths adjusted for their number, Holm.)"
+    )
     return sentences
+
+
+def able(lines: list[dict[str, Any]]) -> str:
+    """Tell what difference so many prompts could have shown, where none was significant."""
+    if not all(line["shared"] for line in lines):
+        return ""
+    smallest = [line["smallest"] for line in lines]
+    if any(math.isnan(each) for each in smallest):
+        return ", where so few prompts or stretches of text can show none"
+    return (
+        f", where a difference of {max(smallest):.2f} would have been seen (power {statistics.POWER:.0%}, all one way)"
+    )
 
 
 def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:
@@ -76,17 +93,22 @@ def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:
 def how_far(line: dict[str, Any], train_length: int | None) -> str:
     """Tell a series' effective context length."""
     score = f"{line['accuracy']:.2f} at {line['shortest']:,} tokens"
+    trained = f" (trained at {train_length:,})" if train_length else ""
+    if line["lengths"] == 1:
+        return f"It finds {score}{trained}, the only length with scores."
     if pd.isna(line["effective_length"]):
         return f"It finds nothing at its shortest length ({score}), so nothing can be said of how far it reaches."
     low, high = (
         f"{'at least ' if line[f'{end}_beyond'] else ''}{int(line[end]):,}" if line[end] == line[end] else "nothing"
         for end in ("low", "high")
     )
-    spread = "" if low == high else f" (95% interval {low} to {high})"
+    spread = "" if line["beyond"] and low == high else f" (95% interval {low} to {high})" if low != high else ""
     reach = f"{int(line['effective_length']):,} tokens"
-    reach = f"at least {reach}, the longest tested" if line["beyond"] else reach
-    trained = f"; trained at {train_length:,}" if train_length else ""
-    return f"It keeps {statistics.SHARE:.0%} of its short score ({score}) to {reach}{spread}{trained}."
+    longest = "the longest with scores" if line["unscored"] else "the longest tested"
+    reach = f"at least {reach}, {longest}" if line["beyond"] else reach
+    dips = f"; it has less at {listed(line['dips'])}" if line["dips"] else ""
+    low_score = "Its short score is low, so this says little: it" if line["accuracy"] < LOW else "It"
+    return f"{low_score} keeps {statistics.SHARE:.0%} of its short score ({score}{trained}) to {reach}{spread}{dips}."
 
 
 def times(found: Sequence[dict[str, Any]]) -> str:
@@ -95,7 +117,15 @@ def times(found: Sequence[dict[str, Any]]) -> str:
         return ""
     line = found[0]
     bound = f"{line['bound']} " if line["bound"] else ""
-    return f" That is {bound}{line['ratio']:g} times as far (95% interval {line['low']:g} to {line['high']:g})."
+    low, high = line["low"], line["high"]
+    ends = [f"{low:g}" if low else "", f"{high:g}" if math.isfinite(high) else ""]
+    spread = {
+        (True, True): f"{ends[0]} to {ends[1]}",
+        (True, False): f"{ends[0]} or more",
+        (False, True): f"{ends[1]} or less",
+    }
+    known = spread.get((bool(ends[0]), bool(ends[1])), "open on both sides")
+    return f" That is {bound}{line['ratio']:g} times as far as the other (95% interval {known})."
 
 
 def where(found: list[int], tested: list[int]) -> str:
@@ -103,9 +133,13 @@ def where(found: list[int], tested: list[int]) -> str:
     if len(found) == 1:
         return f"at {found[0]:,} tokens"
     between = [length for length in tested if found[0] <= length <= found[-1]]
-    if between == found:
-        return f"from {found[0]:,} to {found[-1]:,} tokens"
-    return f"at {', '.join(f'{length:,}' for length in found[:-1])} and {found[-1]:,} tokens"
+    return f"from {found[0]:,} to {found[-1]:,} tokens" if between == found else f"at {listed(found)} tokens"
+
+
+def listed(lengths: list[int]) -> str:
+    """Write numbers in a row."""
+    words = [f"{length:,}" for length in lengths]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def interval(line: dict[str, Any]) -> str:
@@ -113,7 +147,7 @@ def interval(line: dict[str, Any]) -> str:
 
 
 def prompts(line: dict[str, Any]) -> str:
-    return f"{line['pairs']:,} identical prompts" if line["shared"] else "unlike prompts"
+    return f"{line['pairs']:,} identical prompts" if line["shared"] else "other prompts for each"
 
 
 def p_text(p: float) -> str:

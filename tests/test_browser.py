@@ -63,6 +63,14 @@ def rows():
                         out.append(row(model, length, depth, trial, right, task=task, **tokens, **changes))
                         if not right:
                             out[-1]["predicted"] = "810" + HOSTILE
+    # an older row of one prompt first, a failure before an answer, and text that a model wrote by itself
+    old = {"prompt_sha256": "old", "trial": 4, "answer_ranks": [0, 5]}
+    out.append(row("plain", 2048, 100.0, correct=False, **old, predicted="8109"))
+    new = {**old, "expected_tokens": ["810", "6422"], "predicted_tokens": ["810", "9"]}
+    out.append(row(HOSTILE, 2048, 100.0, correct=False, **new, predicted="8109"))
+    wrote = {"prompt_sha256": "wrote", "trial": 5, "answer_ranks": None, "answer_nll": None}
+    out.append(row("plain", 2048, 100.0, correct=False, **wrote, predicted="=I do not know", first_correct=False))
+    out.append(row(HOSTILE, 2048, 100.0, **{**wrote, "expected_tokens": ["810", "6422"], "answer_ranks": [0, 0]}))
     failed = {"predicted": None, "predicted_tokens": None, "expected_tokens": None}
     out.append(row("plain", 2048, 100.0, 3, None, **failed))
     return out
@@ -93,12 +101,14 @@ def requests(browser):
 
 
 def test_a_cell_opens_its_prompts_side_by_side(opened):
-    cell = next(c for c in some(opened, "button[data-length='2048'][data-depth='100']") if "plain" in c.accessible_name)
+    cell = next(
+        c for c in some(opened, "button[data-length='2048'][data-depth='100.0']") if "plain" in c.accessible_name
+    )
     cell.click()
     assert cell.get_attribute("aria-pressed") == "true"
     assert opened.switch_to.active_element.get_attribute("id") == "prompts"
     lines = some(opened, "#prompts tbody tr")
-    assert len(lines) == 4
+    assert len(lines) == 6
     head = [each.text for each in some(opened, "#prompts thead th")]
     assert head[-2:] == ["plain", HOSTILE]
     first = [each.text for each in some(opened, "#prompts tbody tr:first-child td.answer")]
@@ -107,8 +117,11 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
     assert "r7" in first[0]
     assert "right" in first[1]
     assert "answer 90%" in first[1]
-    failed = [each.text for each in some(opened, "#prompts tbody tr:last-child td.answer")]
-    assert failed == ["out of memory", "–"]
+    text = lambda n: [each.text for each in some(opened, f"#prompts tbody tr:nth-child({n}) td.answer")]  # noqa: E731
+    assert text(4) == ["out of memory", "–"]
+    assert "8109 ranks 0 5" in text(5)[0]  # no tokens are made up for it
+    assert "r5" in text(5)[1]
+    assert text(6)[0] == "wrong\n=I do not know"
 
 
 def test_filters_and_sorting(opened):
@@ -116,7 +129,7 @@ def test_filters_and_sorting(opened):
 
     pick = {name: Select(some(opened, f"#filter-{name}")[0]) for name in ("task", "length", "depth", "result")}
     count = lambda: some(opened, "#count")[0].text  # noqa: E731
-    assert count() == "13 prompts"
+    assert count() == "15 prompts"
     pick["length"].select_by_value("512")
     assert count() == "6 prompts"
     pick["result"].select_by_value("differ")
@@ -186,6 +199,8 @@ def test_downloads_are_what_they_say(opened):
     assert table["correct"].sum() == expected["correct"].sum()
     assert table["correct"].isna().sum() == 1
     assert set(table["series"]) == {"plain", HOSTILE}
+    assert "'=I do not know" in set(table["predicted"])  # a spreadsheet does not run it
+    assert table["answer_ranks"].isna().sum() == 2
     buttons = some(opened, "figure[data-name='causes-01'] button")
     assert [each.text for each in buttons] == ["SVG", "PNG"]
     buttons[0].click()

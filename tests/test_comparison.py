@@ -12,13 +12,14 @@ from ssmax_eval.statistics import paired
 SIMULATED = 1000
 
 
-def rows_of(right, series="a", length=256, depth=50.0, blocks=None, **changes):
+def rows_of(right, series="a", length=256, depth=50.0, starts=None, **changes):
     """Return rows with_series of one series, a prompt for each entry of right."""
     return pd.DataFrame(
         {
             "task": "single", "value": "number", "needles": 1, "haystack": "text", "control": None, "series": series,
             "subject": series, "context_length": length, "depth_percent": depth, "trial": range(len(right)),
-            "prompt_sha256": [f"{length}/{depth}/{i}" for i in range(len(right))], "haystack_block": blocks,
+            "prompt_sha256": [f"{length}/{depth}/{i}" for i in range(len(right))], "haystack_start": starts,
+            "haystack_sentences": 10,
             "correct": pd.array([None if r is None else bool(r) for r in right], dtype="boolean"),
             "first_correct": pd.array([None if r is None else bool(r) for r in right], dtype="boolean"), **changes,
         }
@@ -121,9 +122,9 @@ def test_prompts_of_one_haystack_count_less():
     """A hundred prompts that are ten texts ten times over: the interval is wide and nothing is significant."""
     texts = [1] * 7 + [0] * 3
     right = [r for r in texts for _ in range(10)]
-    blocks = [i for i in range(10) for _ in range(10)]
+    starts = [10 * i + j for i in range(10) for j in range(10)]  # ten stretches as long as a haystack
     made = statistics.compare(pd.concat([rows_of([0] * 100, "base"), rows_of(right, "new")]), "base").iloc[0]
-    shared = pd.concat([rows_of([0] * 100, "base", blocks=blocks), rows_of(right, "new", blocks=blocks)])
+    shared = pd.concat([rows_of([0] * 100, "base", starts=starts), rows_of(right, "new", starts=starts)])
     read = statistics.compare(shared, "base").iloc[0]
     assert read["high"] - read["low"] > 1.5 * (made["high"] - made["low"])
     assert made["p"] < 1e-6
@@ -142,17 +143,58 @@ def test_the_bootstrap_over_haystacks_covers():
     assert 0.93 <= np.mean(held) <= 0.97
 
 
+def test_the_sign_flip_test_is_scipys_permutation_test():
+    for sums in ([3.0, -1.0, 2.0, 2.0], [5.0, 5.0], [1.0, -1.0, 4.0, 0.0]):
+        exact = stats.permutation_test(
+            (np.array(sums),), lambda x, axis: np.abs(x.sum(axis=axis)), permutation_type="samples", alternative="greater",
+            vectorized=True, n_resamples=np.inf,
+        )  # fmt: skip
+        assert paired.sign_flip(np.array(sums)) == pytest.approx(exact.pvalue)
+    assert paired.sign_flip(np.array([4.0])) == 1.0  # one text alone
+    assert paired.sign_flip(np.array([0.0])) == 1.0
+    assert paired.sign_flip(np.random.default_rng(0).integers(0, 3, 3000).astype(float)) < 1e-9
+
+
+def test_few_stretches_of_text_say_nothing():
+    """However many prompts: from three texts no interval, and one text that differs is one."""
+    starts = [100 * (i % 3) for i in range(60)]
+    rows = pd.concat(
+        [rows_of([0] * 60, "base", starts=starts), rows_of([s == 0 for s in starts], "new", starts=starts)]
+    )
+    line = statistics.compare(rows, "base").iloc[0]
+    assert (line["low"], line["high"], line["p"]) == (-1.0, 1.0, 1.0)
+    assert line["test"] == "exact sign-flip test over haystacks"
+    swapped = rows.copy()
+    swapped.loc[swapped["series"] == "new", ["haystack_start", "haystack_sentences"]] = None  # rows of an older run
+    assert statistics.compare(swapped, "base").iloc[0]["p"] == 1.0
+    assert statistics.compare(swapped, "new").iloc[0]["p"] == 1.0
+
+
+def test_strangers_are_compared_in_cells_that_both_have():
+    parts = [rows_of([1] * 20, "base", length=n) for n in (256, 512)]
+    parts += [rows_of([0] * 20, "base", length=n) for n in (4096, 8192)]
+    parts += [rows_of([0] * 20, "base", length=256, depth=0.0)]
+    parts += [rows_of([1] * 30, "new", length=n).assign(prompt_sha256="x") for n in (256, 512)]
+    line = statistics.compare(pd.concat(parts, ignore_index=True), "base", ()).iloc[0]
+    assert (line["difference"], line["shared"]) == (0.0, False)
+
+
 def test_singletons_make_the_sign_flip_mcnemars_test():
     differences = np.array([1.0] * 9 + [-1.0] * 2)
-    assert paired.sign_flip(differences, 0) == pytest.approx(stats.binomtest(9, 11).pvalue)
+    assert paired.sign_flip(differences) == pytest.approx(stats.binomtest(9, 11).pvalue)
 
 
 def test_the_smallest_difference_is_found_with_the_power_it_says():
-    for pairs in (10, 40, 200):
-        share = statistics.smallest_difference(pairs)
-        least = next(k for k in range(1, 20) if stats.binomtest(k, k).pvalue <= 0.05)
+    for pairs, level in ((10, 0.05), (40, 0.05), (200, 0.05 / 5)):
+        share = statistics.smallest_difference(pairs, level)
+        least = next(k for k in range(1, 20) if stats.binomtest(k, k).pvalue <= level)
         assert stats.binom.sf(least - 1, pairs, share) == pytest.approx(0.8)
     assert np.isnan(statistics.smallest_difference(5))
+    assert statistics.smallest_difference(6) > 0
+    three = pd.concat([two(6, 0, length=length) for length in (1, 2, 3)])
+    found = statistics.compare(three, "base", ("context_length",))
+    assert (found["p_holm"] > 0.05).all()
+    assert found["smallest"].isna().all()  # six prompts beside two other lengths can show nothing
 
 
 LENGTHS = (256, 512, 1024, 2048)
@@ -171,6 +213,14 @@ def test_effective_length_is_the_longest_with_85_percent_of_the_short_score():
     a, b = found.to_dict("records")
     assert (a["effective_length"], a["beyond"]) == (1024, False)  # .7 >= .85 * .8 = .68
     assert (b["effective_length"], b["beyond"], b["low"], b["low_beyond"]) == (2048, True, 2048, True)
+    dipped = statistics.effective_lengths(curve([1, 0.1, 0.2, 0.9])).iloc[0]
+    assert (dipped["effective_length"], dipped["dips"]) == (2048, [512, 1024])
+    few = statistics.effective_lengths(curve([1, 1, 0, 0], n=1)).iloc[0]
+    assert few["low"] < few["high"]  # one prompt a length is not certain
+    depths = pd.concat(
+        [rows_of([1] * 9, length=256), rows_of([1] * 9, length=512), rows_of([0] * 9, length=512, depth=0.0)]
+    )
+    assert statistics.effective_lengths(depths).iloc[0]["effective_length"] == 512  # at the depth that both have
     none = statistics.effective_lengths(curve([0, 0.5, 0, 0])).iloc[0]
     assert np.isnan(none["effective_length"])
     assert not none["beyond"]
@@ -193,9 +243,10 @@ def test_reach_is_compared_on_the_same_prompts():
     rows = pd.concat([curve([1, 0.5, 0.1, 0], series="base"), curve([1, 1, 1, 1], series="new")])
     line = statistics.compare_reach(rows, "base").iloc[0]
     assert (line["ratio"], line["bound"]) == (8.0, "at least")
-    assert line["low"] <= 8 <= line["high"]
+    assert 0 < line["low"] <= 8
+    assert line["high"] == np.inf  # nobody knows how far beyond
     back = statistics.compare_reach(rows, "new").iloc[0]
-    assert (back["ratio"], back["bound"]) == (1 / 8, "at most")
+    assert (back["ratio"], back["bound"], back["low"]) == (1 / 8, "at most", 0)
     both = pd.concat([curve([1, 1, 1, 1], series="base"), curve([1, 1, 1, 1], series="new")])
     assert statistics.compare_reach(both, "base").iloc[0]["bound"] == "unknown"
 
@@ -221,6 +272,14 @@ def test_seeds_are_the_second_level():
     test = stats.ttest_1samp([0.7, 0.4, 0.6], 0)
     assert (line["difference"], line["p"]) == pytest.approx((0.5667, test.pvalue), abs=1e-4)
     assert line["low"] == pytest.approx(test.confidence_interval().low)
+
+
+def test_a_seed_counts_once_and_equal_seeds_are_no_certainty():
+    rows, known = seeded({"base": [0.1, 0.5], "new": [0.6, 1.0]})
+    assert np.isnan(statistics.compare_seeds(rows, known, "base").iloc[0][["low", "high", "p"]].astype(float)).all()
+    copy = rows[rows["series"] == "new-s0"].assign(series="copy")
+    more = statistics.over_seeds(pd.concat([rows, copy]), {**known, "copy": ("new", 0)})
+    assert more["seeds"].tolist() == [2, 2]
 
 
 def test_the_interval_over_seeds_covers():
@@ -250,8 +309,23 @@ def test_causes_rest_on_the_first_wrong_token():
     assert explained(top_mass_answer=[[0.9, 0.5]])["cause"] == "attended, wrong"
     assert explained(haystack_nll=5.9)["cause"] == "position blow-up"
     assert explained(haystack_nll=5.8)["haystack_rise"] == pytest.approx(1.0)
+    assert explained(haystack_nll=5.8 + 1e-9)["cause"] == "position blow-up"
     assert explained(correct=True, haystack_nll=9.0)["cause"] == "found"
     assert explained(top_mass_answer=[None])["cause"] == "unknown"
+
+
+def test_the_level_is_of_rows_that_have_one_and_of_the_best_theta():
+    masses = {"top_mass_answer": [[0.9]], "answer_ranks": [[3]]}
+    rows = pd.concat(
+        [
+            rows_of([1], length=128),  # a needle run: no masses, no nll
+            rows_of([1], length=256, haystack_nll=4.0).assign(**masses),
+            rows_of([0], length=512, haystack_nll=9.0).assign(**masses),
+            rows_of([0], "a, theta x50", 256, haystack_nll=9.0).assign(subject="a", **masses),
+        ],
+        ignore_index=True,
+    )
+    assert statistics.with_causes(rows)["cause"].tolist()[2:] == ["position blow-up"] * 2
 
 
 def test_thresholds_of_causes_are_the_users():
@@ -279,3 +353,24 @@ def test_the_best_theta_of_each_cell():
     table = statistics.theta_lengths(rows).set_index(["rope_theta_factor", "context_length"])["accuracy"]
     assert table[(10, 2)] == 0.75
     assert statistics.best_theta(rows[rows["rope_theta_factor"] == 1]).empty
+    partly = rows[(rows["context_length"] == 2) & (rows["rope_theta_factor"] > 1)]
+    partly.loc[(partly["rope_theta_factor"] == 50) & ~partly["correct"], "correct"] = pd.NA
+    assert set(statistics.best_theta(partly)["rope_theta_factor"]) == {10}  # 1 of 1 scored does not win over 3 of 4
+    other = rows.assign(rope=rows["rope"].replace("theta x50", "theta x10, theta 500000"))
+    assert set(statistics.theta_lengths(other)["rope_theta_factor"]) == {1, 10}
+
+
+def test_nothing_in_nothing_out():
+    """Empty frames, all failed and only controls: empty tables, no exception."""
+    failed = rows_of([None, None])
+    control = rows_of([1]).assign(control="no-needle")
+    alone, known = seeded({"base": [0.5, 0.6]})
+    for rows in (failed.iloc[:0], failed, control):
+        assert statistics.compare(rows, "a").empty
+        assert statistics.effective_lengths(rows).empty
+        assert statistics.compare_reach(rows, "a").empty
+        assert statistics.with_causes(rows).empty
+        assert statistics.over_seeds(rows, known).empty
+        assert statistics.top_heads(statistics.heads(rows)).empty
+    assert statistics.compare_seeds(alone, known, "base").empty
+    assert len(statistics.over_seeds(alone, known)) == 1

@@ -91,13 +91,13 @@ FAULTS = {
         'binomtest(only, only + only_baseline, alternative="greater")',
     ),
     "test_holm_is_over": ("statistics/paired.py", 'method="holm"', 'method="bonferroni"'),
-    "test_prompts_of_one_haystack": ("statistics/paired.py", 'if "haystack_block" not in rows:', "if True:"),
+    "test_prompts_of_one_haystack": ("statistics/paired.py", 'if "haystack_start" not in rows or', "if True or"),
     "test_only_prompts_scored_in_both": (
         "statistics/paired.py",
         'rows["control"].isna() & rows["correct"].notna()',
         'rows["correct"].notna()',
     ),
-    "test_the_smallest_difference": ("statistics/paired.py", "beta.ppf(power, least", "beta.ppf(power, least - 1"),
+    "test_the_smallest_difference": ("statistics/paired.py", "beta.ppf(power, least,", "beta.ppf(power, least - 1,"),
     "test_effective_length_is": ("statistics/reach.py", "share * accuracy[:, :1]", "share"),
     "test_seeds_are_the_second": (
         "statistics/seeds.py",

@@ -19,7 +19,7 @@ VOCABULARY = 1024
 
 
 def prompt_of(ids, answer_length, expected=""):
-    return Prompt(list(ids), answer_length, expected, "", "", None, None, None, None, None, 0, None)
+    return Prompt(list(ids), answer_length, expected, "", "", None, None, None, None, None, 0, None, 0)
 
 
 def greedy(model, ids, length):

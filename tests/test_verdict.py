@@ -49,12 +49,12 @@ def test_the_verdict_matches_the_rows_counted_by_hand():
         f"Most at 4,096 tokens (16 times its training length): {at['new']:.2f} against {at['base']:.2f}, +0.85" in said
     )
     assert "20 identical prompts, p < 0.001." in said
-    assert "No difference was seen at 256 tokens, where 20 prompts can show one of" in said
+    assert "No significant difference at 256 tokens, where a difference of 0." in said
     everything = rows.groupby("model")["correct"].mean()
     assert f"Over all lengths: {everything['new']:.2f} against {everything['base']:.2f}, +0.48" in said
     assert "60 identical prompts" in said
     # 85% of 1.00: new holds .85 at 4,096, base holds at 256 alone
-    assert "It keeps 85% of its short score (1.00 at 256 tokens) to at least 4,096 tokens, the longest tested" in said
+    assert "It keeps 85% of its short score (1.00 at 256 tokens (trained at 256)) to at least 4,096" in said
     assert "That is at least 16 times as far" in said
 
 
@@ -63,9 +63,16 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     assert "It finds less than new from 1,024 to 4,096 tokens." in turned
     assert "It finds more" not in turned
     same = words(grid({"base": {256: 9}, "new": {256: 10}}))["new"]
-    assert same.startswith("It cannot be told from base. No difference was seen at 256 tokens")
+    assert same.startswith("It cannot be told from base. No significant difference at 256 tokens")
     nothing = words(grid({"base": {256: 0, 512: 3}}))["base"]
     assert "It finds nothing at its shortest length" in nothing
+    many = {256 * k: 10 for k in range(1, 9)}
+    over_all = words(grid({"base": many, "new": dict.fromkeys(many, 14)}))["new"]
+    assert over_all.startswith("At no single length can it be told from base, but over all it finds more.")
+    failed = [{**each, "correct": None, "error": "out of memory"} for each in grid({"base": {256: 0}})]
+    said = words([*failed, *grid({"new": {256: 20}})])
+    assert said["base"] == "None of its prompts has a score."
+    assert said["new"].startswith("It has no scores at a length and depth at which base has some.")
 
 
 def test_lengths_in_words():
@@ -112,7 +119,13 @@ def test_seeds_and_training_curves_come_from_the_records(tmp_path):
     }
     log = [{"tokens": t, "text_loss": 5.0, "recall": t / 10} for t in (1, 5)]
     training = {
-        name: {"configuration": f"smoke, {name[0]}", "attention": "softmax", "seed": int(name[-1]), "log": log}
+        name: {
+            "configuration": f"smoke, {name[0]}",
+            "key": name[0],
+            "attention": "softmax",
+            "seed": int(name[-1]),
+            "log": log,
+        }
         for name in found
     }
     page = ssmax_eval.report(store(tmp_path, grid(found), training), tmp_path / "p.html").read_text()
@@ -139,7 +152,7 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
-    assert "It cannot be told from base, best theta of each cell." in said
+    assert "At no single length can it be told from base, best theta of each cell, but over all it finds more." in said
     assert "Over all lengths: 0.92 against 0.77" in said
     assert "each cell has its best factor" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
 
@@ -163,3 +176,70 @@ def test_thresholds_of_the_page(tmp_path):
     assert "50% or more on the answer" in said(attended=0.5)
     with pytest.raises(UserError, match="attended 2"):
         said(attended=2)
+
+
+def test_a_report_takes_no_place_but_its_own(tmp_path):
+    folder = store(tmp_path, grid())
+    rows = folder / "needle" / "base" / "rows.jsonl"
+    before = rows.read_bytes()
+    with pytest.raises(UserError, match="names that end with .html"):
+        ssmax_eval.report(folder, rows)
+    assert rows.read_bytes() == before
+    (tmp_path / "p.html.tmp").write_text("mine")
+    ssmax_eval.report(folder, tmp_path / "p.html")
+    assert (tmp_path / "p.html.tmp").read_text() == "mine"
+    (tmp_path / "d.html").mkdir()
+    with pytest.raises(UserError, match="d.html.*give another path"):
+        ssmax_eval.report(folder, tmp_path / "d.html", figures_folder=tmp_path / "figures")
+    assert not (tmp_path / "figures").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"needle", "p.html", "p.html.tmp", "d.html"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"thresholds": {"foo": 1}}, "thresholds"),
+        ({"thresholds": {"attended": "a"}}, "thresholds"),
+        ({"thresholds": [1]}, "thresholds"),
+        ({"attention": {}}, "attention.attention"),
+        ({"tokens": "many"}, "tokens"),
+        ({"rope": {"effective": "x"}}, "rope.effective"),
+        ({"environment": {}}, "environment.device"),
+        ({"command": ["a"]}, "command"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path, change, says):
+    with pytest.raises(UserError, match=says):
+        ssmax_eval.report(store(tmp_path, grid(), **change), tmp_path / "p.html")
+
+
+def test_damaged_rows_are_one_line_and_damaged_logs_are_left_out(tmp_path):
+    for number, change in enumerate(({"depth_percent": "x"}, {"answer_nll": "x"}, {"rope": 5}, {"mass_answer": 1})):
+        broken = store(tmp_path / str(number), [{**row("m"), **change}])
+        with pytest.raises(UserError, match="line 1 of rows.jsonl"):
+            ssmax_eval.report(broken, tmp_path / "p.html")
+    for number, log in enumerate(([{"tokens": 1}], [{"tokens": [1]}], [], [{"tokens": 1, "recall": "x"}])):
+        training = {"base": {"configuration": "c", "key": "k", "seed": 0, "log": log, "attention": "softmax"}}
+        folder = store(tmp_path / f"log{number}", grid({"base": FOUND["base"]}), training)
+        assert "Verdict" in ssmax_eval.report(folder, tmp_path / "p.html").read_text()
+
+
+def test_a_renamed_run_keeps_what_its_record_tells(tmp_path):
+    folder = store(tmp_path, grid(), run_id="another")
+    assert "trained at 256" in ssmax_eval.report(folder, tmp_path / "p.html").read_text()
+
+
+def test_labels_are_never_mathematics(tmp_path):
+    log = [{"tokens": t, "recall": 0.5} for t in (1, 2)]
+    label = "$\\frac{a$ \x00_x"
+    training = {label: {"configuration": "c", "key": "k", "seed": 0, "log": log, "attention": "softmax"}}
+    rows = [row(label, correct=True)]
+    folder = tmp_path / "needle" / "run"
+    named = store(tmp_path / "made", [{**each, "model": "m"} for each in rows], {"m": training[label]})
+    folder.parent.mkdir()
+    (named / "needle" / "m").rename(folder)
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace('"m"', json.dumps(label)))
+    page = ssmax_eval.report(folder, tmp_path / "p.html").read_text()
+    assert "<h2>training</h2>" in page
+    assert all("\x00" not in svg for svg in re.findall(r"<svg.*?</svg>", page, re.S))

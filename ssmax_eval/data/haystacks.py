@@ -49,11 +49,8 @@ class Haystack(Protocol):
         """Yield sentences without end, from a place that rng draws."""
         ...
 
-    def block(self, rng: random.Random, sentences: int) -> int | None:
-        """Return which part of the source, each as long as so many sentences, the place that rng draws is in; None if made anew.
-
-        Two trials of one block read much of the same text, so they are not independent.
-        """
+    def start(self, rng: random.Random) -> int | None:
+        """Return the sentence of the source that rng draws to begin with; None if the text is made anew each time."""
         ...
 
 
@@ -74,7 +71,7 @@ class Generated:
         start = rng.randrange(len(REPEATED))
         return itertools.islice(itertools.cycle(REPEATED), start, None)
 
-    def block(self, rng: random.Random, sentences: int) -> int | None:
+    def start(self, rng: random.Random) -> None:
         return None
 
 
@@ -105,10 +102,6 @@ class Document:
 
     def start(self, rng: random.Random) -> int:
         return rng.randrange(len(self.every))
-
-    def block(self, rng: random.Random, sentences: int) -> int | None:
-        blocks = max(1, len(self.every) // max(1, sentences))
-        return self.start(rng) * blocks // len(self.every)
 
 
 def split_sentences(text: str) -> list[str]:

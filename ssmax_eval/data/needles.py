@@ -136,7 +136,7 @@ class DigitLines:
             for letter in rng.sample(letters, len(letters)):
                 yield f"{letter}={values[letter]}"
 
-    def block(self, rng: random.Random, sentences: int) -> int | None:
+    def start(self, rng: random.Random) -> None:
         return None
 
 

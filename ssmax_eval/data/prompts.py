@@ -21,7 +21,8 @@ class Prompt:
 
     Spans are [start, end) in token positions: the needle's sentence, and the value's tokens inside it; None without needle.
     realised_depth_percent is the share of the context in front of the needle. question_start: where the context ends.
-    haystack_block: which part of its source the haystack begins in (Haystack.block).
+    haystack_start: the sentence of its source that the haystack begins with, None where text is made for each prompt;
+    haystack_sentences: how many it has.
     """
 
     ids: list[int]
@@ -35,7 +36,8 @@ class Prompt:
     value_end: int | None
     realised_depth_percent: float | None
     question_start: int
-    haystack_block: int | None
+    haystack_start: int | None
+    haystack_sentences: int
 
     @property
     def sha256(self) -> str:
@@ -117,7 +119,8 @@ def assemble(
         value_end=None if start is None or value is None else start + value[1],
         realised_depth_percent=None if in_front is None else (100 * in_front / around if around else 0.0),
         question_start=len(ids) - len(tail),
-        haystack_block=source.block(before, len(ends) - 1) if room else None,
+        haystack_start=source.start(before) if room else None,
+        haystack_sentences=len(ends) - 1,
     )
 
 

@@ -199,7 +199,8 @@ class NeedleProbe:
             "value_start": prompt.value_start,
             "value_end": prompt.value_end,
             "question_start": prompt.question_start,
-            "haystack_block": prompt.haystack_block,
+            "haystack_start": prompt.haystack_start,
+            "haystack_sentences": prompt.haystack_sentences,
             "prompt_sha256": prompt.sha256,
         }
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import Any
 
@@ -43,22 +44,22 @@ def report(
         items = [data] if isinstance(data, str | Path) else data
         found = [run for item in items for run in ([item] if isinstance(item, Run) else find_runs(item))]
         runs = list({run.folder.resolve(): run for run in found}.values())
-        records = [{"run_id": run.run_id, **run.record()} for run in runs]
+        records = [{**run.record(), "run_id": run.run_id} for run in runs]
         data = load_results(*runs)
     of_prompts, of_documents = statistics.of_prompts(data), statistics.of_documents(data)
     if (of_prompts.empty and of_documents.empty) or "attention_swapped" not in data:
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
     folder = None if figures_folder is None else Path(figures_folder)
     context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
-    names: list[str] = []
+    kinds = [statistics.with_series(part) for part in (of_prompts, of_documents) if not part.empty]
+    names = [*dict.fromkeys(name for part in kinds for name in part["series"])]
+    known_baseline(baseline, names)
     parts: dict[str, list[Any]] = {
         name: [] for name in ("sections", "causes", "thetas", "seeds", "attentions", "losses")
     }
     packed, curves = [], None
     if not of_prompts.empty:
-        rows = statistics.with_series(of_prompts)
-        names += dict.fromkeys(rows["series"])
-        known_baseline(baseline, names)
+        rows = kinds[0]
         curves = training.curves(rows, context)
         for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
             heading = statistics.task_name(part)
@@ -70,13 +71,14 @@ def report(
             parts["attentions"].append(masses.section(*given))
             packed.append(prompts.payload(heading, part, context.thresholds))
     if not of_documents.empty:
-        rows = statistics.with_series(of_documents)
-        names += dict.fromkeys(rows["series"])
+        rows = kinds[-1]
         for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
             parts["losses"].append(losses.section(number, part, context))
-    return write(
+    written = write(
         Path(out), page(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
     )
+    context.save()
+    return written
 
 
 def page(
@@ -134,9 +136,15 @@ def compact(data: Any) -> Markup:
 
 def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: float | None) -> statistics.Thresholds:
     """Return the thresholds given, and for those that are not, what the first run record with any tells."""
-    found: dict[str, float] = next((record["thresholds"] for record in records if record.get("thresholds")), {})
-    given = {"attended": attended, "blow_up": blow_up}
-    return statistics.Thresholds(**{**found, **{name: value for name, value in given.items() if value is not None}})
+    given = {name: value for name, value in (("attended", attended), ("blow_up", blow_up)) if value is not None}
+    record = next((record for record in records if record.get("thresholds")), {})
+    found = record.get("thresholds", {})
+    try:
+        return statistics.Thresholds(**{**found, **given})
+    except TypeError as error:
+        raise UserError(
+            f"run {record['run_id']}: thresholds {found!r} in its record are not attended and blow_up; mend run.json"
+        ) from error
 
 
 def known_baseline(baseline: str | None, names: list[str]) -> None:
@@ -152,17 +160,30 @@ def heading_of(sections: Sequence[Any], attentions: Sequence[Any], losses: Seque
 
 
 def write(out: Path, page: str) -> Path:
-    """Write a page at once and whole."""
+    """Write a page at once and whole. Raises UserError; what else is there stays."""
+    if out.suffix not in (".html", ".htm"):
+        raise UserError(f"report {str(out)!r}: allowed are names that end with .html")
+    temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(out.name + ".tmp")
-        temporary.write_text(page, encoding="utf-8")
+        with NamedTemporaryFile("w", dir=out.parent, suffix=".tmp", delete=False, encoding="utf-8") as stream:
+            temporary = Path(stream.name)
+            stream.write(page)
+        temporary.chmod(0o666 & ~umask())
         os.replace(temporary, out)
     except (OSError, ValueError) as error:
-        if out.name:
-            out.with_name(out.name + ".tmp").unlink(missing_ok=True)
-        raise UserError(f"report {str(out)!r}: cannot be written ({error}); give another path") from error
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"report {str(out)!r}: cannot be written ({reason}); give another path") from error
     return out
+
+
+def umask() -> int:
+    """Return the permissions that this process withholds from new files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 class _CallableModule(ModuleType):

@@ -8,7 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ..statistics import Thresholds
+from ..statistics import Thresholds, default_baseline
 from . import figures
 
 
@@ -20,11 +20,18 @@ class Context:
     folder: Path | None = None
     baseline: str | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    pending: list[tuple[Figure, str]] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Save the figures where they are wanted: after the page, which may yet fail."""
+        for figure, name in self.pending:
+            assert self.folder is not None
+            figures.save(figure, self.folder, name)
 
     def drawn(self, figure: Figure, name: str) -> dict[str, Any]:
-        """Return a figure for the page, its SVG and its name, and save it where figures are wanted."""
+        """Return a figure for the page, its SVG and its name, and keep it for `save` where figures are wanted."""
         if self.folder is not None:
-            figures.save(figure, self.folder, name)
+            self.pending.append((figure, name))
         return {"svg": Markup(figures.svg(figure)), "name": name}
 
     def of(self, rows: pd.DataFrame, part: str) -> dict[str, Any]:
@@ -40,6 +47,7 @@ class Context:
         return self.of(rows, "train_length")
 
     def baseline_of(self, rows: pd.DataFrame) -> str:
-        """Return the series that the others are compared with: the one asked for if it is among these, else the first."""
-        series = [*dict.fromkeys(rows["series"])]
-        return str(self.baseline if self.baseline in series else series[0])
+        """Return the series that the others are compared with: the one asked for if it is among these, else the default."""
+        if self.baseline is not None and (rows["series"] == self.baseline).any():
+            return self.baseline
+        return default_baseline(rows)

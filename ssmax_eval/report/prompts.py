@@ -16,21 +16,27 @@ PROMPT = ["context_length", "depth_percent", "trial", "prompt_sha256"]
 def payload(heading: str, rows: pd.DataFrame, thresholds: statistics.Thresholds) -> dict[str, Any]:
     """Return one task's prompts and every series' answers to them, JSON values only.
 
-    prompts: [length, depth, trial, realised depth, needle, question, expected, tokens or 0, hash]. series: name, key and
-    answers, one a prompt, 0 where it was not asked: [state, nll, predicted or 0, ranks or 0, tokens or 0, cause or 0,
-    attention or 0, error or 0]. 0 for predicted, ranks and tokens: as expected. attention: percent on the answer for each
-    token, then layer, head, percent on the answer, on the rest of its sentence, on the first token and on the question of
-    the head with the most on the answer, and the position it looks at most.
+    prompts: [length, depth, trial, realised depth, needle, question, expected, its tokens or 0, hash]. series: name, key and
+    answers, one a prompt: 0 where it was not asked, else [state, nll, predicted, ranks, tokens, cause, attention, error],
+    zeros at its end left out. Predicted, ranks, tokens: 0 is as expected, null is none. cause: its number in CAUSES, from 1,
+    0 for none. attention: 0 for none, or the percents on the answer for each token, then layer, head, and percent on the
+    answer, on the rest of its sentence, on the first token and on the question of the head with the most on the answer, and
+    the position it looks at most.
     """
     grid = rows[rows["control"].isna()]
-    explained = statistics.with_causes(rows, thresholds)["cause"]
+    explained = statistics.with_causes(rows, thresholds)
+    explained = explained.loc[explained["mass_there"].notna(), "cause"]
     # one line a prompt: what all its series share
     first = grid.drop_duplicates(PROMPT).sort_values(PROMPT)
     index = {key: i for i, key in enumerate(zip(*(first[name] for name in PROMPT), strict=True))}
+    tokens: dict[Any, list[str]] = {}
+    if "expected_tokens" in grid:  # rows without a score lack them, and those of older runs
+        known = grid[grid["expected_tokens"].map(lambda each: isinstance(each, list))]
+        tokens = dict(zip(known["prompt_sha256"], known["expected_tokens"], strict=True))
     prompts = [
         [
             int(row["context_length"]), row["depth_percent"], int(row["trial"]), short(row["realised_depth_percent"]),
-            row["needle"], row["question"], row["expected"], row.get("expected_tokens") or 0,
+            row["needle"], row["question"], row["expected"], tokens.get(row["prompt_sha256"], 0),
             str(row["prompt_sha256"])[:12],
         ]
         for row in present(first).to_dict("records")
@@ -39,10 +45,9 @@ def payload(heading: str, rows: pd.DataFrame, thresholds: statistics.Thresholds)
     for name, part in grid.groupby("series", sort=False):
         answers: list[Any] = [0] * len(prompts)
         causes = explained.reindex(part.index)
-        known = (causes != "unknown").any()
         keys = zip(*(part[column] for column in PROMPT), strict=True)
         for key, row, cause in zip(keys, present(part).to_dict("records"), causes, strict=True):
-            answers[index[key]] = answer(row, statistics.CAUSES.index(cause) if known and isinstance(cause, str) else 0)
+            answers[index[key]] = answer(row, statistics.CAUSES.index(cause) + 1 if isinstance(cause, str) else 0)
         series.append({"name": name, "key": figures.key_of(str(name)), "answers": answers})
     return {"heading": heading, "prompts": prompts, "series": series}
 
@@ -54,36 +59,39 @@ def present(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(row: dict[str, Any], cause: int) -> list[Any]:
-    """Pack one series' answer to one prompt; zeros at its end are left out."""
-    correct, ranks = row["correct"], row.get("answer_ranks")
+    """Pack one series' answer to one prompt."""
+    correct, ranks, tokens = row["correct"], row.get("answer_ranks"), row.get("predicted_tokens")
     state = FAILED if correct is None else RIGHT if correct else FIRST if row["first_correct"] else WRONG
-    tokens = row.get("predicted_tokens")
-    same = row["predicted"] == row["expected"] and tokens == row.get("expected_tokens")
+    expected = state == RIGHT and row["predicted"] == row["expected"]
     packed = [
         state,
         short(row.get("answer_nll"), 3),
-        0 if same else row["predicted"],
-        ranks if isinstance(ranks, list) and any(ranks) else 0,
-        0 if same or not isinstance(tokens, list) else tokens,
+        0 if expected else row["predicted"],
+        0 if expected and not any(ranks or ()) else ranks,
+        0 if expected and tokens == row.get("expected_tokens") else tokens,
         cause,
         where(row),
         row.get("error") or 0,
     ]
-    while packed and packed[-1] in (0, None):
+    while type(packed[-1]) is int and packed[-1] == 0 and len(packed) > 2:
         packed.pop()
-    return packed or [0]
+    return packed
 
 
 def where(row: dict[str, Any]) -> Any:
     """Pack where attention went: 0 for a row without masses."""
     by_token = row.get("top_mass_answer")
-    if not isinstance(by_token, list) or not isinstance(row.get("mass_answer"), list):
+    told = (row.get(name) for name in ("mass_answer", "mass_needle", "mass_first", "mass_question", "maximum_at"))
+    if not isinstance(by_token, list) or not all(isinstance(each, list) for each in told):
         return 0
     mass = np.array(row["mass_answer"], dtype=float)
+    if np.isnan(mass).all():
+        return 0
     layer, head = np.unravel_index(int(np.nanargmax(mass)), mass.shape)
     values = [row[name][layer][head] for name in ("mass_answer", "mass_needle", "mass_first", "mass_question")]
     on = [percent(value) for value in values]
     on[1] = max(0, on[1] - on[0])
+    on[2] = 0 if row.get("needle_start") == 0 else on[2]  # the first token is the needle's
     return [[percent(value) for value in by_token], int(layer), int(head), *on, row["maximum_at"][layer][head]]
 
 

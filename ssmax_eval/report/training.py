@@ -14,7 +14,12 @@ def curves(rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
     known = [record.get("model", {}) for record in context.records]
     logs = {model["label"]: model["training"]["log"] for model in known if (model.get("training") or {}).get("log")}
     shown = set(rows["model"])
-    frames = [pd.DataFrame(log).assign(model=label) for label, log in logs.items() if label in shown]
+    tables = {label: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for label, log in logs.items()}
+    frames = [
+        log.assign(model=label)
+        for label, log in tables.items()
+        if label in shown and "tokens" in log and set(figures.PANELS) & set(log)
+    ]
     if not frames:
         return None
     return context.drawn(figures.curves(pd.concat(frames)), "training")
@@ -22,17 +27,24 @@ def curves(rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
 
 def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str, int]]:
     """Return the configuration and the training seed of every series whose run record tells them, if some configuration has two seeds."""
-    found = {}
+    found: dict[str, tuple[tuple[str, str], int]] = {}
     for name, training in context.of(rows, "training").items():
-        if training and training.get("configuration"):
+        if training and training.get("key") and isinstance(training.get("seed"), int):
             # the same training with another law or RoPE at eval time is another configuration
             model = rows.loc[rows["series"] == name, "model"].iloc[0]
             extra = name.removeprefix(model).removeprefix(f", {training.get('attention')}")
-            found[name] = (training["configuration"] + extra, int(training["seed"]))
-    seeds: dict[str, set[int]] = {}
+            found[name] = (training["key"] + extra, training["configuration"] + extra), training["seed"]
+    seeds: dict[tuple[str, str], set[int]] = {}
     for configuration, seed in found.values():
         seeds.setdefault(configuration, set()).add(seed)
-    return found if any(len(each) > 1 for each in seeds.values()) else {}
+    if not any(len(each) > 1 for each in seeds.values()):
+        return {}
+    # two trainings that words do not tell apart are told apart by their keys
+    words = [text for _, text in seeds]
+    return {
+        name: (text if words.count(text) == 1 else f"{text} ({key[:6]})", seed)
+        for name, ((key, text), seed) in found.items()
+    }
 
 
 def seeds_section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:

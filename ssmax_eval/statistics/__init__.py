@@ -4,15 +4,27 @@ from .causes import CAUSES, Thresholds, cause_counts, with_causes
 from .grids import CONFIDENCE, cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .losses import context_gain, loss_by_position
-from .paired import compare, paired_interval, smallest_difference
+from .paired import POWER, compare, paired_interval, smallest_difference
 from .reach import SHARE, compare_reach, effective_lengths
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
-from .series import CELL, PART, PROMPT, TASK, TEXT, of_documents, of_prompts, task_name, with_series
+from .series import (
+    CELL,
+    PART,
+    PROMPT,
+    TASK,
+    TEXT,
+    default_baseline,
+    of_documents,
+    of_prompts,
+    task_name,
+    with_series,
+)
 
 __all__ = [
-    "BEST", "CAUSES", "CELL", "CONFIDENCE", "HEAD", "PART", "PROMPT", "SHARE", "TASK", "TEXT", "Thresholds",
+    "BEST", "CAUSES", "CELL", "CONFIDENCE", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Thresholds",
     "best_theta", "cause_counts", "cells", "compare", "compare_reach", "compare_seeds", "context_gain", "controls",
+    "default_baseline",
     "effective_lengths", "fading", "head_scores", "heads", "lengths", "loss_by_position", "of_documents", "of_prompts",
     "over_seeds", "paired_interval", "smallest_difference", "task_name", "theta_lengths", "top_heads", "wilson",
     "with_causes", "with_series",

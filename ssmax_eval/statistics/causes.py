@@ -17,7 +17,7 @@ class Thresholds:
     """Where the causes part.
 
     attended: mass of the top head on the answer, in the row that predicts the first wrong token, from which the model
-    counts as looking there (0 to 1). blow_up: nats by which the haystack's nll must lie above the series' mean at its
+    counts as looking there (0 to 1). blow_up: nats by which the haystack's nll must lie above its mean at the
     shortest length for the positions to count as blown up. Raises UserError for values out of range.
     """
 
@@ -25,6 +25,10 @@ class Thresholds:
     blow_up: float = 1.0
 
     def __post_init__(self) -> None:
+        if any(
+            isinstance(value, bool) or not isinstance(value, int | float) for value in (self.attended, self.blow_up)
+        ):
+            raise TypeError("thresholds are numbers")
         if not 0 <= self.attended <= 1:
             raise UserError(f"attended {self.attended}: allowed are 0 to 1, a share of attention")
         if not (np.isfinite(self.blow_up) and self.blow_up > 0):
@@ -34,9 +38,10 @@ class Thresholds:
 def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.DataFrame:
     """Return the grid's scored prompts with column `cause`, one of CAUSES, and what it rests on: mass_there, haystack_rise.
 
-    found: right in every token. Else position blow-up: the haystack's nll (haystack_rise nats above the series' mean at its
-    shortest length) says that the model no longer reads. Else attended, wrong: in the row that predicts the first wrong
-    token, some head has the mass (mass_there) on the answer; not attended: none has. unknown: rows without masses.
+    found: right in every token. Else position blow-up: the haystack's nll (haystack_rise nats above the mean at the shortest
+    length, of the RoPE setting under which this model reads best) says that the model no longer reads. Else attended, wrong:
+    in the row that predicts the first wrong token, some head has the mass (mass_there) on the answer; not attended: none
+    has. unknown: rows without masses.
     """
     thresholds = thresholds or Thresholds()
     part = rows[rows["control"].isna() & rows["correct"].notna()].copy()
@@ -45,8 +50,10 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
             part[name] = None
     nll = part["haystack_nll"].astype(float)
     by = [part[name] for name in (*TASK, "series")]
-    shortest = part["context_length"] == part["context_length"].groupby(by).transform("min")
-    level = nll.where(shortest).groupby(by).transform("mean")
+    read = part["context_length"].where(nll.notna())
+    short = nll.where(read == read.groupby(by).transform("min")).groupby(by).transform("mean")
+    # a setting under which even short prompts are unreadable has its model's own level
+    level = short.groupby([part[name] for name in (*TASK, "subject")]).transform("min")
     part["haystack_rise"] = nll - level
     part["mass_there"] = [
         mass_at(masses, ranks) for masses, ranks in zip(part["top_mass_answer"], part["answer_ranks"], strict=True)
@@ -55,7 +62,7 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
         [
             part["correct"].astype(bool),
             part["mass_there"].isna(),
-            part["haystack_rise"] > thresholds.blow_up,
+            part["haystack_rise"] >= thresholds.blow_up,
             part["mass_there"] >= thresholds.attended,
         ],
         [FOUND, UNKNOWN, BLOWN_UP, ATTENDED],
@@ -69,7 +76,7 @@ def mass_at(masses: object, ranks: object) -> float:
     if not (isinstance(masses, list) and isinstance(ranks, list) and masses):
         return float("nan")
     wrong = next((i for i, rank in enumerate(ranks) if rank), len(masses) - 1)
-    mass = masses[wrong]
+    mass = masses[wrong] if wrong < len(masses) else None
     return float("nan") if mass is None else float(mass)
 
 

@@ -56,8 +56,9 @@ def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:
 def top_heads(by_head: pd.DataFrame) -> pd.DataFrame:
     """Return the head with the most mass on the answer for each prompt (the paper's Figure 8), and the verdict: right, first, wrong."""
     prompt = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256"]
-    best = by_head.loc[by_head.groupby(prompt, sort=False)["mass_answer"].idxmax()].reset_index(drop=True)
-    right, first = best["correct"].fillna(False), best["first_correct"].fillna(False)
+    seen = by_head[by_head["mass_answer"].notna()]  # a layer's window may hold nothing of the needle
+    best = seen.loc[seen.groupby(prompt, sort=False)["mass_answer"].idxmax()].reset_index(drop=True)
+    right, first = (best[name].astype("boolean").fillna(False).astype(bool) for name in ("correct", "first_correct"))
     return best.assign(verdict=np.select([right, first], ["right", "first token"], "wrong"))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from .series import TASK
 
 RESAMPLES = 4999
 POWER = 0.8
+LEAST_CLUSTERS = 5  # stretches of text below which an interval would be guessed
 COUNTS = ["both", "only", "only_baseline", "neither"]
 Floats = NDArray[np.float64]
 
@@ -25,9 +27,10 @@ def compare(
     rows: with_series of needle rows; controls, and prompts without a score in either, do not count. pairs, both, only,
     only_baseline, neither: prompts found by both, by one, by none. difference = accuracy - accuracy_baseline, low and high
     its 95% interval: Newcombe's paired score interval (1998, method 10); where prompts share a haystack, the wider of that
-    and of a bootstrap over haystacks. p: McNemar's exact test, over haystacks a sign-flip test of their sums; p_holm: over
-    the lines of a series and task (Holm). smallest: the smallest difference that so many pairs can see (smallest_difference).
-    Series with other prompts (another tokenizer) are compared as independent: shared False, Newcombe's interval, Fisher's test.
+    and of a bootstrap over haystacks. p: by `test`, McNemar's exact one, over haystacks the exact sign-flip test of their
+    sums; p_holm: over the lines of a series and task (Holm). smallest: the smallest difference that so many pairs can see
+    beside so many lines (smallest_difference). Series with other prompts (another tokenizer) are compared as independent,
+    in cells that both have and with as many prompts each: shared False, Newcombe's interval, Fisher's exact test.
     """
     lines = []
     grid = rows[rows["control"].isna() & rows["correct"].notna()]
@@ -39,68 +42,99 @@ def compare(
             own = part[part["series"] == name]
             pairs = paired(own, known)
             shared = not pairs.empty
-            found = [
-                {**dict(zip(by, key, strict=True)), **line}
-                for key, line in (of_pairs(pairs, by, seed) if shared else of_strangers(own, known, by))
-            ]
+            found = of_pairs(pairs, by, seed) if shared else of_strangers(own, known, by)
             adjusted = holm([line["p"] for line in found])
-            head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline}
-            lines += [{**head, **line, "p_holm": p, "shared": shared} for line, p in zip(found, adjusted, strict=True)]
+            head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline, "shared": shared}
+            for line, p in zip(found, adjusted, strict=True):
+                smallest = smallest_difference(line.pop("independent"), (1 - CONFIDENCE) / len(found))
+                lines.append({**head, **line, "p_holm": p, "smallest": smallest})
     columns = [*TASK, "series", "baseline", *by, "pairs", *COUNTS, "accuracy", "accuracy_baseline", "difference"]
-    return pd.DataFrame(lines, columns=[*columns, "low", "high", "p", "p_holm", "smallest", "shared"])
+    return pd.DataFrame(lines, columns=[*columns, "low", "high", "p", "p_holm", "smallest", "shared", "test"])
 
 
 def paired(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """Return the prompts that two series share: context_length, depth_percent, cluster, and right, right_baseline (0 or 1)."""
+    """Return the prompts that two series share: context_length, depth_percent, and right, right_baseline (0 or 1).
+
+    cluster names the stretch of real text that a prompt's haystack begins in, as long as the longest haystack of its
+    length, and region one as long as the longest of all; where text is made for each prompt, both are the prompt itself.
+    """
     key = ["context_length", "depth_percent", "prompt_sha256"]
-    left = own.assign(cluster=clusters(own), right=own["correct"].astype(float))[[*key, "cluster", "right"]]
-    right = other.assign(right_baseline=other["correct"].astype(float))[[*key, "right_baseline"]]
-    return left.merge(right, on=key)
+    places = [name for name in ("haystack_start", "haystack_sentences") if name in own and name in other]
+    left = own.assign(right=own["correct"].astype(float))[[*key, *places, "right"]]
+    right = other.assign(right_baseline=other["correct"].astype(float))[[*key, *places, "right_baseline"]]
+    pairs = left.merge(right, on=key, suffixes=("", "_other"))
+    for name in places:  # rows of an older run lack them
+        pairs[name] = pairs[name].fillna(pairs[f"{name}_other"])
+    return pairs.assign(cluster=clusters(pairs), region=clusters(pairs, by_length=False))
 
 
-def clusters(rows: pd.DataFrame) -> "pd.Series[str]":
-    """Name the haystack each prompt's text comes from: its part of a real text, or the prompt itself where text is made for it."""
-    if "haystack_block" not in rows:
+def clusters(rows: pd.DataFrame, by_length: bool = True) -> "pd.Series[str]":
+    """Name the stretch of text that each prompt's haystack begins in (paired); by_length: as long as the haystacks of its length."""
+    if "haystack_start" not in rows or "haystack_sentences" not in rows:
         return rows["prompt_sha256"]
-    block = rows["context_length"].astype(str) + "/" + rows["haystack_block"].astype(str)
-    return block.where(rows["haystack_block"].notna(), rows["prompt_sha256"])
+    used = rows["haystack_sentences"].astype(float)
+    width = used.groupby(rows["context_length"]).transform("max") if by_length else used.max()
+    block = (rows["haystack_start"].astype(float) // width).astype(str)
+    if by_length:
+        block = rows["context_length"].astype(str) + "/" + block
+    return block.where(rows["haystack_start"].notna(), rows["prompt_sha256"])
 
 
-def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[tuple[tuple[float, ...], dict[str, float]]]:
-    groups = pairs.groupby(list(by)) if by else [((), pairs)]
+def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
     out = []
-    for key, part in groups:
+    cluster = "cluster" if "context_length" in by else "region"
+    for key, part in pairs.groupby(list(by)) if by else [((), pairs)]:
         own, other = part["right"].to_numpy(), part["right_baseline"].to_numpy()
         both, only, only_other = ((own * other).sum(), (own * (1 - other)).sum(), ((1 - own) * other).sum())
         counts = [int(both), int(only), int(only_other), int(len(part) - both - only - only_other)]
         low, high = paired_interval(*counts)
-        p = mcnemar(counts[1], counts[2])
-        if part["cluster"].duplicated().any():
-            sums = part.assign(difference=own - other).groupby("cluster")["difference"].agg(["sum", "size"])
+        line: dict[str, Any] = {
+            "p": mcnemar(counts[1], counts[2]),
+            "test": "McNemar's exact test",
+            "independent": len(part),
+        }
+        if part[cluster].duplicated().any():
+            sums = part.assign(difference=own - other).groupby(cluster)["difference"].agg(["sum", "size"])
             wider = bootstrap(sums["sum"].to_numpy(), sums["size"].to_numpy(dtype=float), seed)
-            low, high, p = min(low, wider[0]), max(high, wider[1]), sign_flip(sums["sum"].to_numpy(), seed)
-        line = {"pairs": len(part), **dict(zip(COUNTS, counts, strict=True)), "accuracy": own.mean()}
+            low, high = min(low, wider[0]), max(high, wider[1])
+            if len(sums) < LEAST_CLUSTERS:  # too few stretches of text to say anything of the next
+                low, high = -1.0, 1.0
+            line = {"p": sign_flip(sums["sum"].to_numpy()), "test": "exact sign-flip test over haystacks"}
+            line |= {"independent": len(sums)}
+        line |= {"pairs": len(part), **dict(zip(COUNTS, counts, strict=True)), "accuracy": own.mean()}
         line |= {"accuracy_baseline": other.mean(), "difference": (own - other).mean(), "low": low, "high": high}
-        out.append((key, line | {"p": p, "smallest": smallest_difference(len(part))}))
+        out.append(dict(zip(by, key, strict=True)) | line)
     return out
 
 
-def of_strangers(
-    own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...]
-) -> list[tuple[tuple[float, ...], dict[str, float]]]:
+def of_strangers(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...]) -> list[dict[str, Any]]:
     from statsmodels.stats.proportion import confint_proportions_2indep
 
-    sides = [
+    cell = ["context_length", "depth_percent"]
+    sizes = [rows.groupby(cell).size().rename(name) for name, rows in (("own", own), ("other", other))]
+    common = pd.concat(sizes, axis=1, join="inner").min(axis=1).rename("kept").reset_index()
+    # as many prompts of every cell on both sides, or a side's easy cells would weigh more
+    balanced = [rows.merge(common, on=cell) for rows in (own, other)]
+    balanced = [rows[rows.groupby(cell).cumcount() < rows["kept"]] for rows in balanced]
+    if common.empty:
+        return []
+    groups = [
         {key: part["correct"].astype(float) for key, part in (rows.groupby(list(by)) if by else [((), rows)])}
-        for rows in (own, other)
+        for rows in balanced
     ]
     out = []
-    for key in [key for key in sides[0] if key in sides[1]]:
-        (k, n), (k0, n0) = ((int(side[key].sum()), len(side[key])) for side in sides)
+    for key in groups[0]:
+        (k, n), (k0, n0) = ((int(side[key].sum()), len(side[key])) for side in groups)
         low, high = confint_proportions_2indep(k, n, k0, n0, method="newcomb", compare="diff", alpha=1 - CONFIDENCE)
         p = float(stats.fisher_exact([[k, n - k], [k0, n0 - k0]]).pvalue)
-        line = {"pairs": 0, "accuracy": k / n, "accuracy_baseline": k0 / n0, "difference": k / n - k0 / n0}
-        out.append((key, line | {"low": float(low), "high": float(high), "p": p, "smallest": math.nan}))
+        line: dict[str, Any] = {
+            "pairs": 0,
+            "accuracy": k / n,
+            "accuracy_baseline": k0 / n0,
+            "difference": k / n - k0 / n0,
+        }
+        line |= {"low": float(low), "high": float(high), "p": p, "test": "Fisher's exact test", "independent": 0}
+        out.append(dict(zip(by, key, strict=True)) | line)
     return out
 
 
@@ -130,27 +164,23 @@ def mcnemar(only: int, only_baseline: int) -> float:
 
 def bootstrap(sums: Floats, sizes: Floats, seed: int) -> tuple[float, float]:
     """Return the 95% interval of sums over sizes when clusters are drawn again (percentiles)."""
-    draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    means = sums[draws].sum(1) / sizes[draws].sum(1)
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    # how often each is drawn: as if drawn one by one, without holding the draws
+    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
+    low, high = np.quantile((times @ sums) / (times @ sizes), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def sign_flip(sums: Floats, seed: int) -> float:
-    """Return the two-sided p of clusters' sums of differences being as likely of either sign."""
-    sums = sums[sums != 0]
-    if not len(sums):
-        return 1.0
-    result = stats.permutation_test(
-        (sums,),
-        lambda x, axis: np.abs(x.sum(axis=axis)),
-        permutation_type="samples",
-        alternative="greater",
-        vectorized=True,
-        n_resamples=2 * RESAMPLES + 1,
-        rng=np.random.default_rng(seed),
-    )
-    return float(min(1.0, result.pvalue))
+def sign_flip(sums: Floats) -> float:
+    """Return the two-sided exact p of clusters' whole-numbered sums of differences being as likely of either sign."""
+    steps = [int(step) for step in np.abs(np.rint(sums)) if step]
+    chance = np.ones(1)  # of each total, from -sum(steps so far) on
+    for step in steps:
+        grown = np.zeros(len(chance) + 2 * step)
+        grown[: len(chance)] += chance / 2
+        grown[2 * step :] += chance / 2
+        chance = grown
+    totals = np.arange(len(chance)) - sum(steps)
+    return float(min(1.0, chance[np.abs(totals) >= abs(round(float(np.sum(sums))))].sum()))
 
 
 def holm(values: list[float]) -> list[float]:
@@ -163,11 +193,11 @@ def holm(values: list[float]) -> list[float]:
 
 
 @cache
-def smallest_difference(pairs: int, power: float = POWER) -> float:
-    """Return the smallest difference that McNemar's exact test of so many pairs finds, at 95%, with this power; NaN if it finds none.
+def smallest_difference(pairs: int, level: float = 1 - CONFIDENCE, power: float = POWER) -> float:
+    """Return the smallest difference that McNemar's exact test of so many pairs finds at this level and power; NaN if it finds none.
 
     The best case, in which no prompt goes the other way: k or more of the pairs have to differ, k the least number with
-    2 / 2^k <= .05.
+    2 / 2^k <= level.
     """
-    least = math.ceil(1 - math.log2(1 - CONFIDENCE))
+    least = math.ceil(1 - math.log2(level) - 1e-9)
     return float(stats.beta.ppf(power, least, pairs - least + 1)) if pairs >= least else math.nan

@@ -1,5 +1,7 @@
 """Effective context length: how far a series keeps what it can at its shortest length."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -9,67 +11,77 @@ from .paired import clusters, paired
 from .series import TASK
 
 SHARE = 0.85  # of the accuracy at the shortest tested length
-RESAMPLES = 1999
+RESAMPLES = 4999
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 def effective_lengths(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -> pd.DataFrame:
-    """Return a line for each series: the longest tested length at which accuracy is at least `share` of that at the shortest.
+    """Return a line for each series: the longest length at which accuracy is at least `share` of that at the shortest.
 
-    effective_length in tokens, NaN where nothing is found at the shortest length; low and high bound its 95% interval, by a
-    bootstrap over prompts (over haystacks where prompts share one). beyond, low_beyond, high_beyond: the longest tested
-    length still holds, so the true one is at least this. All lengths are tested ones: the interval says nothing between them.
+    Of the depths that all its lengths have, and of lengths with scores. effective_length in tokens, NaN where nothing is
+    found at the shortest length; low and high bound its 95% interval by a bootstrap over prompts (over stretches of text
+    where prompts share them), smoothed so that all right or all wrong is not certain. beyond, low_beyond, high_beyond: the
+    longest length still holds, so the true one is at least this. dips: shorter lengths that do not hold. lengths: how many
+    have scores. Only tested lengths count: the interval says nothing between them.
     """
     lines = []
-    grid = rows[rows["control"].isna() & rows["correct"].notna()]
-    for key, part in grid.groupby([*TASK, "series"], sort=False):
-        part = part.assign(right=part["correct"].astype(float), cluster=clusters(part))
+    grid = rows[rows["control"].isna()]
+    for key, tested in grid.groupby([*TASK, "series"], sort=False):
+        part = on_common_depths(tested[tested["correct"].notna()])
+        if part.empty:
+            continue
+        part = part.assign(cluster=clusters(part), right=part["correct"].astype(float))
         lengths = np.array(sorted(part["context_length"].unique()))
-        drawn = resampled([part[part["context_length"] == length] for length in lengths], ["right"], seed)[..., 0]
-        accuracy = part.groupby("context_length")["right"].mean().to_numpy()
-        at, last = reached(accuracy[None], share)[0], len(lengths) - 1
-        low, high = bounds(reached(drawn, share))
+        by_length = [part[part["context_length"] == length] for length in lengths]
+        accuracy = np.array([each["right"].mean() for each in by_length])
+        at, last = int(reached(accuracy[None], share)[0]), len(lengths) - 1
+        low, high = bounds(reached(drawn(by_length, seed)[..., 0], share)) if at >= 0 else (-1, -1)
+        held = accuracy >= share * accuracy[0] - 1e-9
         lines.append(
             dict(zip([*TASK, "series"], key, strict=True))
-            | {"shortest": int(lengths[0]), "accuracy": accuracy[0], "longest": int(lengths[-1]), "prompts": len(part)}
+            | {"shortest": int(lengths[0]), "accuracy": float(accuracy[0]), "longest": int(lengths[-1])}
+            | {"lengths": len(lengths), "prompts": len(part), "unscored": bool(tested["correct"].isna().any())}
             | {"effective_length": tokens(lengths, at), "beyond": at == last}
             | {"low": tokens(lengths, low), "low_beyond": low == last}
             | {"high": tokens(lengths, high), "high_beyond": high == last}
+            | {"dips": [int(length) for length in lengths[: max(at, 0)][~held[: max(at, 0)]]]}
         )
-    names = "shortest accuracy longest prompts effective_length beyond low low_beyond high high_beyond".split()
-    return pd.DataFrame(lines, columns=[*TASK, "series", *names])
+    names = "shortest accuracy longest lengths prompts unscored effective_length beyond low low_beyond high high_beyond dips"
+    return pd.DataFrame(lines, columns=[*TASK, "series", *names.split()])
 
 
 def compare_reach(rows: pd.DataFrame, baseline: str, share: float = SHARE, seed: int = 0) -> pd.DataFrame:
     """Return, for each series but the baseline, how many times further it reaches on identical prompts.
 
-    ratio of effective lengths with its 95% interval low, high (bootstrap of the pairs). A length that is only known to be
-    beyond the tested ones makes the ratio a bound: `bound` is "", "at least", "at most", or "unknown" where both are, or
-    where one finds nothing at its shortest length.
+    ratio of effective lengths, with its 95% interval low, high from a bootstrap of the pairs as in effective_lengths. A length
+    that is only known to be beyond the tested ones makes the ratio a bound: `bound` is "", "at least", "at most", or
+    "unknown" where both are, or where one finds nothing at its shortest length; low is then 0, high inf.
     """
     lines = []
     grid = rows[rows["control"].isna() & rows["correct"].notna()]
     for task, part in grid.groupby(TASK, sort=False):
         known = part[part["series"] == baseline]
         for name in dict.fromkeys(part["series"]):
-            pairs = paired(part[part["series"] == name], known)
+            pairs = on_common_depths(paired(part[part["series"] == name], known))
             if name == baseline or pairs.empty:
                 continue
             lengths = np.array(sorted(pairs["context_length"].unique()))
             by_length = [pairs[pairs["context_length"] == length] for length in lengths]
-            drawn = resampled(by_length, ["right", "right_baseline"], seed)
-            own, other = (reached(drawn[..., i], share) for i in (0, 1))
-            means = np.array([[each["right"].mean(), each["right_baseline"].mean()] for each in by_length])
-            at, at_other = (reached(means[None, :, i], share)[0] for i in (0, 1))
             last = len(lengths) - 1
+            draws = drawn(by_length, seed)
+            own, other = (reached(draws[..., i], share) for i in (0, 1))
+            means = np.array([[each["right"].mean(), each["right_baseline"].mean()] for each in by_length])
+            at, at_other = (int(reached(means[None, :, i], share)[0]) for i in (0, 1))
             nothing = at < 0 or at_other < 0
             bound = {(True, False): "at least", (False, True): "at most", (True, True): "unknown"}.get(
                 (at == last, at_other == last), ""
             )
-            usable = (own >= 0) & (other >= 0)
-            ratios = lengths[own[usable]] / lengths[other[usable]]
-            quantiles = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-            low, high = np.quantile(ratios, quantiles, method="inverted_cdf") if len(ratios) else (np.nan, np.nan)
+            ratios = lengths[own] / lengths[other]
+            quantiles = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+            # a length beyond the tested ones may be any: the interval is open on that side
+            low = np.quantile(np.where(other == last, 0.0, ratios), quantiles[0], method="inverted_cdf")
+            high = np.quantile(np.where(own == last, np.inf, ratios), quantiles[1], method="inverted_cdf")
             lines.append(
                 dict(zip(TASK, task, strict=True))
                 | {"series": name, "baseline": baseline, "bound": "unknown" if nothing else bound}
@@ -79,31 +91,45 @@ def compare_reach(rows: pd.DataFrame, baseline: str, share: float = SHARE, seed:
     return pd.DataFrame(lines, columns=[*TASK, "series", "baseline", "ratio", "bound", "low", "high", "pairs"])
 
 
-def resampled(by_length: list[pd.DataFrame], columns: list[str], seed: int) -> Floats:
-    """Return the means of columns at each length when clusters are drawn again: (resamples, lengths, columns)."""
+def on_common_depths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows at the depths that every length has, or all where there is no such depth."""
+    lengths = rows["context_length"].nunique()
+    common = rows["depth_percent"].isin(
+        depth for depth, part in rows.groupby("depth_percent") if part["context_length"].nunique() == lengths
+    )
+    return rows[common] if common.any() else rows
+
+
+def drawn(by_length: list[pd.DataFrame], seed: int) -> Floats:
+    """Return accuracies as they might have come out, (resamples, lengths, 1 or 2): of right and, where it is there, right_baseline.
+
+    Shares of the outcomes are drawn from a Dirichlet around the observed ones, half a prompt added to each of one series'
+    (Jeffreys), each stretch of text counted as one prompt.
+    """
     rng = np.random.default_rng(seed)
+    columns = [name for name in ("right", "right_baseline") if name in by_length[0]]
+    right = np.array([[1, 1], [1, 0], [0, 1], [0, 0]])[:: 1 if len(columns) == 2 else 2, : len(columns)]
     out = []
     for part in by_length:
-        by_cluster = part.groupby("cluster", sort=True)[columns].agg("sum").to_numpy(), part.groupby("cluster").size()
-        sums, sizes = by_cluster[0], by_cluster[1].to_numpy()
-        # how often each cluster is drawn: the same as drawing them one by one, without holding the draws
-        times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-        out.append(times @ sums / (times @ sizes)[:, None])
+        outcomes = part[columns].to_numpy()
+        shares = np.array([(outcomes == outcome).all(1).mean() for outcome in right])
+        concentration = shares * part["cluster"].nunique() + 1 / len(right)
+        out.append(rng.dirichlet(concentration, size=RESAMPLES) @ right)
     return np.stack(out, 1)
 
 
-def reached(accuracy: Floats, share: float) -> NDArray[np.int64]:
+def reached(accuracy: Floats, share: float) -> Places:
     """Return the index of the longest length that holds, for each line of accuracies (lines, lengths); -1 without any at the shortest."""
     holds = accuracy >= share * accuracy[:, :1] - 1e-9
     last = holds.shape[1] - 1 - holds[:, ::-1].argmax(1)
     return np.where(accuracy[:, 0] > 0, last, -1)
 
 
-def bounds(found: NDArray[np.int64]) -> tuple[int, int]:
+def bounds(found: Places) -> tuple[int, int]:
     quantiles = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     low, high = np.quantile(found, quantiles, method="inverted_cdf")
     return int(low), int(high)
 
 
-def tokens(lengths: NDArray[np.int64], at: int) -> float:
+def tokens(lengths: NDArray[Any], at: int) -> float:
     return float(lengths[at]) if at >= 0 else float("nan")

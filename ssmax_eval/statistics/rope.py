@@ -30,7 +30,9 @@ def best_theta(rows: pd.DataFrame) -> pd.DataFrame:
     cell = [*TASK, "subject", "context_length", "depth_percent"]
     found = cells(part).merge(part[["series", "subject", "rope_theta_factor"]].drop_duplicates(), on="series")
     found["off"] = np.abs(np.log(found["rope_theta_factor"].astype(float)))
-    ordered = found[found["scored"] > 0].sort_values(["accuracy", "off"], ascending=[False, True], kind="stable")
+    # one that has a score for some of the prompts only cannot win by those
+    whole = (found["scored"] > 0) & (found["scored"] == found.groupby(cell)["scored"].transform("max"))
+    ordered = found[whole].sort_values(["accuracy", "off"], ascending=[False, True], kind="stable")
     best = ordered.drop_duplicates(cell)[[*cell, "rope_theta_factor"]]
     kept = part.merge(best, on=[*cell, "rope_theta_factor"])
     return kept.assign(series=kept["subject"] + ", " + BEST)
@@ -40,11 +42,9 @@ def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the grid's rows whose subject was run at several theta factors, RoPE otherwise as trained."""
     if "rope_theta_factor" not in rows:
         return rows.iloc[:0]
-    part = rows[rows["control"].isna() & rows["rope_scaling"].isna() & rows["rope"].astype(str).map(is_factor)]
+    named = [
+        "as trained" if factor == 1 else f"theta x{factor:g}" for factor in rows["rope_theta_factor"].astype(float)
+    ]
+    part = rows[rows["control"].isna() & (rows["rope"] == named)]
     several = part.groupby("subject")["rope_theta_factor"].transform("nunique") > 1
     return part[several]
-
-
-def is_factor(rope: str) -> bool:
-    """Tell whether a RoPE setting changes nothing but theta by a factor."""
-    return rope == "as trained" or rope.startswith("theta x")

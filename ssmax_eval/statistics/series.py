@@ -30,10 +30,26 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(series=series, subject=subject).reset_index(drop=True)
     # of what was run twice, a row with a score before one without, and one that also has attention masses
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
-    rows = rows.iloc[np.lexsort((has_mass, rows["error"].isna()))]
+    # and of those, one with all that the attention probe tells today
+    whole = rows["top_mass_answer"].notna() if "top_mass_answer" in rows else has_mass
+    rows = rows.iloc[np.lexsort((whole, has_mass, rows["error"].isna()))]
     kinds = ((of_prompts(rows), PROMPT), (of_documents(rows), PART))
     once = [part.drop_duplicates(key, keep="last") for part, key in kinds if not part.empty]
     return pd.concat(once).sort_index() if once else rows
+
+
+def default_baseline(rows: pd.DataFrame) -> str:
+    """Return the series to compare with when none is named: the first that is softmax as trained, else as trained, else the first."""
+    for kept in (
+        rows[
+            (rows["attention"] == "softmax") & ~rows["attention_swapped"].astype(bool) & (rows["rope"] == "as trained")
+        ],
+        rows[rows["rope"] == "as trained"],
+        rows,
+    ):
+        if not kept.empty:
+            return str(kept["series"].iloc[0])
+    raise AssertionError("no rows")
 
 
 def of_prompts(rows: pd.DataFrame) -> pd.DataFrame:

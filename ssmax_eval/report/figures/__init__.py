@@ -1,7 +1,7 @@
 """Figures: functions that take an Axes and return it, and those that draw a whole Figure."""
 
 from .causes import causes, causes_figure, theta, theta_figure
-from .curves import curves
+from .curves import PANELS, curves
 from .fading import fading_figure, save_as
 from .grids import difference, grid, grids, pivot
 from .heads import attention_figure, exponents, mass_by_length, sorted_heads, sorted_trials
@@ -10,7 +10,7 @@ from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
 
 __all__ = [
-    "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
+    "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
     "fading_figure", "grid", "grids", "ink", "key_of", "loss", "loss_figure", "mass_by_length", "pivot", "save",
     "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip

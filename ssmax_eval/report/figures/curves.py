@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .style import STYLE
+from .style import STYLE, plain
 
 PANELS = {
     "text_loss": "loss on text, nats a token",
@@ -16,7 +16,9 @@ PANELS = {
 
 def curves(log: pd.DataFrame) -> Figure:
     """Draw the training logs of one or more models, told apart by column `model`. log: the lines of training_log.jsonl."""
-    log = log.reset_index(drop=True)  # logs put below each other repeat their numbers
+    log = log.assign(model=log["model"].map(plain)).reset_index(
+        drop=True
+    )  # logs put below each other repeat their numbers
     panels = [name for name in PANELS if name in log]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(panels), 2.8), layout="constrained")

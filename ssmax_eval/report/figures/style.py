@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
 
 def plain(text: str) -> str:
     """Return text that matplotlib draws as it is, not as mathematics and not hidden, in lines that fit over a grid."""
+    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)  # control characters end an SVG
     lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
     return f" {lines}" if lines.startswith("_") else lines  # a legend leaves out what starts with _
 

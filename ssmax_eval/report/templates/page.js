@@ -71,12 +71,12 @@ let shown = PAGE;
 
 function unpack(prompt, answer) {
   if (!answer) return null;
-  const [state, nll, predicted, ranks, tokens, cause, attention, error] = answer;
-  const expected = prompt[7] || null, length = expected ? expected.length : 0;
+  const [state, nll, predicted = 0, ranks = 0, tokens = 0, cause = 0, attention = 0, error = 0] = answer;
+  const expected = prompt[7] || null;  // 0 below: as expected; null: none
   return {
-    state, nll, error, attention: attention || null, cause: cause ? data.causes[cause] : null,
-    predicted: predicted === 0 || predicted === undefined ? (state === 3 ? null : prompt[6]) : predicted,
-    ranks: ranks || (length && state !== 3 ? Array(length).fill(0) : null), tokens: tokens || expected, expected,
+    state, nll, expected, error: error || null, attention: attention || null, cause: cause ? data.causes[cause - 1] : null,
+    predicted: predicted === 0 ? prompt[6] : predicted,
+    ranks: ranks === 0 ? expected && Array(expected.length).fill(0) : ranks, tokens: tokens === 0 ? expected : tokens,
   };
 }
 const task = () => data.tasks[filters.task ? +filters.task.value : 0];
@@ -107,7 +107,7 @@ function tokensOf(answer) {
     const right = !answer.ranks[k];
     const box = element("span", token, "tok" + (right ? "" : " no"));
     const notes = [];
-    if (!right) notes.push(`rank of ${JSON.stringify(answer.expected[k])}: ${answer.ranks[k]}`);
+    if (!right) notes.push(`rank of ${JSON.stringify(answer.expected?.[k])}: ${answer.ranks[k]}`);
     if (answer.attention) notes.push(`${answer.attention[0][k]}% on the answer`);
     box.title = notes.join("; ");
     const small = [];
@@ -137,7 +137,7 @@ function cellOf(answer, prompt) {
   if (typeof answer.nll === "number") verdict.append(element("span", ` · nll ${answer.nll.toFixed(2)}`, "soft"));
   cell.append(verdict);
   if (answer.tokens && answer.ranks) cell.append(tokensOf(answer));
-  else if (answer.predicted !== null) cell.append(element("code", answer.predicted));
+  else if (answer.predicted !== null) cell.append(element("code", answer.predicted), answer.ranks ? ` ranks ${answer.ranks.join(" ")}` : "");
   if (answer.attention) cell.append(attentionOf(answer.attention, prompt));
   return cell;
 }
@@ -217,8 +217,8 @@ if (data.tasks.length) {
     button.setAttribute("aria-pressed", "true");
     filters.task.value = button.dataset.task;
     refill();
-    filters.length.value = button.dataset.length;
-    filters.depth.value = button.dataset.depth;
+    for (const name of ["length", "depth"])  // as numbers: the two are written in two languages
+      filters[name].value = [...filters[name].options].find(option => option.value !== "" && +option.value === +button.dataset[name])?.value ?? "";
     filters.result.value = "all";
     shown = PAGE;
     draw();
