@@ -140,16 +140,18 @@ class RowWriter:
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
-    """Return the runs at or below each path, by folder name; raises UserError for a path without any."""
+    """Return the runs at or below each path, by folder name, and lm-eval's samples of our tasks as runs; raises UserError for none."""
+    from .harness.samples import find_samples
+
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"run {str(path)!r}: no such path; give a run's folder or a folder of runs")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
-        found = sorted(rows.parent for rows in folder.rglob("rows.jsonl"))
+        found = [Run(rows.parent) for rows in sorted(folder.rglob("rows.jsonl"))] + find_samples(path)
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
-        runs |= {folder.resolve(): Run(folder) for folder in found}
+        runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
 
 
