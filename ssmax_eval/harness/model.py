@@ -133,7 +133,8 @@ class SSMaxLM(HFLM):
         with reading(self, max(len(each.ids) for each in prompts)):
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
                 # one-token choices after the same context: lm-eval reads it once for all of them
-                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
+                size = override_bs or self.prompts_at_once(max(len(each.ids) for each in prompts))
+                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, size))
             answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
@@ -155,19 +156,24 @@ class SSMaxLM(HFLM):
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
         for length, group in groupby(order, key=lambda i: len(prompts[i].ids)):
             same = list(group)
-            auto = self.batch_size == "auto"
-            size = (
-                max(1, BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"]) // length) if auto else self.batch_size
-            )
+            size = self.prompts_at_once(length)
             for start in range(0, len(same), size):
                 batch = same[start : start + size]
-                scores = score_halving(score, self.model, self.tokenizer, [prompts[i] for i in batch], halve=auto)
+                scores = score_halving(
+                    score, self.model, self.tokenizer, [prompts[i] for i in batch], halve=self.batch_size == "auto"
+                )
                 if failed := next((each["error"] for each in scores if each["error"]), None):
                     raise UserError(f"a sequence of {length} tokens has no score: {failed}")
                 found |= dict(zip(batch, scores, strict=True))
                 bar.update(len(batch))
         bar.close()
         return [found[i] for i in range(len(prompts))]
+
+    def prompts_at_once(self, length: int) -> int:
+        """Return how many sequences of a length share a forward pass."""
+        if self.batch_size == "auto":
+            return max(1, BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"]) // length)
+        return int(self.batch_size)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate as lm-eval does, with room for the longest prompt and all it may write; where there is none, an error."""

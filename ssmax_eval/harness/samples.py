@@ -63,7 +63,11 @@ class Samples(Run):
             "dtype": str(config.get("model_dtype", "not recorded")).removeprefix("torch."),
         }
         # they run a checkpoint as it is, so its law is the one in its config
-        attention = {"attention": self.parameters.get("model_attention", "not recorded"), "swapped": False}
+        attention = {
+            "attention": self.parameters.get("model_attention", "not recorded"),
+            "swapped": False,
+            "unscaled_layers": [],
+        }
         return {
             "model": model,
             "attention": attention,
