@@ -130,7 +130,7 @@ class SSMaxLM(HFLM):
                 "a request has no tokens to score or none before them: its task and this tokenizer do not fit"
             )
         prompts = [prompt(context, continuation) for _, context, continuation in requests]
-        with reading(self, max(len(each.ids) for each in prompts)):
+        with reading(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
                 # one-token choices after the same context: lm-eval reads it once for all of them
                 size = override_bs or self.prompts_at_once(max(len(each.ids) for each in prompts))
