@@ -133,8 +133,7 @@ class SSMaxLM(HFLM):
         with reading(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
                 # one-token choices after the same context: lm-eval reads it once for all of them
-                size = override_bs or self.prompts_at_once(max(len(each.ids) for each in prompts))
-                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, size))
+                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
             answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
@@ -174,6 +173,10 @@ class SSMaxLM(HFLM):
         if self.batch_size == "auto":
             return max(1, BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"]) // length)
         return int(self.batch_size)
+
+    def _detect_batch_size(self, requests: Sequence[Pair] | None = None, pos: int = 0) -> int:
+        # lm-eval would try 64 sequences of the greatest length, with all their logits
+        return self.prompts_at_once(sum(map(len, requests[pos][1:])) if requests else self.max_length)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate as lm-eval does, with room for the longest prompt and all it may write; where there is none, an error."""
