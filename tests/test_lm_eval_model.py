@@ -1,8 +1,11 @@
 """Model type `ssmax-eval` in lm-eval: stock's numbers, laws and RoPE as model_args, its guards; the commands and the samples they leave."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import lm_eval.tasks
 import pytest
@@ -275,3 +278,25 @@ ssmax_eval.cli.main(["lm-eval", "--help"])
     assert out.returncode == 2
     assert "lm_eval is not installed; run: pip install 'ssmax-eval[lm-eval]'" in out.stderr
     assert len(out.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme(checkpoint, tmp_path):
+    """The three lines as they stand there, by the shell, on a tiny model and a small grid."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    lines = next(
+        block for block in re.findall(r"```sh\n(.*?)```", readme, re.S) if "lm-tasks-path" in block
+    ).splitlines()
+    assert len(lines) == 3
+    here = f"{sys.executable} -m"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
+    for line in lines:
+        words = re.sub(r"(^|\()ssmax-eval", rf"\1{here} ssmax_eval", re.sub("^lm_eval", f"{here} lm_eval", line))
+        words = words.replace("./my-model", str(checkpoint))
+        words += " --metadata context_lengths=[96,160] trials=1" if "--tasks" in line else ""
+        out = subprocess.run(
+            words, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert out.returncode == 0, out.stderr[-2000:]
+        assert "acc_160" in out.stdout or line is lines[2]
+    assert "attention: single" in (tmp_path / "reports" / "lm-eval.html").read_text()
