@@ -10,13 +10,14 @@ with warnings.catch_warnings():
     pytest.importorskip("lm_eval")
     import lm_eval.evaluator
     from lm_eval.api.instance import Instance
+    from lm_eval.api.registry import get_model
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     from ssmax_eval.harness import tasks_path
     from ssmax_eval.harness.model import SSMaxLM
 
-__all__ = ["HFLM", "Instance", "SSMaxLM", "TaskManager", "tasks_path"]
+__all__ = ["HFLM", "Instance", "SSMaxLM", "TaskManager", "get_model", "tasks_path"]
 LOADED = dict(device="cpu", trust_remote_code=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ssmax_eval
+from ssmax_eval.harness import tasks_path
 
 INTERFACE, LAWS, ROPE = "attention/interface.py", "attention/laws.py", "models/rope.py"
 LOAD, CHECKPOINT = "models/load.py", "models/checkpoint.py"
@@ -110,7 +111,11 @@ FAULTS = {
     "test_trap_17_a_response": ("harness/model.py", "if made_with != own:", "if False:"),
     "test_trap_17_metrics": ("harness/tasks.py", "{name}_{doc['context_length']}", "{name}_96"),
     "test_other_ids": ("harness/requests.py", 'if prompt.sha256 != doc["prompt_sha256"]:', "if False:"),
-    "test_any_tokenizers_ids": ("harness/requests.py", "p.ids[-p.answer_length :]", "p.ids[-p.answer_length - 1 :]"),
+    "test_any_tokenizers_ids": (
+        "harness/requests.py",
+        "prompt.ids[-prompt.answer_length :]",
+        "prompt.ids[-prompt.answer_length - 1 :]",
+    ),
     "test_only_the_answers": (
         "harness/model.py",
         "< len({tuple(each.ids) for each",
@@ -137,7 +142,8 @@ FAULTS = {
 def test_fault_is_caught(test, tmp_path):
     where, right, wrong = FAULTS[test]
     package = shutil.copytree(Path(ssmax_eval.__file__).parent, tmp_path / "ssmax_eval")
-    shutil.copytree(Path(ssmax_eval.__file__).parent.parent / "tasks", tmp_path / "tasks")
+    if not (package / "tasks").exists():  # in an installed package they are inside
+        shutil.copytree(tasks_path(), tmp_path / "tasks")
     source = (package / where).read_text()
     assert source.count(right) >= 1, f"{where} no longer holds {right!r}"
     (package / where).write_text(source.replace(right, wrong, 1))

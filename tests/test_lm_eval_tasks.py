@@ -2,11 +2,12 @@
 
 import collections
 import json
+import logging
 
 import pytest
 import torch
 from conftest import make_tokenizer
-from harnessed import Instance, TaskManager, evaluate, metrics, ours, stock, tasks, tasks_path
+from harnessed import Instance, TaskManager, evaluate, get_model, metrics, ours, stock, tasks, tasks_path
 from tiny import build
 
 from ssmax_eval.data.needles import Needle
@@ -116,7 +117,7 @@ def test_any_tokenizers_ids_are_the_native_ones(any_tokenizer, monkeypatch):
 def test_other_ids_are_an_error(checkpoint, tmp_path):
     """A model that adds a BOS of its own, and one with another tokenizer than its task."""
     bos = make_tokenizer("bos")
-    with pytest.raises(UserError, match="makes 97 tokens of it, not the 96 .* leave add_bos_token out"):
+    with pytest.raises(UserError, match="makes 97 tokens of it, not the 96 .* let add_bos_token in --model_args be"):
         evaluate(stock(checkpoint, tokenizer=bos), "ssmax_needle", pretrained=str(checkpoint), **GRID)
     with pytest.raises(UserError, match="give task and model one tokenizer"):
         evaluate(stock(checkpoint), "ssmax_needle", tokenizer=str(BUNDLED / "ssmax-2m"), **GRID)
@@ -273,3 +274,13 @@ def test_a_prompts_ids_are_checked_by_their_hash(checkpoint):
     assert prompt_of(lm, doc).sha256 == doc["prompt_sha256"]
     with pytest.raises(UserError, match="or others"):
         prompt_of(lm, doc | {"context": doc["context"].replace("magic", "secret")})
+
+
+def test_a_backend_that_takes_text_only_gets_text(checkpoint, caplog):
+    """As lm-eval's own dummy, and an API without a tokenizer of its own."""
+    logging.getLogger("lm_eval").propagate = True
+    dummy = get_model("dummy")()
+    dummy.loglikelihood = lambda requests: [(-1.0, True) for each in requests]
+    results = evaluate(dummy, "ssmax_needle", 4, pretrained=str(checkpoint), **GRID)
+    assert metrics(results, "ssmax_needle")["nll"] == 1
+    assert "DummyLM shows no token ids: prompts are sent as text, unchecked" in caplog.text

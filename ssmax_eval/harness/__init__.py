@@ -11,7 +11,7 @@ from ..errors import UserError
 
 def tasks_path() -> Path:
     """Return the folder of our lm-eval task files, for --include_path. Raises UserError for an installation without it."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "tasks", package.parent / "tasks"):  # in a wheel, in a checkout
         if (folder / "ssmax_needle.yaml").is_file():
             return folder

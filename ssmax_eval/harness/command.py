@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -65,11 +66,12 @@ def with_our_tasks(manager: type) -> type:
             self, verbosity: Any = None, include_path: Any = None, include_defaults: bool = True, metadata: Any = None
         ):
             given = [include_path] if isinstance(include_path, str) else list(include_path or [])
+            others = [path for path in given if Path(path).resolve() != tasks_path()]
             metadata = dict(metadata or {})
             if "pretrained" in metadata and "tokenizer" not in metadata:
                 with suppress(UserError):  # tasks that make their own data know no bundled names
                     source = resolve(str(metadata["pretrained"]))
                     metadata |= {} if source.is_gguf else {"tokenizer": str(source.path)}
-            super().__init__(verbosity, [*given, tasks_path()], include_defaults, metadata)
+            super().__init__(verbosity, [*others, tasks_path()], include_defaults, metadata)
 
     return WithOurTasks

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM, TemplateLM
+from lm_eval.api.model import LM, CacheHook, TemplateLM
 from transformers import PreTrainedModel
 
 from ..data.prompts import Prompt
@@ -33,7 +33,7 @@ def prompt_of(lm: TemplateLM, doc: dict[str, Any]) -> Prompt:
     if prompt.sha256 != doc["prompt_sha256"]:
         raise UserError(
             f"prompt {doc['sample']}: the model's tokenizer makes {len(ids)} tokens of it, not the {doc['context_length']} that the task "
-            "assembled, or others; leave add_bos_token out of --model_args and give task and model one tokenizer"
+            "assembled, or others; give task and model one tokenizer, and let add_bos_token in --model_args be as that has it"
         )
     return prompt
 
@@ -66,15 +66,27 @@ def reading(lm: Any, tokens: int) -> Iterator[None]:
 
 def exact_loglikelihood(self: LM, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
     """Return (log-likelihood in nats, is greedy decoding's choice) of each document's answer, given exactly its prompt's ids."""
-    if not isinstance(self, TemplateLM):
-        log.warning("%s shows no token ids: prompts are sent as text, unchecked", type(self).__name__)
-        answers: list[tuple[float, bool]] = self.loglikelihood(list(requests))
-        return answers
-    prompts = [prompt_of(self, request.doc) for request in requests]
-    with reading(self, max(len(prompt.ids) for prompt in prompts)):
-        # without their text: --use_cache knows neither model nor settings, so it gets nothing to keep
-        pairs = [(None, p.ids[: -p.answer_length], p.ids[-p.answer_length :]) for p in prompts]
-        return list(self._loglikelihood_tokens(pairs))
+    hook = self.cache_hook
+    # --use_cache knows neither model nor settings, so it gets nothing to keep
+    self.cache_hook = CacheHook(None)
+    try:
+        if not shows_ids(self):
+            log.warning("%s shows no token ids: prompts are sent as text, unchecked", type(self).__name__)
+            return list(self.loglikelihood(list(requests)))
+        prompts = [prompt_of(self, request.doc) for request in requests]
+        with reading(self, max(len(prompt.ids) for prompt in prompts)):
+            triples = [
+                (request.args, prompt.ids[: -prompt.answer_length], prompt.ids[-prompt.answer_length :])
+                for request, prompt in zip(requests, prompts, strict=True)
+            ]
+            return list(self._loglikelihood_tokens(triples))
+    finally:
+        self.cache_hook = hook
+
+
+def shows_ids(lm: LM) -> bool:
+    """Tell whether a backend can be given token ids; some APIs take text only."""
+    return isinstance(lm, TemplateLM) and all(isinstance(each, int) for each in lm.tok_encode("a"))
 
 
 def attention_mass(self: LM, requests: Sequence[Instance]) -> list[str]:
