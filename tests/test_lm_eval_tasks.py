@@ -157,10 +157,7 @@ def test_trap_17_a_length_that_nobody_set_follows_the_prompts(tmp_path, tokenize
             with pytest.raises(UserError, match="has 128 learned positions"):
                 evaluate(lm, "ssmax_needle", **grid)
             continue
-        found = evaluate(lm, "ssmax_needle", **grid)["samples"]["ssmax_needle"]
-        assert {sample["doc"]["prompt_sha256"]: sample["acc"] for sample in found} == {
-            sha: row["correct"] for sha, row in native(lm, **GRID).items()
-        }
+        check_verdicts(lm, tmp_path, native(lm, **GRID), 1e-4, **GRID)
         assert lm.max_length == 128  # other tasks keep the length they had
 
 
