@@ -214,6 +214,7 @@ def test_the_tasks_of_one_length_have_that_length(checkpoint):
         ({"depth_percents": [101]}, "depth percent 101"),
         ({"task": "triple"}, "task 'triple': allowed are single"),
         ({"haystack": "nowhere"}, "no such file"),
+        ({"pretrained": "no/such"}, "tokenizer 'no/such': cannot be loaded"),
         ({"pretrained": None}, "tokenizer: the prompts have exactly as many tokens"),
     ],
 )

@@ -58,7 +58,7 @@ def register() -> None:
 
 def with_our_tasks(manager: type) -> type:
     """Return lm-eval's task manager, looking for tasks in our folder too, whatever --include_path says."""
-    from ..models.sources import resolve
+    from ..models.sources import on_disk
     from . import tasks_path
 
     class WithOurTasks(manager):
@@ -68,10 +68,10 @@ def with_our_tasks(manager: type) -> type:
             given = [include_path] if isinstance(include_path, str) else list(include_path or [])
             others = [path for path in given if Path(path).resolve() != tasks_path()]
             metadata = dict(metadata or {})
-            if "pretrained" in metadata and "tokenizer" not in metadata:
-                with suppress(UserError):  # tasks that make their own data know no bundled names
-                    source = resolve(str(metadata["pretrained"]))
-                    metadata |= {} if source.is_gguf else {"tokenizer": str(source.path)}
+            with suppress(UserError):  # what is no model is said where it is loaded
+                source = on_disk(str(metadata.get("pretrained")))
+                if source and not source.is_gguf:  # lm-eval's tasks that make their own data know no bundled names
+                    metadata = {"tokenizer": str(source.path)} | metadata
             super().__init__(verbosity, [*others, tasks_path()], include_defaults, metadata)
 
     return WithOurTasks

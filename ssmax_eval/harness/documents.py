@@ -19,7 +19,7 @@ from ..data.needles import Needle
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..models.load import load_tokenizer
-from ..models.sources import ModelSource, resolve
+from ..models.sources import ModelSource, on_disk
 from ..probes.defaults import WINDOW, default_lengths
 from ..probes.needle import NeedleProbe, Sample
 
@@ -106,11 +106,11 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 
 
 def source_of(given: Given) -> ModelSource | None:
-    """Return the model that `--model_args pretrained=` names, if it lies on this disk or is one of ours."""
+    """Return the model that `--model_args pretrained=` names, if it lies on this disk; what a backend gets elsewhere is its own."""
     try:
-        return resolve(str(given["pretrained"])) if isinstance(given.get("pretrained"), str) else None
+        return on_disk(str(given.get("pretrained")))
     except UserError:
-        return None  # a name that the backend knows what to do with
+        return None  # a folder that is no checkpoint to us, but perhaps to the backend
 
 
 def tokenizer_of(given: Given) -> PreTrainedTokenizerBase:
@@ -129,7 +129,7 @@ def tokenizer_of(given: Given) -> PreTrainedTokenizerBase:
         return load_tokenizer(source, trusted)
     try:
         return AutoTokenizer.from_pretrained(named, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the libraries below raise anything
         raise UserError(f"tokenizer {named!r}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
 
 
@@ -145,7 +145,7 @@ def context_lengths(given: Given) -> tuple[int, ...]:
     """Return the lengths asked for; by default what the native probes take for this model."""
     if asked := numbers(given, "context_lengths", int):
         return tuple(asked)
-    return tuple(default_lengths([str(given["pretrained"])]) if source_of(given) else default_lengths([]))
+    return tuple(default_lengths([str(given["pretrained"])] if source_of(given) else []))
 
 
 def check_names(given: Given) -> None:
