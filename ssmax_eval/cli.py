@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .errors import UserError
+from .harness.command import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .probes.commands import attention_command, loss_command, needle_command, run_command
 from .training.commands import recipes_command, retrofit_command, train_command
 
@@ -28,6 +29,8 @@ app.command("run")(run_command)
 app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
+app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
+app.command("lm-tasks-path")(lm_tasks_path_command)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -154,7 +157,9 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run
     try:
-        code = app([dashed(argument) for argument in given], prog_name="ssmax-eval", standalone_mode=False)
+        # what goes on to lm-eval stays as it is
+        spelled = given if given[:1] == ["lm-eval"] else [dashed(argument) for argument in given]
+        code = app(spelled, prog_name="ssmax-eval", standalone_mode=False)
     except UserError as error:
         fail(str(error))
     except BrokenPipeError:  # whoever read us has seen enough

@@ -30,18 +30,7 @@ ROW = {
     "correct": bool | None, "first_correct": bool | None, "nll_sum": NUMBER, "depth_percent": NUMBER, "answer_nll": NUMBER,
     "haystack_nll": NUMBER, "top_mass_answer": list | None, "mass_answer": list | None, "answer_ranks": list | None,
 }  # fmt: skip
-PROMPT = (
-    "task",
-    "value",
-    "needles",
-    "haystack",
-    "trial",
-    "control",
-    "realised_depth_percent",
-    "needle",
-    "question",
-    "expected",
-)
+PROMPT = "model attention rope task value needles haystack trial control realised_depth_percent needle question expected".split()
 
 
 def run_id_of(key: dict[str, Any]) -> str:
@@ -169,16 +158,18 @@ class RowWriter:
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
-    """Return the runs at or below each path, by folder name; raises UserError for a path without any."""
+    """Return the runs at or below each path, by folder name, and lm-eval's samples of our tasks as runs; raises UserError for none."""
+    from .harness.samples import find_samples
+
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise UserError(f"run {str(path)!r}: no such path; give a run's folder or a folder of runs")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
-        found = sorted(rows.parent for rows in folder.rglob("rows.jsonl"))
+        found = [Run(rows.parent) for rows in sorted(folder.rglob("rows.jsonl"))] + find_samples(path)
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
-        runs |= {folder.resolve(): Run(folder) for folder in found}
+        runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import ssmax_eval
+from ssmax_eval.harness import tasks_path
 
 INTERFACE, LAWS, ROPE = "attention/interface.py", "attention/laws.py", "models/rope.py"
 LOAD, CHECKPOINT = "models/load.py", "models/checkpoint.py"
@@ -123,6 +124,35 @@ FAULTS = {
         '"correct"].fillna(False).astype("Float64")',
     ),
     "test_trap_15_logits": ("probes/scoring.py", "if not torch.isfinite(logits).all():", "if False:"),
+    "test_trap_17_limit": ("harness/documents.py", "(j + j // both) % len(depths)", "j % len(depths)"),
+    "test_trap_17_a_prompt": (
+        "harness/requests.py",
+        "if own or not isinstance(model",
+        "if False and not isinstance(model",
+    ),
+    "test_trap_17_a_length": ("harness/requests.py", "lm._max_length = tokens", "pass"),
+    "test_trap_17_no_stale": ("harness/tasks.py", '"cache_requests": False, ', ""),
+    "test_trap_17_a_response": ("harness/model.py", "if made_with != own:", "if False:"),
+    "test_trap_17_metrics": ("harness/tasks.py", "{name}_{doc['context_length']}", "{name}_96"),
+    "test_other_ids": ("harness/requests.py", 'if prompt.sha256 != doc["prompt_sha256"]:', "if False:"),
+    "test_any_tokenizers_ids": (
+        "harness/requests.py",
+        "prompt.ids[-prompt.answer_length :]",
+        "prompt.ids[-prompt.answer_length - 1 :]",
+    ),
+    "test_only_the_answers": (
+        "harness/model.py",
+        "< len({tuple(each.ids) for each",
+        "<= len({tuple(each.ids) for each",
+    ),
+    "test_loss_is_of": (
+        "harness/documents.py",
+        "whole.ids[len(whole.ids) - length + whole.bos :]",
+        "whole.ids[whole.bos : length]",
+    ),
+    "test_a_score_that_is": ("harness/tasks.py", "if not all(math.isfinite(value)", "if not all(True"),
+    "test_laws_and_rope": ("harness/model.py", "rope.theta_factor, rope.theta,", "1.0, rope.theta,"),
+    "test_verdicts_are_the": ("harness/tasks.py", "float(is_greedy)", "float(likelihood > -20)"),
     "test_trap_18": (
         "statistics/grids.py",
         'correct=rows["correct"].astype("Float64")',
@@ -136,6 +166,8 @@ FAULTS = {
 def test_fault_is_caught(test, tmp_path):
     where, right, wrong = FAULTS[test]
     package = shutil.copytree(Path(ssmax_eval.__file__).parent, tmp_path / "ssmax_eval")
+    if not (package / "tasks").exists():  # in an installed package they are inside
+        shutil.copytree(tasks_path(), tmp_path / "tasks")
     source = (package / where).read_text()
     assert source.count(right) >= 1, f"{where} no longer holds {right!r}"
     (package / where).write_text(source.replace(right, wrong, 1))

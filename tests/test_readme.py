@@ -20,7 +20,9 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-LINES = [line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("ssmax-eval")]
+LINES = [
+    line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("ssmax-eval") and "lm-eval" not in line
+]
 # a recipe of seconds: the shape of the command, not its size
 TINY = {
     "layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "vocabulary": 400, "steps": 8, "tokens_per_step": 512,

@@ -170,6 +170,15 @@ def resolve(reference: str) -> ModelSource:
     )
 
 
+def on_disk(reference: str) -> ModelSource | None:
+    """Return the model of a reference that needs no hub: a name that ships with us or with a package, or a path; None for others."""
+    names = (reference, reference.partition("=")[2])  # perhaps LABEL=REF
+    known = any(
+        name in bundled_names() or name in PACKAGED or Path(os.path.expanduser(name)).exists() for name in names if name
+    )
+    return resolve(reference) if known else None
+
+
 def checkpoint_path(path: Path, reference: str) -> Path:
     """Return the directory itself if it holds a transformers checkpoint, or the one .gguf file in it."""
     if (path / "config.json").is_file():

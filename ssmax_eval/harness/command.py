@@ -1,0 +1,77 @@
+"""The commands: lm-eval's own, with our tasks and model type in it, and where the tasks are."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UserError
+
+FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+
+
+def lm_tasks_path_command() -> None:
+    """Print the folder of our lm-eval tasks, for lm-eval's --include_path."""
+    from . import tasks_path
+
+    print(tasks_path())
+
+
+def lm_eval_command(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[LM-EVAL ARGUMENT]...", help="All that lm-eval takes.")
+    ] = None,
+) -> None:
+    """lm-eval's own command line, with our tasks and `--model ssmax-eval` in it."""
+    from ..cli import quiet_libraries
+
+    quiet_libraries()
+    try:
+        import lm_eval.tasks
+        from lm_eval._cli import HarnessCLI
+        from lm_eval.utils import setup_logging
+    except ModuleNotFoundError as error:
+        raise UserError(f"lm-eval: {error.name} is not installed; run: pip install 'ssmax-eval[lm-eval]'") from error
+    register()
+    lm_eval.tasks.TaskManager = with_our_tasks(lm_eval.tasks.TaskManager)
+    setup_logging()
+    sys.argv = ["lm-eval", *(arguments or ["--help"])]
+    command_line = HarnessCLI()
+    try:
+        command_line.execute(command_line.parse_args())
+    except UserError:
+        raise
+    except (ValueError, KeyError, ImportError) as error:  # how lm-eval says what its user got wrong
+        raise UserError(f"lm-eval: {error.args[0] if error.args else error}") from error
+
+
+def register() -> None:
+    """Make model type `ssmax-eval` known to lm-eval; its next release does that itself, by our entry point."""
+    import lm_eval.models  # noqa: F401  (its own types first)
+    from lm_eval.api.registry import model_registry
+
+    if "ssmax-eval" not in model_registry:
+        model_registry.register("ssmax-eval", target="ssmax_eval.harness.model:SSMaxLM")
+
+
+def with_our_tasks(manager: type) -> type:
+    """Return lm-eval's task manager, looking for tasks in our folder too, whatever --include_path says."""
+    from ..models.sources import on_disk
+    from . import tasks_path
+
+    class WithOurTasks(manager):
+        def __init__(
+            self, verbosity: Any = None, include_path: Any = None, include_defaults: bool = True, metadata: Any = None
+        ):
+            given = [include_path] if isinstance(include_path, str) else list(include_path or [])
+            others = [path for path in given if Path(path).resolve() != tasks_path()]
+            metadata = dict(metadata or {})
+            with suppress(UserError):  # what is no model is said where it is loaded
+                source = on_disk(str(metadata.get("pretrained")))
+                if source and not source.is_gguf:  # lm-eval's tasks that make their own data know no bundled names
+                    metadata = {"tokenizer": str(source.path)} | metadata
+            super().__init__(verbosity, [*others, tasks_path()], include_defaults, metadata)
+
+    return WithOurTasks

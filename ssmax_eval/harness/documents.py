@@ -1,0 +1,182 @@
+"""Prompts as lm-eval's documents: the native probes' own, built offline for the tokenizer of the model that is asked.
+
+Each function is a `custom_dataset`: it takes what `--metadata` and `--model_args` say and returns {"test": documents,
+"parameters": all that decided them}. Lengths, depths and trials are interleaved, so that the first N documents are balanced.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import datasets
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ..data.documents import Documents
+from ..data.encoding import Encoder
+from ..data.needles import Needle
+from ..data.prompts import Prompt
+from ..errors import UserError
+from ..models.load import load_tokenizer
+from ..models.sources import ModelSource, on_disk
+from ..probes.defaults import WINDOW, default_lengths
+from ..probes.needle import NeedleProbe, Sample
+
+Given = Mapping[str, Any]
+Built = dict[str, Any]
+DEPTHS, TRIALS, DOCUMENTS = (0, 25, 50, 75, 100), 5, 8
+SETTINGS = "context_lengths depth_percents trials haystack task value needles seed text documents window".split()
+
+
+def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **given: Any) -> Built:
+    """Return the prompts of a needle grid. one_length: of a task which has but one. Raises UserError."""
+    check_names(given)
+    if one_length is not None and "context_lengths" in given:
+        raise UserError(
+            f"context_lengths {given['context_lengths']!r}: this task is for {one_length} tokens; take ssmax_needle for others"
+        )
+    task = str(given.get("task", "single"))
+    probe = NeedleProbe(
+        context_lengths=(one_length,) if one_length else context_lengths(given),
+        depth_percents=tuple(numbers(given, "depth_percents", float) or DEPTHS),
+        trials=number(given, "trials", TRIALS),
+        needle=Needle(task, str(given.get("value", "number")), number(given, "needles", 4)),
+        haystack=str(given.get("haystack", "text")) if task != "digits" else "digits",
+        seed=number(given, "seed", 0),
+        attention_mass=with_mass,
+    )
+    tokenizer = tokenizer_of(given)
+    docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
+    return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
+
+
+def loss_documents(**given: Any) -> Built:
+    """Return the same last `window` tokens of each document with shorter and longer context before them. Raises UserError."""
+    check_names(given)
+    lengths = sorted(set(context_lengths(given)))
+    window = number(given, "window", min(WINDOW, lengths[0] // 2))
+    if not 1 <= window < lengths[0]:
+        raise UserError(f"window {window}: allowed are 1 to {lengths[0] - 1}, less than the shortest context length")
+    count, seed = number(given, "documents", DOCUMENTS), number(given, "seed", 0)
+    source, tokenizer = Documents(str(given.get("text", "text"))), tokenizer_of(given)
+    docs = []
+    for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
+        for length in lengths:
+            ids = whole.ids[: whole.bos] + whole.ids[len(whole.ids) - length + whole.bos :]
+            prompt = Prompt(ids, window, "", "", "", None, None, None, None, None, len(ids) - window, None, 0)
+            text = decoded(tokenizer, ids[whole.bos : -window]), decoded(tokenizer, ids[-window:])
+            docs.append(
+                {"sample": f"{length}/{i}", "document": whole.name, "text": source.name, "seed": seed}
+                | {"context_length": length, **asdict(prompt), "prompt_sha256": prompt.sha256}
+                | {"context": text[0], "answer": text[1]}
+            )
+    parameters = {"context_lengths": lengths, "documents": count, "window": window, "text": source.name}
+    parameters |= {"text_sha256": source.sha256, "seed": seed}
+    return {"test": datasets.Dataset.from_list(docs), "parameters": {**parameters, **about(given)}}
+
+
+def interleaved(probe: NeedleProbe) -> list[Sample]:
+    """Return a grid's samples so that in the first N, for every N, counts of lengths differ by one at most, and so do those of depths."""
+    lengths, depths = probe.context_lengths, probe.depth_percents
+    both = math.lcm(len(lengths), len(depths))  # after so many, the same pairs would come again
+    cells = len(lengths) * len(depths)
+    return [
+        Sample(lengths[j % len(lengths)], depths[(j + j // both) % len(depths)], trial)
+        for trial in range(probe.trials)
+        for j in range(cells)
+    ]
+
+
+def needle_document(tokenizer: PreTrainedTokenizerBase, probe: NeedleProbe, sample: Sample) -> dict[str, Any]:
+    """Return a native prompt as text, cut where its answer's tokens begin, with all that its native row says of it.
+
+    Its ids go along where encoding the text would give others: the empty lines that fill up ABCDigits with some tokenizers.
+    """
+    prompt = probe.prompt(tokenizer, sample)
+    encoder = Encoder(tokenizer, ".", " ")
+    own = prompt.ids[len(encoder.bos) :]
+    context, answer = encoder.decode(own[: -prompt.answer_length]), encoder.decode(own[-prompt.answer_length :])
+    ids = None if tokenizer(context + answer, verbose=False).input_ids == prompt.ids else prompt.ids
+    return {**probe.row(sample, prompt, {}), **asdict(prompt), "ids": ids, "context": context, "answer": answer}
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return Encoder(tokenizer, ".", " ").decode(ids)
+
+
+def source_of(given: Given) -> ModelSource | None:
+    """Return the model that `--model_args pretrained=` names, if it lies on this disk; what a backend gets elsewhere is its own."""
+    try:
+        return on_disk(str(given.get("pretrained")))
+    except UserError:
+        return None  # a folder that is no checkpoint to us, but perhaps to the backend
+
+
+def tokenizer_of(given: Given) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `tokenizer` or `pretrained` (a name, or a tokenizer itself). Raises UserError where none is named."""
+    named = given.get("tokenizer") or given.get("pretrained") or given.get("model")
+    if isinstance(named, PreTrainedTokenizerBase):
+        return named
+    if not isinstance(named, str) or not named:
+        raise UserError(
+            "tokenizer: the prompts have exactly as many tokens as asked for, so they need one; "
+            "put pretrained=MODEL into --model_args or tokenizer=MODEL into --metadata"
+        )
+    trusted = given.get("trust_remote_code") is True
+    source = source_of({"pretrained": named})
+    if source is not None:
+        return load_tokenizer(source, trusted)
+    try:
+        return AutoTokenizer.from_pretrained(named, trust_remote_code=trusted)
+    except Exception as error:  # the libraries below raise anything
+        raise UserError(f"tokenizer {named!r}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
+
+
+def about(given: Given) -> dict[str, Any]:
+    """Return what the run's records should tell of the model beside its arguments: its name and the law it carries."""
+    source = source_of(given)
+    entry = source.config().get("ssmax") if source else None
+    law = entry.get("attention") if isinstance(entry, dict) else "softmax"
+    return {"model": source.label, "model_attention": law} if source else {}
+
+
+def context_lengths(given: Given) -> tuple[int, ...]:
+    """Return the lengths asked for; by default what the native probes take for this model."""
+    if asked := numbers(given, "context_lengths", int):
+        return tuple(asked)
+    return tuple(default_lengths([str(given["pretrained"])] if source_of(given) else []))
+
+
+def check_names(given: Given) -> None:
+    """Raise UserError for a setting that is nearly one of ours: what no task knows would be ignored in silence."""
+    for name in given:
+        near = difflib.get_close_matches(name.replace("-", "_"), SETTINGS, 1, 0.85)
+        if near and name not in SETTINGS:
+            raise UserError(f"metadata {name!r}: not a setting; did you mean {near[0]}?")
+
+
+def numbers(given: Given, name: str, kind: type[int] | type[float]) -> list[Any]:
+    """Return a setting that is one number, a list of them, or text with commas; [] where it is not given."""
+    value = given.get(name)
+    if value is None:
+        return []
+    parts = value.split(",") if isinstance(value, str) else list(value) if isinstance(value, list | tuple) else [value]
+    try:
+        found = [kind(part) for part in parts]
+        if not found or any(
+            isinstance(part, bool) or float(part) != each for part, each in zip(parts, found, strict=True)
+        ):
+            raise ValueError(value)
+    except (TypeError, ValueError) as error:
+        word = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{name} {value!r}: allowed are {word}, one or a list: {name}=[512,1024]") from error
+    return found
+
+
+def number(given: Given, name: str, default: int) -> int:
+    """Return a setting that is one whole number. Raises UserError."""
+    found = numbers(given, name, int) or [default]
+    if len(found) != 1:
+        raise UserError(f"{name} {given[name]!r}: allowed is one whole number")
+    return int(found[0])

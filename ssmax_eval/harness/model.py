@@ -1,0 +1,193 @@
+"""lm-eval's model type `ssmax-eval`: any model of ours under any law and RoPE setting, scored as the native probes score.
+
+Prompts of equal length share a forward pass, only the answers' rows reach lm_head, and nothing is truncated.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from tqdm import tqdm
+
+from ..attention.interface import attention_law, law_state, native_law
+from ..data.prompts import Prompt
+from ..errors import UserError
+from ..evaluate import Settings, subject
+from ..models.load import load_model, load_tokenizer
+from ..models.rope import RopeSetting, rope_scaled
+from ..models.sources import resolve
+from ..probes.needle import BATCH_TOKENS
+from ..probes.scoring import Score, forced, score_halving
+from ..provenance import describe_model, describe_rope, environment
+from .requests import prompt_of, reading
+
+Scoring = Callable[[Any, Any, list[Prompt]], list[Score]]
+Pair = tuple[Any, list[int], list[int]]  # the texts or None, the context's ids, the continuation's
+HF_OPTIONS = "batch_size max_batch_size max_length enable_thinking think_end_token chat_template_args prefix_token_id"
+SETTINGS_KEY = "ssmax-eval"  # under which a response cache keeps what it was made with
+
+
+class SSMaxLM(HFLM):
+    """A transformers model as ssmax_eval loads it, for lm-eval.
+
+    pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, dtype, trust_remote_code: as --model, --attention ... of
+    `ssmax-eval needle`. batch_size: prompts in a forward pass; auto fills BATCH_TOKENS and halves when memory runs out.
+    max_length: a longer prompt is an error; None takes the longest. Raises UserError.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        attention: str | None = None,
+        rope_theta: float | None = None,
+        rope_theta_factor: float = 1.0,
+        rope_scaling: str | None = None,
+        dtype: str = "auto",
+        device: str | None = "cuda",
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> None:
+        if unknown := sorted(options.keys() - set(HF_OPTIONS.split())):
+            known = f"pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, dtype, {HF_OPTIONS.replace(' ', ', ')}"
+            raise UserError(f"model_args {unknown[0]}: not taken by model type ssmax-eval; allowed are {known}")
+        self._source = resolve(pretrained)
+        self._settings = Settings(dtype=dtype, trust_remote_code=trust_remote_code)
+        rope = RopeSetting(float(rope_theta_factor), rope_theta, rope_scaling)
+        super().__init__(
+            pretrained,
+            backend="causal",
+            device=device or "cuda",
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            **options,
+        )
+        self._setting = ExitStack()  # law and RoPE stay for the model's life
+        attached = self._setting.enter_context(
+            attention_law(self.model, attention) if attention else native_law(self.model)
+        )
+        effective = self._setting.enter_context(
+            rope_scaled(self.model, rope.theta_factor, rope.theta, rope.scaling, longest=options.get("max_length"))
+        )
+        self.setting = {
+            "model": describe_model(subject("", pretrained), self.model, self.tokenizer, dtype),
+            "attention": {**asdict(attached), "swapped": attention is not None, "learned": law_state(self.model)},
+            "rope": describe_rope(rope, effective),
+            "environment": environment(self.model),
+        }
+
+    def _get_config(self, pretrained: str, **ignored: Any) -> None:
+        self._config = None  # comes with the model
+
+    def _get_backend(self, *arguments: Any, **ignored: Any) -> None:
+        self.backend = "causal"
+
+    def _create_tokenizer(self, pretrained: str, *arguments: Any, **ignored: Any) -> None:
+        self.tokenizer = load_tokenizer(self._source, self._settings.trust_remote_code)
+
+    def _create_model(self, pretrained: str, **ignored: Any) -> None:
+        self._model, _ = load_model(
+            self._source,
+            dtype=self._settings.dtype,
+            device=str(self._device),
+            trust_remote_code=self._settings.trust_remote_code,
+        )
+        self._config = self._model.config
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what lm-eval's results should tell of the model: weights' fingerprint, law, effective RoPE, versions, machine."""
+        model = self.setting["model"]
+        info = {"model_num_parameters": model["parameters"], "model_dtype": f"torch.{model['dtype']}"}
+        return {**info, "model_sha": model["fingerprint"], "ssmax_eval": self.setting}
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Take lm-eval's response cache (--use_cache). Raises UserError for one of another model or setting."""
+        if (kept := cache_hook.dbdict) is not None:
+            own = json.dumps({key: self.setting[key] for key in ("model", "attention", "rope")}, sort_keys=True)
+            made_with = kept.get(SETTINGS_KEY) if len(kept) else own
+            if made_with != own:
+                raise UserError(
+                    f"use_cache {kept.filename!r}: its responses are of another model, law or RoPE setting; give another path"
+                )
+            kept[SETTINGS_KEY] = own
+        super().set_cache_hook(cache_hook)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Pair], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        if not requests:
+            return []
+        if not all(context and continuation for _, context, continuation in requests):
+            raise UserError(
+                "a request has no tokens to score or none before them: its task and this tokenizer do not fit"
+            )
+        prompts = [prompt(context, continuation) for _, context, continuation in requests]
+        with reading(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
+            if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
+                # one-token choices after the same context: lm-eval reads it once for all of them
+                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
+            answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
+        for (text, _, _), answer in zip(requests, answers, strict=True):
+            if text is not None:
+                self.cache_hook.add_partial("loglikelihood", text, answer)
+        return answers
+
+    def attention_mass(self, requests: Sequence[Instance]) -> list[str]:
+        """Return each document's score with every head's attention on the needle (probes.attention_mass), as JSON."""
+        prompts = [prompt_of(self, request.doc) for request in requests]
+        with reading(self, max(len(each.ids) for each in prompts)):
+            return [json.dumps(score) for score in self.scores(prompts, partial(forced, attention_mass=True))]
+
+    def scores(self, prompts: list[Prompt], score: Scoring, disable_tqdm: bool = False) -> list[Score]:
+        """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored."""
+        found: dict[int, Score] = {}
+        bar = tqdm(
+            total=len(prompts), disable=disable_tqdm or self.rank != 0 or None, desc="Running loglikelihood requests"
+        )
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+        for length, group in groupby(order, key=lambda i: len(prompts[i].ids)):
+            same = list(group)
+            size = self.prompts_at_once(length)
+            for start in range(0, len(same), size):
+                batch = same[start : start + size]
+                scores = score_halving(
+                    score, self.model, self.tokenizer, [prompts[i] for i in batch], halve=self.batch_size == "auto"
+                )
+                if failed := next((each["error"] for each in scores if each["error"]), None):
+                    raise UserError(f"a sequence of {length} tokens has no score: {failed}")
+                found |= dict(zip(batch, scores, strict=True))
+                bar.update(len(batch))
+        bar.close()
+        return [found[i] for i in range(len(prompts))]
+
+    def prompts_at_once(self, length: int) -> int:
+        """Return how many sequences of a length share a forward pass."""
+        if self.batch_size == "auto":
+            return max(1, BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"]) // length)
+        return int(self.batch_size)
+
+    def _detect_batch_size(self, requests: Sequence[Pair] | None = None, pos: int = 0) -> int:
+        # lm-eval would try 64 sequences of the greatest length, with all their logits
+        return self.prompts_at_once(sum(map(len, requests[pos][1:])) if requests else self.max_length)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Generate as lm-eval does, with room for the longest prompt and all it may write; where there is none, an error."""
+        room = [
+            len(self.tok_encode(text)) + normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]
+            for text, options in (request.args for request in requests)
+        ]
+        with reading(self, max(room)), torch.inference_mode():
+            return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
+
+
+def prompt(context: list[int], continuation: list[int]) -> Prompt:
+    """Return a context and what is scored after it as a prompt of no known needle."""
+    return Prompt([*context, *continuation], len(continuation), "", "", "", None, None, None, None, None, len(context), None, 0)

@@ -1,0 +1,139 @@
+"""What lm-eval wrote of our tasks (`--log_samples`), read as runs with a native run's rows. Needs neither lm-eval nor torch."""
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..results import Row, Run
+
+TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
+UNTOLD = dict.fromkeys(("predicted", "predicted_tokens", "expected_tokens", "first_correct", "answer_ranks", "margin"))  # by a log-likelihood
+
+
+class Samples(Run):
+    """One `samples_<task>_<time>.jsonl` of a needle task of ours, with the `results_<time>.json` beside it; `folder` is the file."""
+
+    is_complete = True  # lm-eval writes when all is done
+
+    @property
+    def run_id(self) -> str:
+        return hashlib.sha256(self.folder.read_bytes()).hexdigest()[:12]
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """lm-eval's results of the same run. Raises UserError where they are not beside the samples."""
+        beside = self.folder.with_name(f"results_{self.folder.stem.rpartition('_')[2]}.json")
+        try:
+            found: dict[str, Any] = json.loads(beside.read_text())
+            if not all(isinstance(found[part], dict) for part in ("config", "configs")):
+                raise ValueError("not lm-eval's")
+            return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"samples {self.folder}: {beside.name}, which says of what model they are, cannot be read ({error})"
+            ) from error
+
+    @property
+    def task(self) -> str:
+        return self.folder.stem.removeprefix("samples_").rpartition("_")[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What decided the prompts, as the task recorded it."""
+        found: dict[str, Any] = self.results["configs"].get(self.task, {}).get("metadata", {}).get("parameters", {})
+        return found
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """Model, attention, RoPE and environment as a run.json tells them; of lm-eval's own model types only what it records."""
+        config = self.results["config"]
+        if "ssmax_eval" in config:
+            return dict(config["ssmax_eval"])
+        arguments = config.get("model_args") or {}
+        named = arguments.get("pretrained", arguments.get("model", "?")) if isinstance(arguments, dict) else arguments
+        model = {
+            "label": self.parameters.get("model", os.path.basename(str(named).rstrip("/"))),
+            "architecture": f"lm-eval's {config['model']}",
+            "parameters": config.get("model_num_parameters") or 0,
+            "fingerprint": "not recorded",
+            "dtype": str(config.get("model_dtype", "not recorded")).removeprefix("torch."),
+        }
+        # they run a checkpoint as it is, so its law is the one in its config
+        attention = {
+            "attention": self.parameters.get("model_attention", "not recorded"),
+            "swapped": False,
+            "unscaled_layers": [],
+        }
+        return {
+            "model": model,
+            "attention": attention,
+            "rope": {"effective": None},
+            "environment": {"device": config["device"]},
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return what a native run.json tells, as far as lm-eval's results do."""
+        rows, seconds = self.rows(), self.results.get("total_evaluation_time_seconds")
+        return {
+            "probe": f"lm-eval {self.results.get('lm_eval_version', '')} {self.task}",
+            "parameters": self.parameters,
+            **self.setting,
+            "seconds": round(float(seconds or 0), 2),
+            "rows": len(rows),
+            "failed": 0,
+            "tokens": sum(row["context_length"] for row in rows),
+        }
+
+    def rows(self) -> list[Row]:
+        """Return a row for each prompt, with the columns of the needle probe. Raises UserError for a broken file."""
+        setting = self.setting
+        requested, effective = setting["rope"].get("requested") or {}, setting["rope"].get("effective") or {}
+        common = {
+            "model": setting["model"]["label"],
+            "fingerprint": setting["model"]["fingerprint"],
+            "dtype": setting["model"]["dtype"],
+            "attention": setting["attention"]["attention"],
+            "attention_swapped": setting["attention"]["swapped"],
+            "rope": effective.get("requested", "as trained"),
+            "rope_theta": effective.get("rope_theta"),
+            "rope_theta_factor": requested.get("theta_factor", 1.0),
+            "rope_scaling": requested.get("scaling"),
+        }
+        rows = []
+        for number, line in enumerate(self.folder.read_text().splitlines(), 1):
+            try:
+                rows.append(common | row_of(json.loads(line)))
+            except (ValueError, TypeError, KeyError, IndexError) as error:
+                raise UserError(
+                    f"samples {self.folder}: line {number} is not a sample of ours; run lm-eval again"
+                ) from error
+        return rows
+
+
+def row_of(sample: dict[str, Any]) -> Row:
+    """Return a logged sample as the row that the needle probe would have written."""
+    doc = {name: value for name, value in sample["doc"].items() if name not in TEXTS}
+    if sample["acc"] not in (0, 1) or not isinstance(doc["context_length"], int):
+        raise ValueError("no verdict")
+    row = {**doc, **UNTOLD, "correct": bool(sample["acc"]), "answer_nll": float(sample["nll"]), "error": None}
+    # masses come as one JSON text, with all that the native probe says of the answer
+    return row | (json.loads(sample["resps"][0][0]) if "mass_answer" in sample else {})
+
+
+def find_samples(path: Path) -> list[Samples]:
+    """Return the sample files of our needle tasks at or below a path; those of other tasks are none of ours."""
+    files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
+    return [Samples(file) for file in files if is_ours(file)]
+
+
+def is_ours(file: Path) -> bool:
+    try:
+        with file.open() as stream:
+            doc = json.loads(stream.readline())["doc"]
+        return {"prompt_sha256", "depth_percent"} <= doc.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
