@@ -190,4 +190,6 @@ class SSMaxLM(HFLM):
 
 def prompt(context: list[int], continuation: list[int]) -> Prompt:
     """Return a context and what is scored after it as a prompt of no known needle."""
-    return Prompt([*context, *continuation], len(continuation), "", "", "", None, None, None, None, None, len(context), None, 0)
+    return Prompt(
+        [*context, *continuation], len(continuation), "", "", "", None, None, None, None, None, len(context), None, 0
+    )

@@ -11,7 +11,9 @@ from ..errors import UserError
 from ..results import Row, Run
 
 TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
-UNTOLD = dict.fromkeys(("predicted", "predicted_tokens", "expected_tokens", "first_correct", "answer_ranks", "margin"))  # by a log-likelihood
+UNTOLD = dict.fromkeys(
+    ("predicted", "predicted_tokens", "expected_tokens", "first_correct", "answer_ranks", "margin")
+)  # by a log-likelihood
 
 
 class Samples(Run):
