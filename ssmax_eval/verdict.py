@@ -93,9 +93,9 @@ def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:
 def how_far(line: dict[str, Any], train_length: int | None) -> str:
     """Tell a series' effective context length."""
     score = f"{line['accuracy']:.2f} at {line['shortest']:,} tokens"
-    trained = f" (trained at {train_length:,})" if train_length else ""
+    trained = f"; trained at {train_length:,}" if train_length else ""
     if line["lengths"] == 1:
-        return f"It finds {score}{trained}, the only length with scores."
+        return f"It finds {score}, the only length with scores{trained}."
     if pd.isna(line["effective_length"]):
         return f"It finds nothing at its shortest length ({score}), so nothing can be said of how far it reaches."
     low, high = (

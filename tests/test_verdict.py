@@ -54,7 +54,7 @@ def test_the_verdict_matches_the_rows_counted_by_hand():
     assert f"Over all lengths: {everything['new']:.2f} against {everything['base']:.2f}, +0.48" in said
     assert "60 identical prompts" in said
     # 85% of 1.00: new holds .85 at 4,096, base holds at 256 alone
-    assert "It keeps 85% of its short score (1.00 at 256 tokens (trained at 256)) to at least 4,096" in said
+    assert "It keeps 85% of its short score (1.00 at 256 tokens; trained at 256) to at least 4,096" in said
     assert "That is at least 16 times as far" in said
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -51,7 +52,7 @@ def report(
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
     folder = None if figures_folder is None else Path(figures_folder)
     context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
-    kinds = [statistics.with_series(part) for part in (of_prompts, of_documents) if not part.empty]
+    kinds = [baseline_first(statistics.with_series(part), context) for part in (of_prompts, of_documents) if len(part)]
     names = [*dict.fromkeys(name for part in kinds for name in part["series"])]
     known_baseline(baseline, names)
     parts: dict[str, list[Any]] = {
@@ -145,6 +146,11 @@ def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: f
         raise UserError(
             f"run {record['run_id']}: thresholds {found!r} in its record are not attended and blow_up; mend run.json"
         ) from error
+
+
+def baseline_first(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
+    """Return rows with those of the baseline in front: what is compared with it stands beside it on the page."""
+    return rows.iloc[np.argsort(rows["series"] != context.baseline_of(rows), kind="stable")]
 
 
 def known_baseline(baseline: str | None, names: list[str]) -> None:
