@@ -55,7 +55,9 @@ def describe_training(source: ModelSource) -> dict[str, Any] | None:
     job = record.get("job")
     if not isinstance(job, dict) or not isinstance(job.get("recipe"), dict):
         return None
-    swap = f", {job['swap_to']} for the last {job.get('swap_fraction')}" if job.get("swap_to") else ""
+    fraction = job.get("swap_fraction")
+    last = f"for the last {fraction}" if fraction else "swapped in after training"
+    swap = f", {job['swap_to']} {last}" if job.get("swap_to") else ""
     start = ", trained further" if job.get("start") else ""
     but_seed = {name: value for name, value in job.items() if name != "seed"}
     described = {

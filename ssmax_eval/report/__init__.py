@@ -43,7 +43,9 @@ def report(
     records: list[dict[str, Any]] = []
     if not isinstance(data, pd.DataFrame):
         items = [data] if isinstance(data, str | Path) else data
-        found = [run for item in items for run in ([item] if isinstance(item, Run) else find_runs(item))]
+        found = [
+            run for item in items for run in ([item] if isinstance(item, Run) else sorted(find_runs(item), key=naming))
+        ]
         runs = list({run.folder.resolve(): run for run in found}.values())
         records = [{**run.record(), "run_id": run.run_id} for run in runs]
         data = load_results(*runs)
@@ -146,6 +148,13 @@ def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: f
         raise UserError(
             f"run {record['run_id']}: thresholds {found!r} in its record are not attended and blow_up; mend run.json"
         ) from error
+
+
+def naming(run: Run) -> tuple[str, ...]:
+    """Return what sorts runs of a folder by the names they have on the page: model, law, RoPE."""
+    record = run.record()
+    parts = [record.get(part) or {} for part in ("model", "attention", "rope")]
+    return str(parts[0].get("label", "")), str(parts[1].get("attention")), str(parts[2].get("requested")), run.run_id
 
 
 def baseline_first(rows: pd.DataFrame, context: Context) -> pd.DataFrame:

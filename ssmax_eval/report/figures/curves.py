@@ -5,8 +5,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .style import STYLE, plain
+from .style import STYLE, colours, plain
 
+FEW, COLUMNS = 6, 4  # models named inside a panel; names beside each other below the panels
 PANELS = {
     "text_loss": "loss on text, nats a token",
     "recall": "answers' tokens right",
@@ -21,16 +22,24 @@ def curves(log: pd.DataFrame) -> Figure:
     )  # logs put below each other repeat their numbers
     panels = [name for name in PANELS if name in log]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.6 * len(panels), 2.8), layout="constrained")
+        names = [*dict.fromkeys(log["model"])]
+        below = (
+            -(-len(names) // COLUMNS) * 0.2 if len(names) > FEW else 0.0
+        )  # inches for names that do not fit into a panel
+        figure = Figure(figsize=(3.6 * len(panels), 2.8 + below), layout="constrained")
+        shades = colours(names)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, name in zip(axes, panels, strict=True):
-            sns.lineplot(log, x="tokens", y=name, hue="model", ax=ax, palette="colorblind", legend=ax is axes[0])
+            inside = ax is axes[0] and not below
+            sns.lineplot(log, x="tokens", y=name, hue="model", ax=ax, palette=shades, legend=inside)
             if name == "s_mean":
-                for (_, part), colour in zip(
-                    log.groupby("model", sort=False), sns.color_palette("colorblind"), strict=False
-                ):
+                for model, part in log.groupby("model", sort=False):
+                    colour = shades[str(model)]
                     ax.fill_between(part["tokens"], part["s_min"], part["s_max"], color=colour, alpha=0.15, linewidth=0)
             ax.set(xlabel="tokens", ylabel="", title=PANELS[name])
             ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
             sns.despine(ax=ax)
+        if below:
+            lines = [mpl.lines.Line2D([], [], color=colour) for colour in shades.values()]
+            figure.legend(lines, names, loc="outside lower center", ncols=COLUMNS, fontsize=7, frameon=False)
     return figure

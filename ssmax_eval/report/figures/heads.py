@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .curves import FEW
 from .style import STYLE, belongs, colours, key_of, plain, tokens_axis
 
 SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
@@ -96,11 +97,16 @@ def attention_figure(
         axes = upper.subplots(1, 3)
         mass_by_length(axes[0], by_head, train_lengths).set_title("on the answer, from its first row")
         mass_by_length(axes[1], by_head, train_lengths, "mass_next").set_title("on the token to write next, all rows")
+        axes[1].set_visible(bool(by_head["mass_next"].notna().any()))  # needle and answer may have other tokens
         exponents(axes[2], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
         handles = [
             mpl.lines.Line2D([], [], color=c, lw=3) for c in colours([*dict.fromkeys(by_head["series"])]).values()
         ]
-        axes[0].legend(handles, [plain(name) for name in dict.fromkeys(by_head["series"])], fontsize=7, frameon=False)
+        names = [plain(name) for name in dict.fromkeys(by_head["series"])]
+        if len(names) <= FEW:
+            axes[0].legend(handles, names, fontsize=7, frameon=False)
+        else:
+            upper.legend(handles, names, loc="outside right center", fontsize=6, frameon=False)
         for ax, length in zip(heads.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
             sorted_heads(ax, scores, length).label_outer()
         last = trials.subplots(1, len(shown), squeeze=False, sharey=True)[0]
