@@ -83,7 +83,11 @@ FAULTS = {
     "test_theta_factors_are_an_axis": (ROPE, "    parameters.update(new)", "    pass"),
     "test_texts_of_one_name": ("statistics/series.py", '"text", "text_sha256", ', '"text", '),
     "test_the_exponents_interval_is": ("statistics/heads.py", '"HC3", use_t=True', '"HC3", use_t=False'),
-    "test_a_row_with_a_score": ("statistics/series.py", '(has_mass, rows["error"].isna())', "(has_mass, has_mass)"),
+    "test_a_row_with_a_score": (
+        "statistics/series.py",
+        '(whole, has_mass, rows["error"].isna())',
+        "(whole, has_mass, has_mass)",
+    ),
     "test_cells_have_wilsons": ("statistics/grids.py", '1 - CONFIDENCE, "wilson"', '1 - CONFIDENCE, "normal"'),
     "test_the_paired_interval_is_newcombes": ("statistics/paired.py", "max(excess - n / 2, 0)", "max(excess, 0)"),
     "test_mcnemar_is_statsmodels": (
