@@ -42,7 +42,10 @@ def write_report(
     figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
     title: Annotated[str, typer.Option(help="The page's heading. Default: what it holds.")] = "",
     baseline: Annotated[
-        str | None, typer.Option(metavar="SERIES", help="What the others are compared with. Default: the first.")
+        str | None,
+        typer.Option(
+            metavar="SERIES", help="What the others are compared with. Default: softmax as trained, else the first."
+        ),
     ] = None,
     attended: Annotated[
         float | None,

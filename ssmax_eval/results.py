@@ -1,4 +1,4 @@
-"""The run store: one folder a run, rows appended as they come, run.json written last. Imports nothing of ours but errors."""
+"""The run store: a folder a run, rows appended as they come, run.json last. Imports of ours only errors and lm-eval's samples."""
 
 import hashlib
 import json

@@ -77,7 +77,7 @@ def assemble(
             f"context length {context_length}: shorter than needle, question and answer, {fixed} tokens with this tokenizer; "
             f"give at least {fixed}"
         )
-    before = random.Random()
+    before = random.Random()  # draws what the window draws first, without drawing it from rng
     before.setstate(rng.getstate())
     hay, ends = encoder.window(source, rng, room)
     places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}

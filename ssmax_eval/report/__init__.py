@@ -1,27 +1,20 @@
 """One self-contained HTML page of runs. Reads scores, never computes correctness; imports no torch."""
 
-import base64
-import hashlib
-import json
-import os
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import ModuleType
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from .. import statistics
 from ..errors import UserError
 from ..results import Run, find_runs, load_results
-from . import causes, grids, losses, masses, prompts, training
+from . import causes, grids, losses, masses, prompts, theta, training
 from .context import Context
+from .page import html, write
 
 
 def report(
@@ -36,7 +29,7 @@ def report(
     """Write one HTML file of probes' rows and return its path; with figures_folder, the figures too, as SVG, PNG and PDF.
 
     data: a DataFrame of load_results, or runs, or paths of runs. title: the heading, by default what the page holds.
-    baseline: the series that the others are compared with, by default the first. attended, blow_up: where the causes of
+    baseline: the series that the others are compared with, by default statistics.default_baseline. attended, blow_up: where the causes of
     failure part (statistics.Thresholds), by default as the runs' records say. Raises UserError for data without rows, and
     for a baseline that is not there.
     """
@@ -69,7 +62,7 @@ def report(
             given = (number, heading, part, context)
             parts["sections"].append(grids.section(*given))
             parts["causes"].append(causes.section(*given))
-            parts["thetas"].append(causes.theta_section(*given))
+            parts["thetas"].append(theta.section(*given))
             parts["seeds"].append(training.seeds_section(*given))
             parts["attentions"].append(masses.section(*given))
             packed.append(prompts.payload(heading, part, context.thresholds))
@@ -78,63 +71,10 @@ def report(
         for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
             parts["losses"].append(losses.section(number, part, context))
     written = write(
-        Path(out), page(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
+        Path(out), html(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
     )
     context.save()
     return written
-
-
-def page(
-    title: str,
-    parts: dict[str, list[Any]],
-    packed: list[dict[str, Any]],
-    curves: dict[str, Any] | None,
-    names: list[str],
-    context: Context,
-) -> str:
-    """Return the page's HTML; nothing in it may run or load but the script that stands in it."""
-    from .figures import key_of
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ssmax_eval", "report/templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {"key_of": key_of, "reached": reached, "compact": compact, "face": face}
-    script, style = ((files(__package__) / "templates" / name).read_text("utf-8") for name in ("page.js", "page.css"))
-    return environment.get_template("page.html.j2").render(
-        title=title or heading_of(parts["sections"], parts["attentions"], parts["losses"]),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(style),
-        series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
-        cause_names=statistics.CAUSES,
-        prompts=packed,
-        curves=curves,
-        records=context.records,
-        records_text=json.dumps(context.records, indent=1),
-        **parts,
-    )
-
-
-def reached(line: dict[str, Any], name: str, beyond: str) -> str:
-    """Write a tested length of statistics.effective_lengths."""
-    value = line[name]
-    return "none" if value != value else f"{'≥ ' if line[beyond] else ''}{int(value):,}"
-
-
-def face(cell: dict[str, Any]) -> Markup:
-    """Write what stands in a cell of a grid; a screen reader's name for it begins with the same."""
-    value = "failed" if cell["value"] is None else f"{cell['value']:.2f}"
-    interval = "" if cell["value"] is None else f"{cell['low']:.2f}–{cell['high']:.2f}"
-    failed = f"{cell['failed']} failed" if cell["failed"] else ""
-    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed])))
-
-
-def compact(data: Any) -> Markup:
-    """Write JSON that can stand in a script element: no character of it ends that, or starts a comment."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
 
 
 def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: float | None) -> statistics.Thresholds:
@@ -165,40 +105,6 @@ def baseline_first(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
 def known_baseline(baseline: str | None, names: list[str]) -> None:
     if baseline is not None and baseline not in names:
         raise UserError(f"baseline {baseline!r}: no such series; allowed are {'; '.join(names)}")
-
-
-def heading_of(sections: Sequence[Any], attentions: Sequence[Any], losses: Sequence[Any]) -> str:
-    """Return the heading of a page that holds these parts."""
-    parts = {"needle in a haystack": sections, "attention on the needle": [*filter(None, attentions)], "loss": losses}
-    text = ", ".join(name for name, part in parts.items() if part)
-    return text[:1].upper() + text[1:]
-
-
-def write(out: Path, page: str) -> Path:
-    """Write a page at once and whole. Raises UserError; what else is there stays."""
-    if out.suffix not in (".html", ".htm"):
-        raise UserError(f"report {str(out)!r}: allowed are names that end with .html")
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=out.parent, suffix=".tmp", delete=False, encoding="utf-8") as stream:
-            temporary = Path(stream.name)
-            stream.write(page)
-        temporary.chmod(0o666 & ~umask())
-        os.replace(temporary, out)
-    except (OSError, ValueError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"report {str(out)!r}: cannot be written ({reason}); give another path") from error
-    return out
-
-
-def umask() -> int:
-    """Return the permissions that this process withholds from new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class _CallableModule(ModuleType):

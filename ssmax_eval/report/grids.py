@@ -10,6 +10,8 @@ from ..verdict import verdict
 from . import figures
 from .context import Context
 
+UNTESTED: dict[str, Any] = {"accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}
+
 
 def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any]:
     """Return what the template shows of one task and haystack."""
@@ -50,14 +52,14 @@ def table(cells: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
     for depth in depths:
         line = []
         for length in lengths:
-            cell = at.get((length, depth), {"accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0})
+            cell = at.get((length, depth), UNTESTED)
             value = cell["accuracy"]
             background = None if math.isnan(value) else figures.colour(value)
             line.append(
                 {
                     "length": int(length),
                     "depth": depth,
-                    "state": "untested" if len(cell) == 5 else "failed" if math.isnan(value) else "scored",
+                    "state": "untested" if cell is UNTESTED else "failed" if math.isnan(value) else "scored",
                     "value": None if math.isnan(value) else value,
                     "low": cell["low"],
                     "high": cell["high"],

@@ -1,6 +1,6 @@
 """Figures: functions that take an Axes and return it, and those that draw a whole Figure."""
 
-from .causes import causes, causes_figure, theta, theta_figure
+from .causes import causes, causes_figure
 from .curves import PANELS, curves
 from .fading import fading_figure, save_as
 from .grids import difference, grid, grids, pivot
@@ -8,6 +8,7 @@ from .heads import attention_figure, exponents, mass_by_length, sorted_heads, so
 from .losses import context_gain, loss, loss_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
+from .theta import theta, theta_figure
 
 __all__ = [
     "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
