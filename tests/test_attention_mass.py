@@ -9,7 +9,7 @@ from tiny import build
 from ssmax_eval import attention_law
 from ssmax_eval.attention.interface import attach, attention_modules, native_law
 from ssmax_eval.attention.recorder import Recorder, recording
-from ssmax_eval.probes.attention_mass import MEASURES
+from ssmax_eval.probes.attention_mass import HAYSTACK_TOKENS, MEASURES
 from ssmax_eval.probes.needle import NeedleProbe
 from ssmax_eval.probes.scoring import forced
 
@@ -91,6 +91,18 @@ def test_masses_equal_eagers_maps(name, attention, tokenizer):
         nll = torch.nn.functional.cross_entropy(logits[:-1], ids[i, 1:], reduction="none")
         ends = [at for at in range(1, prompt.question_start) if not prompt.needle_start <= at < prompt.needle_end]
         assert score["haystack_nll"] == pytest.approx(nll[[at - 1 for at in ends[-128:]]].mean().item(), abs=1e-4)
+
+
+def test_trap_13_of_the_haystack_few_rows_reach_lm_head(tokenizer):
+    """The answers' rows, then no more than the haystack's last ones, however long the prompt."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=1024)
+    probe = NeedleProbe(context_lengths=(700,), depth_percents=(0, 50, 100), trials=1)
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+    attach(model, "softmax")
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+    forced(model, tokenizer, prompts, attention_mass=True)
+    assert seen == [(3, max(p.answer_length for p in prompts), 1024), (3, HAYSTACK_TOKENS, 1024)]
 
 
 def test_the_forward_is_not_changed(tokenizer):

@@ -88,6 +88,26 @@ FAULTS = {
         '(whole, has_mass, rows["error"].isna())',
         "(whole, has_mass, has_mass)",
     ),
+    "test_trap_13_of_the_haystack": (
+        "probes/nll.py",
+        "part.last_hidden_state = decoded.last_hidden_state.gather(1, rows)",
+        "pass",
+    ),
+    "test_windows_of_a_file": ("data/prompts.py", "before.setstate(rng.getstate())", "pass"),
+    "test_trap_14_exactly_l_tokens_and_true_spans": (
+        "data/prompts.py",
+        "question_start=len(ids) - len(tail)",
+        "question_start=len(ids) - len(tail) - 1",
+    ),
+    "test_few_stretches": ("statistics/paired.py", "if len(sums) < LEAST_CLUSTERS:", "if False:"),
+    "test_strangers_are": ("statistics/paired.py", "if common.empty:", "balanced = [own, other]\n    if False:"),
+    "test_the_sign_flip_test": ("statistics/paired.py", "chance[np.abs(totals) >= ", "chance[np.abs(totals) > "),
+    "test_the_level_is_of": (
+        "statistics/causes.py",
+        'short.groupby([part[name] for name in (*TASK, "subject")])',
+        "short.groupby(by)",
+    ),
+    "test_a_seed_counts_once": ("statistics/seeds.py", "first.setdefault(key, name)", "first[(*key, name)] = name"),
     "test_cells_have_wilsons": ("statistics/grids.py", '1 - CONFIDENCE, "wilson"', '1 - CONFIDENCE, "normal"'),
     "test_the_paired_interval_is_newcombes": ("statistics/paired.py", "max(excess - n / 2, 0)", "max(excess, 0)"),
     "test_mcnemar_is_statsmodels": (

@@ -29,6 +29,8 @@ def test_trap_14_exactly_l_tokens_and_true_spans(any_tokenizer, task, value):
         inside = decode(prompt.ids[prompt.value_start : prompt.value_end]).strip()
         assert inside in prompt.expected
         assert prompt.needle_start <= prompt.value_start < prompt.value_end <= prompt.needle_end
+        assert decode(prompt.ids[prompt.question_start :]).strip().startswith(prompt.question)
+        assert prompt.needle_end <= prompt.question_start
         assert (
             decode(prompt.ids)
             .rstrip()
@@ -203,6 +205,10 @@ def test_windows_of_a_file_start_anywhere(tokenizer):
     for trial in range(60):
         prompt = assemble(tokenizer, Needle(), document, 512, 100, f"{trial}")
         starts.add(tokenizer.decode(prompt.ids).split(".")[0])
+        # what is told of the place is where the text was taken from
+        assert tokenizer.decode(prompt.ids).strip().startswith(document.every[prompt.haystack_start])
+        assert 1 < prompt.haystack_sentences < 200
+    assert assemble(tokenizer, Needle(), TEXT, 512, 100, "0").haystack_start is None
     expected = 200 * (1 - (1 - 1 / 200) ** 60)  # about 52 distinct starts
     assert len(starts) > 0.85 * expected
 
