@@ -61,7 +61,7 @@ class Samples(Run):
             "label": self.parameters.get("model", os.path.basename(str(named).rstrip("/"))),
             "architecture": f"lm-eval's {config['model']}",
             "parameters": config.get("model_num_parameters") or 0,
-            "fingerprint": "not recorded",
+            "fingerprint": "weights not recorded",
             "dtype": str(config.get("model_dtype", "not recorded")).removeprefix("torch."),
         }
         # they run a checkpoint as it is, so its law is the one in its config
