@@ -285,7 +285,7 @@ def test_report_of_a_folder_without_runs(capsys, tmp_path):
 def test_interrupt_says_how_to_go_on(capsys, checkpoint, tmp_path, monkeypatch):
     from ssmax_eval.probes import scoring
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(scoring.SCORING, "forced", interrupted)

@@ -13,7 +13,7 @@ from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes import scoring
 from ssmax_eval.probes.needle import NeedleProbe, Sample
-from ssmax_eval.probes.scoring import forced, generate, score_halving
+from ssmax_eval.probes.scoring import forced, generate
 
 VOCABULARY = 1024
 
@@ -161,38 +161,6 @@ def test_generate_scoring(tokenizer, monkeypatch):
     assert [score["correct"] for score in scores] == [True, False]
     assert scores[0]["predicted"].startswith(tokenizer.decode(written))
     assert scores[0]["answer_nll"] is None
-
-
-def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer):
-    model = build("Llama", vocab_size=VOCABULARY)
-    tried = []
-
-    def limited(model, tokenizer, prompts):
-        tried.append(len(prompts))
-        if len(prompts) > 2 or prompts[0].expected == "never":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return [{**scoring.UNSCORED, "correct": True, "error": None}] * len(prompts)
-
-    fits = prompt_of([1, 2, 3], 1)
-    scores = score_halving(limited, model, tokenizer, [fits] * 5, halve=True)
-    assert [s["correct"] for s in scores] == [True] * 5
-    assert tried[0] == 5
-    never = dataclasses.replace(fits, expected="never")
-    assert score_halving(limited, model, tokenizer, [never], halve=True)[0] == {
-        **scoring.UNSCORED,
-        "error": "out of memory",
-    }
-    fixed = score_halving(limited, model, tokenizer, [fits] * 5, halve=False)
-    assert [s["error"] for s in fixed] == ["out of memory"] * 5
-    assert all(s["correct"] is None for s in fixed)
-
-
-def test_other_errors_are_not_swallowed(tokenizer):
-    def broken(model, tokenizer, prompts):
-        raise RuntimeError("a bug of ours")
-
-    with pytest.raises(RuntimeError, match="a bug of ours"):
-        score_halving(broken, build("Llama"), tokenizer, [prompt_of([1, 2, 3], 1)], halve=True)
 
 
 def test_trap_15_logits_that_are_not_finite_are_a_failure(tokenizer):

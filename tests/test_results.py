@@ -163,7 +163,7 @@ def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeyp
     from ssmax_eval import statistics
     from ssmax_eval.probes import scoring
 
-    def no_memory(model, tokenizer, prompts):
+    def no_memory(model, tokenizer, prompts, chunk=None):
         if len(prompts[0].ids) > 100:
             import torch
 
@@ -234,7 +234,7 @@ def test_records_are_plain_json(checkpoint, tmp_path):
 def test_what_failed_is_tried_again(checkpoint, tmp_path, monkeypatch):
     from ssmax_eval.probes import scoring
 
-    def no_memory(model, tokenizer, prompts):
+    def no_memory(model, tokenizer, prompts, chunk=None):
         return [{**scoring.UNSCORED, "error": "out of memory"}] * len(prompts)
 
     with monkeypatch.context() as patch:

@@ -4,7 +4,7 @@ Prompts of equal length share a forward pass, only the answers' rows reach lm_he
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -25,11 +25,10 @@ from ..models.load import load_model, load_tokenizer
 from ..models.rope import RopeSetting, rope_scaled
 from ..models.sources import resolve
 from ..probes.needle import BATCH_TOKENS
-from ..probes.scoring import Score, forced, score_halving
+from ..probes.scoring import InMemory, Score, Scorer, forced
 from ..provenance import describe_model, describe_rope, environment
 from .requests import prompt_of, reading
 
-Scoring = Callable[[Any, Any, list[Prompt]], list[Score]]
 Pair = tuple[Any, list[int], list[int]]  # the texts or None, the context's ids, the continuation's
 HF_OPTIONS = "batch_size max_batch_size max_length enable_thinking think_end_token chat_template_args prefix_token_id"
 SETTINGS_KEY = "ssmax-eval"  # under which a response cache keeps what it was made with
@@ -146,9 +145,10 @@ class SSMaxLM(HFLM):
         with reading(self, max(len(each.ids) for each in prompts)):
             return [json.dumps(score) for score in self.scores(prompts, partial(forced, attention_mass=True))]
 
-    def scores(self, prompts: list[Prompt], score: Scoring, disable_tqdm: bool = False) -> list[Score]:
+    def scores(self, prompts: list[Prompt], score: Scorer, disable_tqdm: bool = False) -> list[Score]:
         """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored."""
         found: dict[int, Score] = {}
+        in_memory = InMemory(score, halve=self.batch_size == "auto")
         bar = tqdm(
             total=len(prompts), disable=disable_tqdm or self.rank != 0 or None, desc="Running loglikelihood requests"
         )
@@ -158,9 +158,7 @@ class SSMaxLM(HFLM):
             size = self.prompts_at_once(length)
             for start in range(0, len(same), size):
                 batch = same[start : start + size]
-                scores = score_halving(
-                    score, self.model, self.tokenizer, [prompts[i] for i in batch], halve=self.batch_size == "auto"
-                )
+                scores = in_memory(self.model, self.tokenizer, [prompts[i] for i in batch])
                 if failed := next((each["error"] for each in scores if each["error"]), None):
                     raise UserError(f"a sequence of {length} tokens has no score: {failed}")
                 found |= dict(zip(batch, scores, strict=True))

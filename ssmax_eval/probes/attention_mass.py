@@ -21,8 +21,9 @@ DIGITS = 6  # kept of each stored number
 class AttentionMass:
     """What every head does in the rows that predict the answers of prompts of equal length.
 
-    recorder goes into `recording` around the forward over all tokens but the last; `of(i)` is prompt i's row part
-    afterwards: for each measure a list of layers of heads. Of the row that predicts the answer's first token:
+    recorder goes into `recording` around the forward over all tokens but the last, or around its last part, from token
+    `start` on over a cache of the rest; `of(i)` is prompt i's row part afterwards: for each measure a list of layers of
+    heads. Of the row that predicts the answer's first token:
     mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
     log_odds, ln(mass_answer / (1 - mass_answer)), exact where the mass itself rounds to 0 or 1; mass_first, on the prompt's
     first token (the sink); mass_question, on the tokens after the haystack; entropy in nats; maximum, the largest weight,
@@ -33,7 +34,7 @@ class AttentionMass:
     the highest of all heads of the mass on the answer and on the token to be written, in the row that predicts it.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: list[Prompt]) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: list[Prompt], start: int = 0) -> None:
         self.prompts = prompts
         self.layers = list(attention_modules(model))
         longest = max(prompt.answer_length for prompt in prompts)
@@ -49,7 +50,7 @@ class AttentionMass:
         self.next_keys = torch.tensor(keys)
         self.spans = [spans(prompts, inputs, name) for name in ("value", "needle")]
         self.questions = torch.arange(inputs) >= torch.tensor([p.question_start for p in prompts])[:, None]
-        self.recorder = Recorder(torch.tensor(rows), self.reduce)
+        self.recorder = Recorder(torch.tensor(rows) - start, self.reduce)
 
     def reduce(self, scores: Tensor) -> dict[str, Tensor]:
         """Return the measures (batch, heads) of one layer's scores (batch, heads, rows, keys)."""

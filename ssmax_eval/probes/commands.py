@@ -57,6 +57,9 @@ def on_models(
 def as_usual(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    chunk: Annotated[
+        str, typer.Option(metavar="N|auto", help="Tokens to prefill at a time; auto: all, less when memory runs out.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Decides all that is drawn: cities, values, haystacks, documents.")] = 0,
     output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results"),
     report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
@@ -122,9 +125,6 @@ def on_documents(
         typer.Option(help="Near context that the context gain leaves. Default: the training length, at most 256."),
     ] = None,
     pack: Annotated[bool, typer.Option("--pack", help="Join files that are shorter than a document.")] = False,
-    chunk: Annotated[
-        str, typer.Option(metavar="N|auto", help="Tokens to prefill at a time; auto: all, less when memory runs out.")
-    ] = "auto",
 ) -> None:
     """Options of the loss probe."""
 
@@ -186,11 +186,10 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
     from ..terminal import print_runs
 
     models = given["model"] or [*PAIR]
-    size = given.get("batch_size", "auto")
     settings = Settings(
         dtype=given["dtype"],
         device=given["device"],
-        batch_size=None if size == "auto" else number("batch size", size),
+        batch_size=auto("batch size", given.get("batch_size", "auto")),
         output_path=given["output_path"],
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
@@ -221,6 +220,7 @@ def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
         controls=tuple(filter(None, given["controls"].split(","))),
         seed=given["seed"],
         limit=given["limit"],
+        chunk=auto("chunk", given["chunk"]),
         attention_mass=given["attention_mass"],
     )
 
@@ -241,7 +241,7 @@ def loss_probe(given: dict[str, Any], models: list[str]) -> Any:
         window=default_window(models) if given["window"] is None else given["window"],
         pack=given["pack"],
         seed=given["seed"],
-        chunk=None if given["chunk"] == "auto" else number("chunk", given["chunk"]),
+        chunk=auto("chunk", given["chunk"]),
     )
 
 
@@ -257,7 +257,10 @@ def numbers(what: str, text: str, kind: type[int] | type[float]) -> list[Any]:
     return parsed
 
 
-def number(what: str, text: str) -> int:
+def auto(what: str, text: str) -> int | None:
+    """Parse auto, which is None, or one whole number."""
+    if text == "auto":
+        return None
     parsed = numbers(what, text, int)
     if len(parsed) != 1:
         raise UserError(f"{what} {text!r}: allowed are auto and one whole number")

@@ -11,16 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
-from ..errors import UserError
 from .needle import LONGEST, check_tokenizer, require
-from .nll import readable_in_parts, token_nll
-from .scoring import is_out_of_memory
+from .nll import token_nll
+from .prefill import is_out_of_memory, refuse_unlike_parts, smaller_chunk
 
 Row = dict[str, Any]
 FORMAT = 1  # of documents and sums: raise it when the same parameters come to mean other rows
 BINS_PER_OCTAVE = 2
 MOST_DOCUMENTS = 100_000
-LEAST_CHUNK = 256  # tokens; where memory still runs out, the document is a failure
 
 
 class Scores(NamedTuple):
@@ -83,8 +81,7 @@ class LossProbe:
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
             )
-        if self.chunk is not None and self.chunk < self.context_length - 1 and not readable_in_parts(model):
-            raise UserError(f"chunk {self.chunk}: this RoPE (dynamic, longrope) is not the same in parts; leave it out")
+        refuse_unlike_parts(model, self.chunk, self.context_length - 1)
 
     def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
         """Return the documents in this tokenizer's ids."""
@@ -179,8 +176,7 @@ class LossProbe:
             # outside the handler, so that the failed forward's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            smaller = min(chunk or self.context_length, self.context_length) // 4
-            if smaller < LEAST_CHUNK or not readable_in_parts(model):
+            if (smaller := smaller_chunk(model, chunk, self.context_length)) is None:
                 return Scores(None, None, "out of memory"), chunk
             chunk = smaller
 

@@ -14,7 +14,8 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, Prompt, assemble
 from ..errors import UserError
 from ..models.rope import rotary_modules
-from .scoring import EXTRA_GENERATED_TOKENS, SCORING, forced, score_halving
+from .prefill import refuse_unlike_parts
+from .scoring import EXTRA_GENERATED_TOKENS, SCORING, InMemory, forced
 
 Row = dict[str, Any]
 LONGEST = 2**27
@@ -45,7 +46,8 @@ class NeedleProbe:
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
     haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
     attention_mass: also store what every head does in the answer's rows (attention_mass.py), from the same forward.
-    limit: the first N samples, trials outermost so that the grid fills evenly. Raises UserError for values out of range.
+    limit: the first N samples, trials outermost so that the grid fills evenly. chunk: tokens to prefill at a time; None is
+    all at once, and smaller when memory runs out. Raises UserError for values out of range.
     """
 
     context_lengths: tuple[int, ...] = (512, 1024, 2048)
@@ -58,6 +60,7 @@ class NeedleProbe:
     seed: int = 0
     limit: int | None = None
     attention_mass: bool = False
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         for length in self.context_lengths:
@@ -79,6 +82,7 @@ class NeedleProbe:
                 self.needle.task,
                 "those with one value to look at: single, multikey, digits, recall",
             )
+        require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         if self.needle.task == "digits":
             require(
@@ -139,6 +143,7 @@ class NeedleProbe:
         longest = max(self.context_lengths)
         extra = EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0
         check_tokenizer(model, tokenizer, longest, longest + extra)
+        refuse_unlike_parts(model, self.chunk, longest - 1)
 
     def __call__(
         self,
@@ -154,7 +159,8 @@ class NeedleProbe:
         resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
         """
         self.check(model, tokenizer)
-        score = partial(forced, attention_mass=True) if self.attention_mass else SCORING[self.scoring]
+        scorer = partial(forced, attention_mass=True) if self.attention_mass else SCORING[self.scoring]
+        score = InMemory(scorer, batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
@@ -166,7 +172,7 @@ class NeedleProbe:
                     progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
-                scores = score_halving(score, model, tokenizer, prompts, halve=batch_size is None)
+                scores = score(model, tokenizer, prompts)
                 rows = [
                     self.row(sample, prompt, score)
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
@@ -209,6 +215,7 @@ class NeedleProbe:
         content = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
+        del parameters["chunk"]  # how it is computed, not what
         return {"format": FORMAT[self.name], **parameters, **content}
 
     def tokens(self, rows: Sequence[Row]) -> int:

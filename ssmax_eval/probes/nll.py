@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from ..errors import UserError
-from ..models.rope import rotary_modules
+from .prefill import chunks
 
 LOGITS_AT_ONCE = 2**23  # numbers; 32 MiB in float32
 
@@ -28,14 +28,9 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
         with hidden_states(model) as caught:
             model(input_ids=ids[:, :-1], logits_to_keep=1, use_cache=False)
         return head_nll(model, caught[0], ids[:, :-1], ids[:, 1:])
-    if not readable_in_parts(model):
-        raise UserError(
-            "chunk: this RoPE (dynamic, longrope) turns other angles for a part than for the whole; leave it out"
-        )
     cache = DynamicCache(config=model.config)
     parts = []
-    for start in range(0, inputs, chunk):
-        stop = min(start + chunk, inputs)
+    for start, stop in chunks(model, inputs, chunk):
         with hidden_states(model) as caught:
             model(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=1)
         parts.append(head_nll(model, caught[0], ids[:, start:stop], ids[:, start + 1 : stop + 1]))
@@ -52,12 +47,6 @@ def nll_at(model: PreTrainedModel, decoded: Any, ids: Tensor, positions: Tensor)
     rows = (positions - 1)[..., None].expand(-1, -1, decoded.last_hidden_state.shape[-1])
     part.last_hidden_state = decoded.last_hidden_state.gather(1, rows)
     return head_nll(model, part, ids[:, : positions.shape[1]], ids.gather(1, positions))
-
-
-def readable_in_parts(model: PreTrainedModel) -> bool:
-    """Tell whether RoPE turns the same angles in every forward, however long."""
-    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
-    return not any(word in kind for kind in kinds for word in ("dynamic", "longrope"))
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:

@@ -6,9 +6,8 @@ front of it, so one forward over prompt and answer gives greedy decoding's verdi
 
 import inspect
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,6 +17,7 @@ from ..data.prompts import Prompt
 from ..errors import UserError
 from .attention_mass import AttentionMass, haystack_ends, rounded
 from .nll import hidden_states, nll_at
+from .prefill import is_out_of_memory, prefill, refuse_unlike_parts, smaller_chunk
 
 EXTRA_GENERATED_TOKENS = 16
 Score = dict[str, Any]
@@ -35,44 +35,56 @@ UNSCORED: Score = {
 
 @torch.inference_mode()
 def forced(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], attention_mass: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    chunk: int | None = None,
+    attention_mass: bool = False,
 ) -> list[Score]:
     """Score prompts of equal length by one forward pass; only the answers' rows reach lm_head.
 
     predicted is each row's argmax given the true tokens before it; answer_nll is summed over the answer, in nats;
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
     attention_mass adds, from the same forward, what every head does in the answer's rows (attention_mass.MEASURES), and
-    haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question.
+    haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question. chunk: tokens to prefill at
+    a time over a KV cache; None reads all at once. Raises UserError for RoPE that is not the same in parts.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
     rows = max(prompt.answer_length for prompt in prompts)
     # the last answer token predicts nothing that is asked
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
-    masses = AttentionMass(model, prompts) if attention_mass else None
+    inputs = ids.shape[1]
+    read = haystack_ends(prompts) if attention_mass else []
+    start, cache = 0, None
+    if chunk is not None and chunk < inputs:
+        # the last part holds every row that is looked at
+        start = min([inputs - rows, *(positions[0] - 1 for positions in read if positions)])
+        cache = prefill(model, ids, start, chunk, keep_all=attention_mass)
+    masses = AttentionMass(model, prompts, start) if attention_mass else None
     with ExitStack() as stack:
         caught = stack.enter_context(hidden_states(model)) if masses else []
         if masses:
             stack.enter_context(recording(model, masses.recorder))
-        logits = model(input_ids=ids, logits_to_keep=rows, use_cache=False).logits
-    scores = [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
+        out = model(input_ids=ids[:, start:], past_key_values=cache, use_cache=cache is not None, logits_to_keep=rows)
+    scores = [score_rows(tokenizer, prompt, out.logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
     if masses is None:
         return scores
-    read = haystack_nll(model, caught[0], ids, prompts)
-    return [score | masses.of(i) | {"haystack_nll": read[i]} for i, score in enumerate(scores)]
+    nll = haystack_nll(model, caught[0], ids[:, start:], [[at - start for at in positions] for positions in read])
+    return [score | masses.of(i) | {"haystack_nll": nll[i]} for i, score in enumerate(scores)]
 
 
-def haystack_nll(model: PreTrainedModel, decoded: Any, ids: torch.Tensor, prompts: list[Prompt]) -> list[float | None]:
-    """Return the mean nll, in nats, of each prompt's last haystack tokens (attention_mass.haystack_ends); None without any."""
-    ends = haystack_ends(prompts)
-    longest = max(map(len, ends))
+def haystack_nll(
+    model: PreTrainedModel, decoded: Any, ids: torch.Tensor, positions: list[list[int]]
+) -> list[float | None]:
+    """Return the mean nll, in nats, of each prompt's tokens at some positions of ids; None where there are none."""
+    longest = max(map(len, positions))
     if not longest:
-        return [None] * len(prompts)
+        return [None] * len(positions)
     # prompts with fewer such tokens repeat one that does not count
-    padded = torch.tensor([[*positions, *[1] * (longest - len(positions))] for positions in ends])
+    padded = torch.tensor([[*each, *[1] * (longest - len(each))] for each in positions])
     nll = nll_at(model, decoded, ids, padded)
-    means = [nll[i, : len(positions)].mean() for i, positions in enumerate(ends)]
-    return rounded(torch.stack(means))
+    return rounded(torch.stack([nll[i, : len(each)].mean() for i, each in enumerate(positions)]))
 
 
 def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
@@ -101,61 +113,80 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[Score]:
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], chunk: int | None = None
+) -> list[Score]:
     """Decode greedily after each prompt's question; correct if the expected text is among what is written.
 
     Writes the answer's length and 16 tokens more, room for a chat model's words around it. Of the checkpoint's
-    generation config only the end tokens count: penalties would make it another decoding than greedy.
+    generation config only the end tokens count: penalties would make it another decoding than greedy. chunk as in forced.
     """
     own = model.generation_config
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=pad)
     try:
-        return [generate_one(model, tokenizer, prompt) for prompt in prompts]
+        return [generate_one(model, tokenizer, prompt, chunk) for prompt in prompts]
     finally:
         model.generation_config = own
 
 
-def generate_one(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> Score:
+def generate_one(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chunk: int | None
+) -> Score:
     ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
+    refuse_unlike_parts(model, chunk, ids.shape[1])
     length = prompt.answer_length + EXTRA_GENERATED_TOKENS
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length)
+    out = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, prefill_chunk_size=chunk
+    )
     written = out[0, ids.shape[1] :].tolist()
     text = tokenizer.decode(written, skip_special_tokens=True)
     first = written[:1] == prompt.ids[-prompt.answer_length :][:1]
     return {**UNSCORED, "predicted": text, "correct": prompt.expected in text, "first_correct": first, "error": None}
 
 
-SCORING = {"forced": forced, "generate": generate}
+class Scorer(Protocol):
+    """Scores prompts of equal length, `chunk` tokens at a time."""
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[Prompt],
+        chunk: int | None = None,
+    ) -> list[Score]: ...
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)
+SCORING: dict[str, Scorer] = {"forced": forced, "generate": generate}
 
 
-def score_halving(
-    score: Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[Prompt]], list[Score]],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[Prompt],
-    halve: bool,
-) -> list[Score]:
-    """Score prompts of equal length, in halves when memory runs out if `halve`; what still fails carries its error and no score."""
-    try:
-        return score(model, tokenizer, prompts)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    # outside the handler, so that the failed batch's tensors are gone
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if not halve or len(prompts) == 1:
-        return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
-    middle = len(prompts) // 2
-    return [
-        each
-        for half in (prompts[:middle], prompts[middle:])
-        for each in score_halving(score, model, tokenizer, half, halve)
-    ]
+class InMemory:
+    """A scorer that makes do with less memory when it runs out; what still does not fit carries its error and no score.
+
+    halve: halve batches first. chunk: tokens to prefill at a time to begin with; smaller ones are tried, and kept: what one
+    prompt did not fit into, the next will not either.
+    """
+
+    def __init__(self, score: Scorer, halve: bool, chunk: int | None = None) -> None:
+        self.score, self.halve, self.chunk = score, halve, chunk
+
+    def __call__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
+    ) -> list[Score]:
+        """Score prompts of equal length."""
+        try:
+            return self.score(model, tokenizer, prompts, chunk=self.chunk)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # outside the handler, so that the failed batch's tensors are gone
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.halve and len(prompts) > 1:
+            middle = len(prompts) // 2
+            return [each for half in (prompts[:middle], prompts[middle:]) for each in self(model, tokenizer, half)]
+        smaller = smaller_chunk(model, self.chunk, len(prompts[0].ids))
+        if smaller is None:
+            return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
+        self.chunk = smaller
+        return self(model, tokenizer, prompts)

@@ -1,0 +1,56 @@
+"""Contexts read in chunks over a KV cache, for lengths whose activations do not fit; smaller chunks when memory runs out."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from ..errors import UserError
+from ..models.rope import rotary_modules
+
+LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
+
+
+def chunks(model: PreTrainedModel, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """Yield the (start, end) that cut `stop` tokens into chunks. Raises UserError for RoPE that is not the same in parts."""
+    refuse_unlike_parts(model, chunk, stop)
+    for start in range(0, stop, chunk):
+        yield start, min(start + chunk, stop)
+
+
+def prefill(model: PreTrainedModel, ids: Tensor, stop: int, chunk: int, keep_all: bool = False) -> DynamicCache:
+    """Read the first `stop` tokens of ids (batch, length), no padding, `chunk` at a time and return their KV cache.
+
+    keep_all: windowed layers keep the keys behind their window too, so that every layer's keys are the prompt's tokens.
+    """
+    cache = DynamicCache() if keep_all else DynamicCache(config=model.config)
+    for start, end in chunks(model, stop, chunk):
+        model(input_ids=ids[:, start:end], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return cache
+
+
+def readable_in_parts(model: PreTrainedModel) -> bool:
+    """Tell whether RoPE turns the same angles in every forward, however long."""
+    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
+    return not any(word in kind for kind in kinds for word in ("dynamic", "longrope"))
+
+
+def refuse_unlike_parts(model: PreTrainedModel, chunk: int | None, inputs: int) -> None:
+    """Raise UserError if `inputs` tokens would be read in chunks that RoPE treats otherwise than the whole."""
+    if chunk is not None and chunk < inputs and not readable_in_parts(model):
+        raise UserError(
+            f"chunk {chunk}: this RoPE (dynamic, longrope) turns other angles for a part than for the whole; leave it out"
+        )
+
+
+def smaller_chunk(model: PreTrainedModel, chunk: int | None, length: int) -> int | None:
+    """Return the chunk to try when memory ran out, None if there is none left."""
+    smaller = min(chunk or length, length) // 4
+    return smaller if smaller >= LEAST_CHUNK and readable_in_parts(model) else None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)

@@ -1,0 +1,155 @@
+"""Read in chunks over a KV cache, a prompt has the score it has when read at once; what runs out of memory is tried in less."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import build
+
+from ssmax_eval import attention_law
+from ssmax_eval.attention.interface import native_law
+from ssmax_eval.data.prompts import Prompt
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.rope import rope_scaled
+from ssmax_eval.probes import scoring
+from ssmax_eval.probes.attention_mass import MEASURES
+from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.scoring import InMemory, forced, generate
+from ssmax_eval.results import run_id_of
+
+LENGTH = 1200
+CHUNKS = (97, 256, 1000, 5000)
+
+
+def some_prompts(tokenizer, length=LENGTH):
+    probe = NeedleProbe(context_lengths=(length,), depth_percents=(0, 40, 100), trials=1)
+    return [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+
+
+def close(found, expected):
+    """Compare scores: numbers within rounding, all else exactly."""
+    for whole, part in zip(expected, found, strict=True):
+        assert part.keys() == whole.keys()
+        for name, value in whole.items():
+            if name in (*MEASURES, "answer_nll", "margin", "haystack_nll", "top_mass_answer", "top_mass_next"):
+                numbers = (torch.from_numpy(np.array(each, dtype=np.float64)) for each in (part[name], value))
+                torch.testing.assert_close(*numbers, atol=2e-4, rtol=2e-4, equal_nan=True, msg=name)
+            else:
+                assert part[name] == value, name
+
+
+@pytest.mark.parametrize("attention", ["softmax", "ssmax", "learned-p"])
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "GPTNeoX", "GPT2", "Gemma3Text"])
+def test_chunks_score_as_one_forward(name, attention, tokenizer):
+    """With the attention probe and without, whatever the chunk, a batch with needles at the start and the end."""
+    model = build(name, vocab_size=1024, max_position_embeddings=2048)
+    prompts = some_prompts(tokenizer)
+    with attention_law(model, attention):
+        plain = forced(model, tokenizer, prompts)
+        looked_at = forced(model, tokenizer, prompts, attention_mass=True)
+        for chunk in CHUNKS:
+            close(forced(model, tokenizer, prompts, chunk), plain)
+            close(forced(model, tokenizer, prompts, chunk, attention_mass=True), looked_at)
+    visible = [len(prompts[0].ids) - prompts[0].answer_length] * 2
+    assert looked_at[0]["visible_keys"] == ([16, visible[1]] if name == "Gemma3Text" else visible)
+
+
+def test_no_forward_reads_more_than_a_chunk(tokenizer):
+    """But the last, which holds every row that is looked at; the haystack's, the question's and the answer's."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=2048)
+    prompts = some_prompts(tokenizer)
+    read = []
+    model.register_forward_pre_hook(lambda m, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
+    forced(model, tokenizer, prompts, 256)
+    answer = prompts[0].answer_length
+    assert read == [256, 256, 256, 256, LENGTH - 1 - answer - 4 * 256, answer]
+    read.clear()
+    with native_law(model):
+        forced(model, tokenizer, prompts, 256, attention_mass=True)
+    assert sum(read[:-1]) == LENGTH - 1
+    # the last part is 128 tokens of haystack, a needle that stands among them, and the question
+    assert 128 + answer < read[-2] < 200
+
+
+def test_generate_prefills_in_chunks(tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=2048)
+    model.generation_config.eos_token_id = None
+    prompts = some_prompts(tokenizer, 300)
+    assert generate(model, tokenizer, prompts, 50) == generate(model, tokenizer, prompts)
+
+
+@pytest.mark.parametrize("scoring_name", ["forced", "generate"])
+def test_rope_that_turns_by_the_length_is_not_read_in_parts(scoring_name, tokenizer):
+    model = build("Llama", vocab_size=1024)
+    probe = NeedleProbe(context_lengths=(300,), depth_percents=(0,), trials=1, scoring=scoring_name, chunk=50)
+    with rope_scaled(model, 1.0, None, "dynamic:4", longest=300):
+        with pytest.raises(UserError, match="chunk 50: this RoPE"):
+            probe.check(model, tokenizer)
+        with pytest.raises(UserError, match="chunk 50: this RoPE"):
+            scoring.SCORING[scoring_name](model, tokenizer, [probe.prompt(tokenizer, probe.plan()[0])], chunk=50)
+
+
+def test_a_chunk_is_how_and_not_what():
+    plain = NeedleProbe(context_lengths=(300,))
+    assert run_id_of(plain.parameters()) == run_id_of(dataclasses.replace(plain, chunk=7).parameters())
+
+
+def prompt_of(ids, expected=""):
+    return Prompt(list(ids), 1, expected, "", "", None, None, None, None, None, 0, None, 0)
+
+
+class Limited:
+    """A scorer that holds so many prompts and tokens."""
+
+    def __init__(self, prompts=2, tokens=10_000):
+        self.prompts, self.tokens, self.tried = prompts, tokens, []
+
+    def __call__(self, model, tokenizer, prompts, chunk=None):
+        self.tried.append((len(prompts), chunk))
+        length = min(chunk or 10**9, len(prompts[0].ids))
+        if len(prompts) > self.prompts or length > self.tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [{**scoring.UNSCORED, "correct": True, "error": None}] * len(prompts)
+
+
+def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer):
+    model, fits = build("Llama", vocab_size=1024), prompt_of([1, 2, 3])
+    limited = Limited()
+    assert [s["correct"] for s in InMemory(limited, True)(model, tokenizer, [fits] * 5)] == [True] * 5
+    assert [size for size, _ in limited.tried] == [5, 2, 3, 1, 2]
+    never = InMemory(Limited(prompts=0), True)(model, tokenizer, [fits] * 5)
+    assert never == [{**scoring.UNSCORED, "error": "out of memory"}] * 5
+    fixed = InMemory(Limited(), False)(model, tokenizer, [fits] * 5)
+    assert [s["error"] for s in fixed] == ["out of memory"] * 5
+    assert all(s["correct"] is None for s in fixed)
+
+
+def test_out_of_memory_is_tried_in_smaller_chunks_which_stay(tokenizer):
+    """The next prompt begins with the chunk that the one before fitted into; 256 tokens are the least."""
+    model, long = build("Llama", vocab_size=1024), prompt_of(range(16_000))
+    limited = Limited(tokens=1000)
+    score = InMemory(limited, True)
+    assert score(model, tokenizer, [long, long])[0]["correct"]
+    assert limited.tried == [(2, None), (1, None), (1, 4000), (1, 1000), (1, 1000)]
+    assert score(model, tokenizer, [long])[0]["correct"]
+    assert limited.tried[-1] == (1, 1000)
+    hopeless = Limited(tokens=10)
+    assert InMemory(hopeless, True)(model, tokenizer, [long])[0]["error"] == "out of memory"
+    assert [chunk for _, chunk in hopeless.tried] == [None, 4000, 1000]
+
+
+def test_dynamic_rope_that_runs_out_of_memory_is_not_cut(tokenizer):
+    model = build("Llama", vocab_size=1024)
+    limited = Limited(tokens=1000)
+    with rope_scaled(model, 1.0, None, "dynamic:4", longest=16_000):
+        assert InMemory(limited, True)(model, tokenizer, [prompt_of(range(16_000))])[0]["error"] == "out of memory"
+    assert [chunk for _, chunk in limited.tried] == [None]
+
+
+def test_other_errors_are_not_swallowed(tokenizer):
+    def broken(model, tokenizer, prompts, chunk=None):
+        raise RuntimeError("a bug of ours")
+
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        InMemory(broken, True)(build("Llama"), tokenizer, [prompt_of([1, 2, 3])])
