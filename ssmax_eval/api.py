@@ -109,11 +109,13 @@ def train(
     start: str | None = None,
     device: str = "auto",
     fresh: bool = False,
+    compiled: bool | None = None,
     **changes: Any,
 ) -> Path:
     """Train one model of a recipe into folder `out` and return it; a stopped run goes on, a finished one is left alone.
 
-    changes: fields of the recipe set to other values (steps=2000, text="book.txt", digits=(4, 9)). Raises UserError.
+    compiled: by torch.compile; None does so on CUDA. changes: fields of the recipe set to other values (steps=2000,
+    text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
     from .training.folder import RANK
@@ -122,7 +124,7 @@ def train(
     from .training.train import train as run
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
-    folder = run(Job(chosen, attention, swap_to, swap_fraction, seed, start), Path(out), device, fresh)
+    folder = run(Job(chosen, attention, swap_to, swap_fraction, seed, start), Path(out), device, fresh, compiled)
     if RANK == 0 and not (folder / "README.md").exists():
         write_card(folder)
     return folder

@@ -77,7 +77,8 @@ def list_models(
     if as_json:
         print(json.dumps(entries))
         return
-    print_table(["model", "attention", "parameters", "trained at", "architecture", "licence", "where"], entries)
+    columns = ["model", "attention", "parameters", "trained at", "architecture", "licence", "where", "training"]
+    print_table(columns, entries)
 
 
 @app.command("laws")

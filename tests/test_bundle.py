@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -22,10 +23,11 @@ def test_what_is_bundled():
     assert PAIRS[0] == PAIR
     lines = {line[0]: line for line in catalogue()}
     for name, law in MODELS.items():
-        _, attention, parameters, length, _, licence, where = lines[name]
+        _, attention, parameters, length, _, licence, where, training = lines[name]
         assert (attention, length, where) == (law, "256", "bundled")
         assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
         assert licence
+        assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s", training)
         card = (BUNDLED / name / "README.md").read_text()
         assert all(word in card for word in ("CC BY-SA 4.0", "GPL", "public domain", "seed", "Limits"))
 

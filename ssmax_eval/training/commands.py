@@ -41,6 +41,9 @@ def train_command(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Models to train at a time, on a processor.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: on CUDA.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
 ) -> None:
     """Train models of a recipe; the same command again goes on where a stopped one was."""
@@ -73,7 +76,7 @@ def train_command(
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
     if paper and RANK == 0:
         folder_after(folders[0], wanted[0])
-    made = train_all(wanted, folders, device, fresh, jobs)
+    made = train_all(wanted, folders, device, fresh, jobs, compiled)
     if RANK != 0:
         return
     if paper:
@@ -94,9 +97,11 @@ def train_command(
                 f"{last['recall']:.3f}",
                 s,
                 f"{record['seconds']:.0f}",
+                f"{speed['tokens_per_second']:,.0f}" if (speed := record.get("throughput")) else "",
+                f"{speed['utilization']:.2f}" if speed else "",
             ]
         )
-    print_table(["model", "parameters", "loss", "recall", "mean s", "seconds"], lines)
+    print_table(["model", "parameters", "loss", "recall", "mean s", "seconds", "tokens/s", "of matmul"], lines)
     print("\n".join(map(str, made)))
 
 

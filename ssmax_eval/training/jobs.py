@@ -48,15 +48,22 @@ def swapped_after(folder: Path, job: Job) -> Path:
 
 
 def train_all(
-    jobs: Sequence[Job], folders: Sequence[Path], device: str = "auto", fresh: bool = False, side_by_side: int = 1
+    jobs: Sequence[Job],
+    folders: Sequence[Path],
+    device: str = "auto",
+    fresh: bool = False,
+    side_by_side: int = 1,
+    compiled: bool | None = None,
 ) -> list[Path]:
-    """Train each job into its folder, `side_by_side` at a time, each process with its share of the cores."""
+    """Train each job into its folder (train.train), `side_by_side` at a time, each process with its share of the cores."""
     if side_by_side < 1 or (side_by_side > 1 and PROCESSES > 1):
         raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1, and only 1 under torchrun")
     if side_by_side == 1 or len(jobs) == 1:
-        return [train(job, folder, device, fresh) for job, folder in zip(jobs, folders, strict=True)]
+        return [train(job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)]
     threads = max(1, (os.cpu_count() or 1) // side_by_side)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(side_by_side, context, torch.set_num_threads, (threads,)) as pool:
-        tasks = [pool.submit(train, job, folder, device, fresh) for job, folder in zip(jobs, folders, strict=True)]
+        tasks = [
+            pool.submit(train, job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)
+        ]
         return [task.result() for task in tasks]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
 from .folder import LOG, PROCESSES, RANK, WORK, held, occupied, read_log, write_record
 from .recipes import Recipe
+from .throughput import throughput
 from .trainer import LateLaw, LawTrainer, Watch
 
 LOG_AT_LEAST = 20  # times in a run
@@ -80,10 +82,11 @@ class Job:
         return json.loads(json.dumps(key))
 
 
-def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> Path:
+def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, compiled: bool | None = None) -> Path:
     """Train one model into `folder` and return it; a run that was stopped goes on, a finished one is left alone.
 
-    The weights are those of an uninterrupted run. Raises UserError, also for a folder that holds another run.
+    The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. Raises UserError, also
+    for a folder that holds another run.
     """
     # all that can be wrong is, before anything is written
     where = pick_training_device(device)
@@ -97,11 +100,17 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False) -> 
     refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
     with held(folder):
-        return train_held(job, folder, where, fresh, sentences, text_sha256)
+        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256)
 
 
 def train_held(
-    job: Job, folder: Path, where: torch.device, fresh: bool, sentences: list[str], text_sha256: str
+    job: Job,
+    folder: Path,
+    where: torch.device,
+    fresh: bool,
+    compiled: bool | None,
+    sentences: list[str],
+    text_sha256: str,
 ) -> Path:
     """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
@@ -115,9 +124,11 @@ def train_held(
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if RANK == 0:
         write_record(folder, {"job": key, "finished": False})
-    seconds = run(job, model, examples, folder, where)
+    compiled = where.type == "cuda" if compiled is None else compiled
+    seconds = run(job, model, examples, folder, where, compiled)
     if RANK != 0:
         return folder
+    log = read_log(folder / LOG)
     finished = {
         "job": key,
         "finished": True,
@@ -126,11 +137,12 @@ def train_held(
         "text_tokens": len(examples.corpus.ids),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": seconds,
-        "last": read_log(folder / LOG)[-1],
+        "throughput": throughput(model, job.recipe, log, where, torch.bfloat16 if bfloat16(where) else torch.float32),
+        "last": log[-1],
         "learned": law_state(model),
         "environment": environment(model),
     }
-    rounded = where.type == "cuda" or (where.type == "cpu" and cpu_bfloat16())
+    rounded = where.type == "cuda" or bfloat16(where)
     save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
     write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
@@ -169,7 +181,9 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
     return with_law(model), tokenizer
 
 
-def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device) -> float:
+def run(
+    job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device, compiled: bool
+) -> float:
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
     cuda = where.type == "cuda"
@@ -187,8 +201,8 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
         weight_decay=recipe.weight_decay,
         max_grad_norm=1.0,
         optim="adamw_torch_fused",
-        bf16=torch.cuda.is_bf16_supported() if cuda else where.type == "cpu" and cpu_bfloat16(),
-        torch_compile=cuda,
+        bf16=bfloat16(where),
+        torch_compile=compiled,
         use_cpu=where.type == "cpu",
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
@@ -228,7 +242,8 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
     )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     try:
-        trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
+        with static_shapes() if compiled else nullcontext():
+            trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
     except UserError:
         raise
     except Exception as error:
@@ -241,7 +256,16 @@ def run(job: Job, model: PreTrainedModel, examples: Examples, folder: Path, wher
     return watch.seconds
 
 
-def cpu_bfloat16() -> bool:
-    """Tell whether this processor multiplies bfloat16 itself; elsewhere bfloat16 is slower than float32."""
-    capable = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(capable()) or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+def static_shapes() -> Any:
+    """Let torch.compile make a graph for the short and one for the long sequences, not a slower one for any length."""
+    import torch._dynamo  # takes seconds
+
+    return torch._dynamo.config.patch(automatic_dynamic_shapes=False)
+
+
+def bfloat16(where: torch.device) -> bool:
+    """Tell whether to train in bfloat16: where the device multiplies it itself; elsewhere it is slower than float32."""
+    if where.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    signs = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return where.type == "cpu" and any(bool(getattr(torch.cpu, sign, lambda: False)()) for sign in signs)
