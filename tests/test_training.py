@@ -271,7 +271,7 @@ def test_two_processes_train_the_same_model(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_training_ends_where_a_plain_one_does(tiny, tmp_path):
     """torch.compile, its late swap included, makes the same model but for rounding; one graph for each of two lengths and laws."""
     from torch._dynamo.utils import counters
