@@ -1,30 +1,19 @@
 """Time the needle probe against its alternatives, all in this process: python benchmarks/needle.py [MODEL] [LENGTH]
 
-Prints the ratio of each alternative's seconds to ours: token-by-token generation, full logits, one pass per answer token.
+Taking turns; seconds, and peak memory above the weights: prefilled in chunks, token-by-token generation, full logits, one pass
+per answer token.
 """
 
 import sys
-import time
-from collections.abc import Callable
 
 import torch
+from memory import compare
 
 from ssmax_eval import load_model
 from ssmax_eval.probes.needle import NeedleProbe
 from ssmax_eval.probes.scoring import forced
 
 REPEATS = 3
-
-
-def best(function: Callable[[], object]) -> float:
-    """Return the fewest seconds of a few calls, after one that warms up."""
-    function()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 @torch.inference_mode()
@@ -50,18 +39,20 @@ def main(reference: str = "smollm2-135m", length: str = "1024") -> None:
     def pass_per_token() -> object:
         return [model(ids[:, : -k + i], use_cache=False, logits_to_keep=1).logits for i in range(k)]
 
-    ours = best(lambda: forced(model, tokenizer, [prompt]))
     print(
         f"{reference}, {length} tokens, {k} answer tokens, {model.dtype}, {model.device.type}, {torch.get_num_threads()} threads"
     )
-    print(f"forced scoring, only the answer's rows   {ours:8.3f} s   1.00")
-    for name, function in (
-        ("greedy generation with a KV cache", generate),
-        ("forced scoring over full logits", full_logits),
-        ("one pass per answer token", pass_per_token),
-    ):
-        seconds = best(function)
-        print(f"{name:40} {seconds:8.3f} s   {seconds / ours:.2f}")
+    forced(model, tokenizer, [prompt])
+    compare(
+        ("forced scoring, only the answer's rows", lambda: forced(model, tokenizer, [prompt])),
+        {
+            "the same, prefilled a quarter at a time": lambda: forced(model, tokenizer, [prompt], int(length) // 4),
+            "greedy generation with a KV cache": generate,
+            "forced scoring over full logits": full_logits,
+            "one pass per answer token": pass_per_token,
+        },
+        REPEATS,
+    )
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ssmax_eval.models.rope import rope_scaled
 from ssmax_eval.probes import scoring
 from ssmax_eval.probes.attention_mass import MEASURES
 from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.prefill import smaller_chunk
 from ssmax_eval.probes.scoring import InMemory, forced, generate
 from ssmax_eval.results import run_id_of
 
@@ -137,6 +138,16 @@ def test_out_of_memory_is_tried_in_smaller_chunks_which_stay(tokenizer):
     hopeless = Limited(tokens=10)
     assert InMemory(hopeless, True)(model, tokenizer, [long])[0]["error"] == "out of memory"
     assert [chunk for _, chunk in hopeless.tried] == [None, 4000, 1000]
+
+
+def test_the_mask_of_a_chunk_fits_too(tokenizer):
+    """A chunk's mask has rows times all keys: a quarter of a long prompt would need more memory than all of it at once."""
+    model = build("Llama", vocab_size=1024)
+    assert smaller_chunk(model, None, 16_384) == 4096
+    assert smaller_chunk(model, None, 131_072) == 2048
+    assert smaller_chunk(model, 2048, 131_072) == 512
+    assert smaller_chunk(model, None, 2**20) == 256
+    assert smaller_chunk(model, 256, 2**20) is None
 
 
 def test_dynamic_rope_that_runs_out_of_memory_is_not_cut(tokenizer):

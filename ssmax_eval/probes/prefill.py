@@ -1,4 +1,8 @@
-"""Contexts read in chunks over a KV cache, for lengths whose activations do not fit; smaller chunks when memory runs out."""
+"""Contexts read in chunks over a KV cache; smaller chunks when memory runs out.
+
+A forward over all tokens holds one layer's activations; chunks hold every layer's keys and values, and a mask. They are for
+models whose keys and values are few (grouped heads, windows, short models) beside wide feed-forward layers.
+"""
 
 from collections.abc import Iterator
 
@@ -10,6 +14,7 @@ from ..errors import UserError
 from ..models.rope import rotary_modules
 
 LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
+MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
 
 
 def chunks(model: PreTrainedModel, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
@@ -46,7 +51,7 @@ def refuse_unlike_parts(model: PreTrainedModel, chunk: int | None, inputs: int) 
 
 def smaller_chunk(model: PreTrainedModel, chunk: int | None, length: int) -> int | None:
     """Return the chunk to try when memory ran out, None if there is none left."""
-    smaller = min(chunk or length, length) // 4
+    smaller = min(min(chunk or length, length) // 4, MASK_ENTRIES // length)
     return smaller if smaller >= LEAST_CHUNK and readable_in_parts(model) else None
 
 
