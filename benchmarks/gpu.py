@@ -272,6 +272,18 @@ def pack(work: Work, out: Path) -> None:
     work.write("sent.json", sorted(sent))
 
 
+def collect(work: Work, outs: list[Path]) -> None:
+    """Put what the calls left behind, in their order, back into the folder of work: models that open, and their runs."""
+    for out in outs:
+        for archive in sorted(out.glob("notes-*.tar.gz")):
+            with tarfile.open(archive) as tar:
+                tar.extractall(work.folder, filter="data")
+        for shard in out.glob("*.safetensors"):
+            model, _, name = shard.name.partition(".")
+            (work.models / model).mkdir(parents=True, exist_ok=True)
+            (work.models / model / name).write_bytes(shard.read_bytes())
+
+
 def is_note(file: Path) -> bool:
     """Tell whether a file comes back: all but weights, and what a training keeps on its way."""
     return file.suffix != ".safetensors" and "checkpoints" not in file.parts and file.name != "sent.json"
@@ -286,7 +298,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=560.0, help="of this call")
     parser.add_argument("--toy", action="store_true", help="rehearse at a small size")
     parser.add_argument("--compile", action="store_true", help="with --toy: torch.compile on a processor too")
+    parser.add_argument(
+        "--collect", type=Path, nargs="+", help="put together what calls left in these folders, and stop"
+    )
     work = Work(parser.parse_args())
+    if work.given.collect:
+        collect(work, work.given.collect)
+        return 0
     try:
         for name in stages(work):
             print(f"-- {name}", flush=True)
