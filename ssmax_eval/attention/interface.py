@@ -46,6 +46,7 @@ def attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Scale query (batch, heads, rows, head_dim) by its layer's law, show q and k to a recorder, then run transformers' sdpa attention."""
+    assert kwargs.get("softcap") is None and kwargs.get("s_aux") is None, "sdpa would drop soft-capping or sinks"
     law: Law | None = getattr(module, "ssmax", None)
     if law is not None and law.active:
         assert not kwargs.get("sliding_window"), "a law on a sliding-window layer: n would be wrong"
@@ -127,7 +128,9 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
         )
     if not all(getattr(module, "is_causal", True) for module in attention_modules(model).values()):
         raise UserError(f"{name} is not a causal language model: its rows see what comes after them; use a decoder")
-    if not model._supports_sdpa:
+    # up to 5.20 transformers calls soft-capped models fit for sdpa, which then drops the cap without a word
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    if capped or not model._supports_sdpa:
         raise UserError(
             f"{name} uses logit soft-capping or attention sinks that sdpa cannot express; use a model that supports sdpa"
         )
