@@ -1,12 +1,10 @@
 """Each named trap's test is seen to fail with its fault put in: the check that the checks can fail."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from faulty import run_test
 
 import ssmax_eval
 from ssmax_eval.harness import tasks_path
@@ -67,12 +65,28 @@ FAULTS = {
     "test_trap_9_record": (ROPE, "(inv_freq[0].double() / inv_freq[last].double())", "(inv_freq[last].double())"),
     "test_trap_9_a_setting": (ROPE, "return not torch.equal(rotation(", "return True or not torch.equal(rotation("),
     "test_trap_10_dynamic": (ROPE, "if position_ids.min() != 0:", "if True:"),
-    "test_trap_12_and_13": ("probes/scoring.py", "logits_to_keep=rows, ", "num_logits_to_keep=rows, "),
+    "test_trap_12_and_13": ("probes/scoring.py", "logits_to_keep=rows)", "num_logits_to_keep=rows)"),
     "test_trap_13_full": ("probes/nll.py", "rows = max(1, LOGITS_AT_ONCE", "rows = max(10**9, LOGITS_AT_ONCE"),
     "test_trap_16_rows": ("probes/loss.py", "nll[start - 1 : end - 1]", "nll[start:end]"),
     "test_cached_rows": ("attention/recorder.py", "position = rows + (S - T)", "position = rows"),
     "test_rows_sum": ("attention/recorder.py", "<= position[:, None, :, None]", "<= position[:, None, :, None] + 1"),
-    "test_trap_10_dynamic_rope_is_not": ("probes/nll.py", 'for word in ("dynamic", "longrope")', "for word in ()"),
+    "test_trap_10_dynamic_rope_is_not": ("probes/prefill.py", 'for word in ("dynamic", "longrope")', "for word in ()"),
+    "test_chunks_score_as": (
+        "probes/attention_mass.py",
+        "Recorder(torch.tensor(rows) - start,",
+        "Recorder(torch.tensor(rows),",
+    ),
+    "test_no_forward_reads": ("probes/scoring.py", "*(positions[0] - 1 for positions in read if positions)", "0"),
+    "test_a_chunk_is_how": ("probes/needle.py", 'del parameters["chunk"]', 'parameters["chunk"]'),
+    "test_out_of_memory_is_tried": ("probes/scoring.py", "self.chunk = smaller\n", "self.chunk, _ = None, smaller\n"),
+    "test_the_mask_of_a_chunk": ("probes/prefill.py", "MASK_ENTRIES // length)", "length)"),
+    "test_models_that_sdpa": (
+        INTERFACE,
+        "if capped or not model._supports_sdpa",
+        "if False and not model._supports_sdpa",
+    ),
+    "test_operations_are_those": ("training/throughput.py", "3 * 2 * 2 * config", "2 * 2 * config"),
+    "test_speed_is_of": ("training/throughput.py", 'if line["step"] >= recipe.short_steps', ""),
     "test_trap_15_an_edited": ("data/documents.py", "@dataclass(frozen=True, eq=False)", "@dataclass(frozen=True)"),
     "test_trap_15_every_parameter": ("probes/loss.py", '{"format": FORMAT, **parameters,', '{"format": FORMAT,'),
     "test_masses_equal_eagers_maps": (
@@ -196,9 +210,7 @@ def test_fault_is_caught(test, tmp_path):
     assert source.count(right) >= 1, f"{where} no longer holds {right!r}"
     (package / where).write_text(source.replace(right, wrong, 1))
     file = next(file for file in Path(__file__).parent.glob("test_*.py") if f"def {test}" in file.read_text())
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", test, str(file)]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert out.returncode == 1, f"the fault in {where} was not caught:\n{out.stdout[-2000:]}"
-    assert " failed" in out.stdout
-    assert "errors during collection" not in out.stdout
+    code, out = run_test(test, file, tmp_path)
+    assert code == 1, f"the fault in {where} was not caught:\n{out[-2000:]}"
+    assert " failed" in out
+    assert "errors during collection" not in out

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lm_eval.tasks
 import pytest
 from harnessed import Instance, TaskManager, evaluate, ours, stock, tasks_path
 
@@ -136,7 +135,7 @@ class OwnTasksOnly(TaskManager):
 def call(capsys, monkeypatch, *arguments):
     """Run the command line in this process, lm-eval's state put back afterwards; return exit code, stdout, stderr."""
     # without the thousands of files of lm-eval's own tasks, which take seconds to list
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", OwnTasksOnly)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", OwnTasksOnly)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)
     with pytest.raises(SystemExit) as stop:

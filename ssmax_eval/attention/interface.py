@@ -46,7 +46,7 @@ def attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Scale query (batch, heads, rows, head_dim) by its layer's law, show q and k to a recorder, then run transformers' sdpa attention."""
-    assert kwargs.get("softcap") is None and kwargs.get("s_aux") is None, "sdpa would drop soft-capping or sinks"
+    assert not any(kwargs.get(name) is not None for name in ("softcap", "s_aux")), "sdpa would drop soft-caps or sinks"
     law: Law | None = getattr(module, "ssmax", None)
     if law is not None and law.active:
         assert not kwargs.get("sliding_window"), "a law on a sliding-window layer: n would be wrong"
