@@ -33,6 +33,7 @@ app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+STORES = ("needle", "attention", "loss", "run", "train")  # commands that keep what they did before it
 
 
 @app.command("report")
@@ -178,7 +179,9 @@ def main(arguments: list[str] | None = None) -> None:
         # click's usage errors (typer brings a click of its own, so not caught by class)
         fail(message() or f"{error}; see ssmax-eval --help")
     if code == INTERRUPTED:
-        print("ssmax-eval: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        stored = given[0] in STORES
+        how = "; the same command goes on where this one stopped" if stored else ""
+        print(f"ssmax-eval: interrupted{how}", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

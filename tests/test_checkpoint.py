@@ -1,6 +1,7 @@
 """The checkpoint format: three ways to open it, equal logits; no way to open it without its law unnoticed."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ssmax_eval.attention.interface import attach, law_modules
 from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
+from ssmax_eval.models import checkpoint as checkpoint_module
 from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
@@ -190,3 +192,20 @@ def test_retrofit_leaves_what_is_there_alone(checkpoint, tmp_path, capsys):
     assert exit.value.code == 2
     assert "not empty" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_model_with_a_law_can_be_pickled(folders, tmp_path):
+    """Also opened in a process that has not made its classes yet, as joblib's and multiprocessing's workers have not."""
+    folder, logits = folders["ssmax"]
+    model, _ = load_model(str(folder))
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    torch.save(tokens(), tmp_path / "ids")
+    code = (
+        "import pickle, sys, torch\n"
+        "model = pickle.loads(open(sys.argv[1], 'rb').read())\n"
+        "torch.save(model(torch.load(sys.argv[2])).logits.detach(), sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.pickle", tmp_path / "ids"], check=True)
+    assert torch.equal(torch.load(tmp_path / "ids"), logits)
+    with pytest.raises(AttributeError, match="no attribute 'SSMaxPoem'"):
+        _ = checkpoint_module.SSMaxPoem

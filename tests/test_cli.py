@@ -293,6 +293,9 @@ def test_interrupt_says_how_to_go_on(capsys, checkpoint, tmp_path, monkeypatch):
     assert code == 130
     assert "goes on" in err
     assert not list(tmp_path.rglob("run.json"))
+    monkeypatch.setattr("ssmax_eval.report.report", interrupted)  # which stores nothing to go on from
+    code, _, err = call(capsys, "report", tmp_path)
+    assert (code, err) == (130, "ssmax-eval: interrupted\n")
 
 
 def test_task_and_lengths_follow_the_models(checkpoint, tmp_path):
@@ -302,6 +305,9 @@ def test_task_and_lengths_follow_the_models(checkpoint, tmp_path):
     assert default_task([str(learned)]) == "recall"
     with pytest.raises(UserError, match="learned different ones .recall, single.; say which: --task"):
         default_task([str(checkpoint), str(learned)])
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2", "n_positions": 1024}')
+    assert default_lengths([str(tmp_path / "gpt2")]) == [256, 512, 1024]  # it has no position behind them
     assert default_lengths([str(checkpoint)]) == [512, 1024, 2048, 4096, 8192]
     config = json.loads((learned / "config.json").read_text()) | {"max_position_embeddings": 4096}
     (learned / "config.json").write_text(json.dumps(config))

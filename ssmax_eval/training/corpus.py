@@ -4,6 +4,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -37,9 +38,12 @@ def read_sentences(recipe: Recipe) -> tuple[list[str], str]:
             if size >= recipe.text_characters:
                 break
     else:
-        source = haystack(recipe.text)
+        known = recipe.text == "bible" or recipe.text.startswith("hf:") or Path(recipe.text).expanduser().exists()
+        source = haystack(recipe.text) if known else None
         if not isinstance(source, Document):
-            raise UserError(f"text {recipe.text!r}: allowed are generated, bible, a file or folder, hf:DATASET")
+            raise UserError(
+                f"text {recipe.text!r}: no such file; allowed are generated, bible, hf:DATASET, a file or a folder"
+            )
         sentences = list(source.every)
         blocks = [sentences[i : i + BLOCK] for i in range(0, len(sentences), BLOCK)]
         total = sum(map(len, sentences))
