@@ -8,6 +8,7 @@
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,8 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..attention.interface import IMPLEMENTATION, attach, law_modules
 from ..errors import UserError
@@ -94,19 +94,18 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             "__module__": __name__,
         },
     )
+    for each in (config_class, model_class):
+        each.__qualname__ = f"{PREFIX}{base}.{each.__name__}"  # two types can share their plain model
     AutoConfig.register(PREFIX + base, config_class)
     AutoModelForCausalLM.register(config_class, model_class)
     return config_class, model_class
 
 
-def __getattr__(name: str) -> type:
-    """Find a class that `classes` makes by its name: what pickle asks for, in a process that has not made it yet."""
-    plain = name.removeprefix("SSMax")
-    for base, model in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
-        wanted = name.startswith("SSMax") and plain in (model, CONFIG_MAPPING_NAMES.get(base))
-        if wanted and CONFIG_MAPPING[base].model_type == base:  # not another name of the same class
-            return next(made for made in classes(base) if made.__name__ == name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> SimpleNamespace:
+    """Return the classes of `ssmax_<base>` by their names: where pickle finds them, in a process that has not made them yet."""
+    if not name.startswith(PREFIX):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return SimpleNamespace(**{each.__name__: each for each in classes(name.removeprefix(PREFIX))})
 
 
 def with_law(model: PreTrainedModel) -> PreTrainedModel:
