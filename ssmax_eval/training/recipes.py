@@ -172,7 +172,7 @@ RECIPES = {
             answer_weight=4.0,
             text_weight=0.2,
         ),
-        Recipe(name="cpu", train_length=128, steps=700, short_share=0.3, text="bible"),
+        Recipe(name="cpu", steps=700, short_share=0.3, text="bible"),
         Recipe(
             name="small",
             text="bible",
