@@ -234,7 +234,7 @@ class LearnedP(Law):
         self.s, self.b = per_head(1, heads), per_head(0, heads)
 
     def forward(self, n: Tensor) -> Tensor:
-        table = self.owner[0].p.float()
+        table = self.owner[0].p.float().to(n.device)  # layers may be on other devices
         log_n = torch.arange(1, len(table) + 1, device=n.device, dtype=torch.float32).log()
         centred = log_n - log_n.mean()
         slope = (centred * table).sum() / centred.square().sum().clamp(min=1e-12)
