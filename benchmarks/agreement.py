@@ -10,20 +10,33 @@ import pandas as pd
 
 from ssmax_eval.results import find_runs, load_results
 
-SAME = ["fingerprint", "attention", "rope_theta_factor", "haystack", "context_length", "depth_percent", "prompt_sha256"]
+SAME = [
+    "fingerprint",
+    "attention",
+    "rope",
+    "rope_theta",
+    "rope_theta_factor",
+    "scoring",
+    "control",
+    "prompt_sha256",
+    "sample",
+]
 
 
 def read(store: str) -> pd.DataFrame:
     runs = find_runs(store)
     rows = load_results(*runs)
-    told = {run.run_id: run.record()["model"] | {"device": run.record()["environment"]["device"]} for run in runs}
-    for name in ("fingerprint", "dtype", "device"):
-        rows[name] = rows["run_id"].map({run_id: each[name] for run_id, each in told.items()})
+    device = {run.run_id: run.record().get("environment", {}).get("device", "unfinished run") for run in runs}
+    rows["device"] = rows["run_id"].map(device)
     return rows[rows["correct"].notna()].drop_duplicates(SAME)
 
 
 def main(one: str, two: str) -> None:
-    both = read(one).merge(read(two), on=SAME, suffixes=("_1", "_2"))
+    both = (
+        read(one)
+        .merge(read(two), on=SAME, suffixes=("_1", "_2"))
+        .rename(columns={"context_length_1": "context_length"})
+    )
     if both.empty:
         sys.exit("no prompt is in both stores")
     where = [f"{both[f'device_{i}'][0]}, {both[f'dtype_{i}'][0]}" for i in (1, 2)]
@@ -33,14 +46,14 @@ def main(one: str, two: str) -> None:
         f"{where[0]} against {where[1]}: {int(both['agree'].sum())} of {len(both)} verdicts agree, "
         f"answer nll differs by {nll.median():.4f} nats (median), {nll.max():.4f} at most"
     )
-    table = both.groupby(["model_1", "context_length"], sort=False)["agree"].agg(["sum", "count"])
+    table = both.groupby(["model_1", "attention", "context_length"], sort=False)["agree"].agg(["sum", "count"])
     print(table.rename(columns={"sum": "agree", "count": "of"}).to_string())
     unlike = both[~both["agree"]]
     if not unlike.empty:
         shown = [
             "model_1",
             "context_length",
-            "sample_1",
+            "sample",
             "correct_1",
             "margin_1",
             "margin_2",

@@ -2,14 +2,16 @@
 
 Trains recipe gpu's softmax and SSMax models, measures them to 32 times the training length and further, then trains the other
 configurations and seeds as far as the time goes, the most telling first. Every call works for --seconds, leaves in $OUT what is
-new (weights, runs, logs: 8 files of 15 MiB at most), and the next one goes on, also in the middle of a training or a grid. What
-fails is said and tried again; only without the pair nothing else is done. Needs torch, transformers, accelerate, pandas,
-seaborn, typer; no network, no lm-eval. --toy rehearses all of it in minutes on a processor.
+new (weights of the pair, runs, logs: 8 files of 15 MiB at most), and the next one on the same machine goes on, also in the middle
+of a training or a grid; a fresh machine trains again. What fails is said and tried again; only without the pair nothing else is
+done. Needs torch, transformers, accelerate, pandas, seaborn, typer; no network, no lm-eval. --toy rehearses all of it in minutes
+on a processor.
 """
 
 import argparse
+import hashlib
+import io
 import json
-import math
 import os
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from typing import Any
 from ssmax_eval.training.recipes import recipe
 
 FILES, FILE_BYTES, ALL_BYTES = 8, 15 * 2**20, 60 * 2**20  # what one call may leave in $OUT
+PLAIN_BYTES = 64 * 2**20  # of notes in an archive, before they are compressed to a tenth of it
 PACKING = 25.0  # seconds kept for it
 LEAST = 20.0  # seconds left under which no stage is begun
 TRAINING_SECONDS = 150.0  # of a model, by the pilot's speed; never more than the recipe's steps
@@ -42,6 +45,7 @@ class Work:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.folder: Path = given.work
+        self.failed: list[str] = []
         self.ends = time.monotonic() + given.seconds - PACKING
         self.toy: bool = given.toy
         self.store, self.models = self.folder / "runs", self.folder / "models"
@@ -58,7 +62,10 @@ class Work:
         return json.loads(file.read_text()) if file.is_file() else None
 
     def write(self, name: str, value: Any) -> None:
-        (self.folder / name).write_text(json.dumps(value, indent=1))
+        """Write a note, all of it or none."""
+        half = self.folder / f"{name}.half"
+        half.write_text(json.dumps(value, indent=1))
+        half.replace(self.folder / name)
 
     def call(self, name: str, *command: object) -> bool:
         """Run a python command to its end, once, its output in a log, and tell whether it came to a good one.
@@ -90,11 +97,15 @@ class Work:
         print(f"    {'FAILED, ' if code else ''}{time.monotonic() - started:.0f} s", flush=True)
         if code == 0:
             done.touch()
+        else:
+            self.failed.append(name)
         return code == 0
 
     def train(self, name: str, attention: str = "softmax", seed: int = 0, late: bool = False, **changes: Any) -> Path:
         """Train a model, or finish it, and return its folder."""
         folder = self.models / name
+        if not any(folder.glob("*.safetensors")):  # collected from another machine, without its weights
+            (self.folder / "logs" / f"train-{name}.done").unlink(missing_ok=True)
         fields = {**self.base, **changes}
         options = [part for key, value in fields.items() for part in ("--set", f"{key}={str(value).lower()}")]
         swap = ("--swap-to", attention) if late else ()
@@ -158,7 +169,7 @@ def stages(work: Work) -> Iterator[str]:
     yield "million"
     work.grid("controls", pair[:1], "--attention", "ssmax", "--attention", "constant-n")
     work.grid("theta", pair, "--rope-theta-factor", "10,50")
-    work.grid("noise", pair, "--haystack", "noise")
+    work.grid("noise", pair, "--haystack", "noise", trials=10)
     yield "controls"
     benchmarks(work, pair)
     yield "benchmarks"
@@ -180,23 +191,22 @@ def stages(work: Work) -> Iterator[str]:
             made = [work.train(f"{name}-{each.get('attention', 'softmax')}", **{**chosen, **each}) for each in models]
         except Failed:
             continue
-        work.grid(name, made, *options)
+        work.grid(name, made, *options, trials=10)
         yield name
 
 
 def machine(work: Work) -> None:
     """Note what this machine is and the rate of its matrix products."""
-    if work.read("machine.json") is None:
-        code = (
-            "import json, os, sys, torch\n"
-            "from ssmax_eval.training.throughput import matmul_rate\n"
-            "where = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
-            "name = torch.cuda.get_device_name() if where.type == 'cuda' else 'cpu'\n"
-            "rate = matmul_rate(where, torch.bfloat16)\n"
-            "known = {'device': name, 'cores': os.cpu_count(), 'torch': torch.__version__, 'bf16_matmul_flops_per_second': rate}\n"
-            "json.dump(known, open(sys.argv[1], 'w'))"
-        )
-        work.call("machine", "-c", code, work.folder / "machine.json")
+    code = (
+        "import json, os, torch\n"
+        "from ssmax_eval.training.throughput import matmul_rate\n"
+        "where = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
+        "name = torch.cuda.get_device_name() if where.type == 'cuda' else 'cpu'\n"
+        "rate = matmul_rate(where, torch.bfloat16)\n"
+        "known = {'device': name, 'cores': os.cpu_count(), 'torch': torch.__version__, 'bf16_matmul_flops_per_second': rate}\n"
+        "print(json.dumps(known))"
+    )
+    work.call("machine", "-c", code)
 
 
 def pilot(work: Work) -> dict[str, Any]:
@@ -209,18 +219,23 @@ def pilot(work: Work) -> dict[str, Any]:
     short = {**PILOT, "steps": 8} if work.toy else PILOT
     records = {}
     for arm, changes in ARMS.items():
-        folder = work.train(f"pilot-{arm}", "softmax", **{**short, **changes})
+        try:
+            folder = work.train(f"pilot-{arm}", **{**short, **changes})
+        except Failed:
+            continue
         record = json.loads((folder / "training.json").read_text())
         records[arm] = {
             "recall": record["last"]["recall"],
             "text_loss": record["last"]["text_loss"],
             **record["throughput"],
         }
+    if not records:
+        raise Failed("any arm of the pilot")
     best = max(records, key=lambda arm: records[arm]["recall"] - (MARGIN if arm != "qk" else 0))
-    speed = records[best].get("tokens_per_second", math.inf)
-    per_step = int(SMALL["tokens_per_step"]) if work.toy else recipe("gpu").tokens_per_step
-    fits = int(TRAINING_SECONDS * speed / per_step) if not work.toy else int(SMALL["steps"])
-    steps = min(fits, int(SMALL["steps"]) if work.toy else recipe("gpu").steps)
+    shape = recipe("gpu").changed({key: str(value) for key, value in work.base.items()})
+    steps = shape.steps
+    if not work.toy and (speed := records[best].get("tokens_per_second")):
+        steps = min(steps, int(TRAINING_SECONDS * speed / shape.tokens_per_step))
     chosen = {**ARMS[best], "steps": steps}
     work.write("pilot.json", {"arms": records, "margin": MARGIN, "best": best})
     work.write("chosen.json", chosen)
@@ -230,7 +245,7 @@ def pilot(work: Work) -> dict[str, Any]:
 
 def million(work: Work, model: Path) -> None:
     """One needle prompt of 1,048,576 tokens, prefilled in chunks; the run's record has its seconds and peak memory."""
-    length, chunk = (16_384, 1024) if work.toy else (2**20, 4096)
+    length, chunk = (16_384, 1024) if work.toy else (2**20, 1024)
     work.probe(
         "million", "attention", "--model", f"{model.name}={model}", "--context-lengths", length, "--depth-percents", "50",
         "--trials", 1, "--task", "single", "--chunk", chunk,
@@ -248,17 +263,34 @@ def benchmarks(work: Work, pair: list[Path]) -> None:
 def pack(work: Work, out: Path) -> None:
     """Leave in `out` what no call before left there: first the notes, logs and runs, then the weights of the pair."""
     out.mkdir(parents=True, exist_ok=True)
-    sent = set(work.read("sent.json") or [])
-    notes = sorted(file for file in work.folder.rglob("*") if file.is_file() and is_note(file))
-    new = [file for file in notes if f"{file.relative_to(work.folder)} {file.stat().st_size}" not in sent]
-    archive = out / f"notes-{len(sent)}.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        for file in new:
-            tar.add(file, file.relative_to(work.folder))
-    if archive.stat().st_size > FILE_BYTES:
-        print(f"{archive.name} is too large to come back: {archive.stat().st_size:,} bytes")
-    sent |= {f"{file.relative_to(work.folder)} {file.stat().st_size}" for file in new}
-    room, files = ALL_BYTES - archive.stat().st_size, FILES - 1
+    sent: dict[str, str] = work.read("sent.json") or {}
+    call = int(sent.get("calls", "0"))
+    room, files = ALL_BYTES, FILES
+    notes = [file for file in sorted(work.folder.rglob("*")) if file.is_file() and is_note(file)]
+    new = {str(file.relative_to(work.folder)): file.read_bytes() for file in notes}
+    new = {name: content for name, content in new.items() if sent.get(name) != digest(content)}
+    part = 0
+    while new and files:
+        # as many as surely fit, compressed or not; a single one that is larger goes alone
+        chosen: dict[str, bytes] = {}
+        for name, content in new.items():
+            if chosen and sum(map(len, chosen.values())) + len(content) > PLAIN_BYTES:
+                break
+            chosen[name] = content
+        archive = out / f"notes-{call:03}-{part:02}.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            for name, content in chosen.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        size = archive.stat().st_size
+        if size > min(FILE_BYTES, room):
+            print(f"{archive.name} is too large to come back: {size:,} bytes; it waits for the next call")
+            archive.unlink()
+            break
+        sent |= {name: digest(content) for name, content in chosen.items()}
+        new = {name: content for name, content in new.items() if name not in chosen}
+        room, files, part = room - size, files - 1, part + 1
     for shard in sorted(work.models.glob("gpu-s*max-s0/*.safetensors")):
         name, size = f"{shard.parent.name}.{shard.name}", shard.stat().st_size
         if name in sent or not (work.folder / "logs" / f"train-{shard.parent.name}.done").exists():
@@ -267,26 +299,30 @@ def pack(work: Work, out: Path) -> None:
             print(f"{name} waits for the next call")
             continue
         (out / name).write_bytes(shard.read_bytes())
-        sent.add(name)
+        sent[name] = "whole"
         room, files = room - size, files - 1
-    work.write("sent.json", sorted(sent))
+    work.write("sent.json", sent | {"calls": str(call + 1)})
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def collect(work: Work, outs: list[Path]) -> None:
-    """Put what the calls left behind, in their order, back into the folder of work: models that open, and their runs."""
-    for out in outs:
-        for archive in sorted(out.glob("notes-*.tar.gz")):
-            with tarfile.open(archive) as tar:
-                tar.extractall(work.folder, filter="data")
-        for shard in out.glob("*.safetensors"):
-            model, _, name = shard.name.partition(".")
-            (work.models / model).mkdir(parents=True, exist_ok=True)
-            (work.models / model / name).write_bytes(shard.read_bytes())
+    """Put what the calls left behind back into the folder of work: models that open, and runs."""
+    archives = [archive for out in outs for archive in out.glob("notes-*.tar.gz")]
+    for archive in sorted(archives, key=lambda each: each.name):  # the later call's files over the earlier one's
+        with tarfile.open(archive) as tar:
+            tar.extractall(work.folder, filter="data")
+    for shard in (shard for out in outs for shard in out.glob("*.safetensors")):
+        model, _, name = shard.name.partition(".")
+        (work.models / model).mkdir(parents=True, exist_ok=True)
+        (work.models / model / name).write_bytes(shard.read_bytes())
 
 
 def is_note(file: Path) -> bool:
     """Tell whether a file comes back: all but weights, and what a training keeps on its way."""
-    return file.suffix != ".safetensors" and "checkpoints" not in file.parts and file.name != "sent.json"
+    return file.suffix not in (".safetensors", ".half") and "checkpoints" not in file.parts and file.name != "sent.json"
 
 
 def main() -> int:
@@ -308,6 +344,9 @@ def main() -> int:
     try:
         for name in stages(work):
             print(f"-- {name}", flush=True)
+        if work.failed:
+            print(f"FAILED: {', '.join(work.failed)}; all else is finished, and the same command tries them again")
+            return 1
         print("DONE: every stage is finished")
         return 0
     except Late:

@@ -29,9 +29,14 @@ def in_child(test: str, file: Path, folder: Path, out: Path) -> None:
     assert not any(name.split(".")[0] == "ssmax_eval" for name in sys.modules)
     sys.dont_write_bytecode = True
     os.environ["PYTHONPATH"] = str(folder)  # for what tests start themselves
-    sys.path[:] = [str(folder), *(path for path in sys.path if not (Path(path) / "ssmax_eval").is_dir())]
+    sys.path.insert(0, str(folder))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they warn of libraries that are loaded
     os.chdir(folder)
     with out.open("w") as stream, redirect_stdout(stream), redirect_stderr(stream):
         code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-k", test, str(file)])
+        import ssmax_eval
+
+        if not Path(ssmax_eval.__file__).is_relative_to(folder):
+            code = 3
+            print(f"the package under test is {ssmax_eval.__file__}")
     os._exit(int(code))

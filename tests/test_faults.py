@@ -64,7 +64,7 @@ FAULTS = {
     "test_trap_9_equal": (ROPE, "    parameters.update(new)", "    parameters.update(new, rope_theta=10_000.0)"),
     "test_trap_9_record": (ROPE, "(inv_freq[0].double() / inv_freq[last].double())", "(inv_freq[last].double())"),
     "test_trap_9_a_setting": (ROPE, "return not torch.equal(rotation(", "return True or not torch.equal(rotation("),
-    "test_trap_10_dynamic": (ROPE, "if position_ids.min() != 0:", "if True:"),
+    "test_trap_10_dynamic_does_not": (ROPE, "if position_ids.min() != 0:", "if True:"),
     "test_trap_12_and_13": ("probes/scoring.py", "logits_to_keep=rows)", "num_logits_to_keep=rows)"),
     "test_trap_13_full": ("probes/nll.py", "rows = max(1, LOGITS_AT_ONCE", "rows = max(10**9, LOGITS_AT_ONCE"),
     "test_trap_16_rows": ("probes/loss.py", "nll[start - 1 : end - 1]", "nll[start:end]"),
@@ -152,7 +152,7 @@ FAULTS = {
         '[f"{self.anchor}{self.joiner}{text}" for text in texts]',
         "[self.anchor + text for text in texts]",
     ),
-    "test_trap_15_every": ("evaluate.py", '"rope": asdict(rope),\n    }', "}"),
+    "test_trap_15_every_choice": ("evaluate.py", '"rope": asdict(rope),\n    }', "}"),
     "test_trap_15_other_weights": ("evaluate.py", '"fingerprint": each.fingerprint,\n        "dtype"', '"dtype"'),
     "test_trap_15_a_haystack": ("probes/needle.py", '"haystack_sha256": self.source.sha256', '"haystack_sha256": None'),
     "test_trap_15_failures": ("probes/scoring.py", '"correct": None,', '"correct": False,'),
@@ -199,18 +199,39 @@ FAULTS = {
 }
 
 
+# whose libraries a process of faulty.py could lack: without a fault they pass there
+SOUND = ("test_first_weights", "test_the_exponents_interval_is", "test_theta_factors_are", "test_laws_and_rope")
+
+
+def copied(folder):
+    package = shutil.copytree(Path(ssmax_eval.__file__).parent, folder / "ssmax_eval")
+    if not (package / "tasks").exists():  # in an installed package they are inside
+        shutil.copytree(tasks_path(), folder / "tasks")
+    return package
+
+
+def file_of(test):
+    (file,) = [file for file in Path(__file__).parent.glob("test_*.py") if f"def {test}" in file.read_text()]
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("test", SOUND)
+def test_without_a_fault_the_tests_pass(test, tmp_path):
+    copied(tmp_path)
+    code, out = run_test(test, file_of(test), tmp_path)
+    assert code in (0, 5), out[-2000:]  # 5: none left, for want of lm-eval
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("test", FAULTS)
 def test_fault_is_caught(test, tmp_path):
     where, right, wrong = FAULTS[test]
-    package = shutil.copytree(Path(ssmax_eval.__file__).parent, tmp_path / "ssmax_eval")
-    if not (package / "tasks").exists():  # in an installed package they are inside
-        shutil.copytree(tasks_path(), tmp_path / "tasks")
+    package = copied(tmp_path)
     source = (package / where).read_text()
     assert source.count(right) >= 1, f"{where} no longer holds {right!r}"
     (package / where).write_text(source.replace(right, wrong, 1))
-    file = next(file for file in Path(__file__).parent.glob("test_*.py") if f"def {test}" in file.read_text())
-    code, out = run_test(test, file, tmp_path)
+    code, out = run_test(test, file_of(test), tmp_path)
     assert code == 1, f"the fault in {where} was not caught:\n{out[-2000:]}"
     assert " failed" in out
     assert "errors during collection" not in out

@@ -15,7 +15,7 @@ from ssmax_eval.models.rope import rope_scaled
 from ssmax_eval.probes import scoring
 from ssmax_eval.probes.attention_mass import MEASURES
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.prefill import smaller_chunk
+from ssmax_eval.probes.prefill import chunks, smaller_chunk
 from ssmax_eval.probes.scoring import InMemory, forced, generate
 from ssmax_eval.results import run_id_of
 
@@ -56,6 +56,27 @@ def test_chunks_score_as_one_forward(name, attention, tokenizer):
     assert looked_at[0]["visible_keys"] == ([16, visible[1]] if name == "Gemma3Text" else visible)
 
 
+def test_layers_that_are_not_attention_are_read_in_chunks_too(tokenizer):
+    """Of a hybrid, attention beside convolutions: the cache has other layers for them. One of a kind that differs is refused."""
+    kinds = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+    model = build("Lfm2", vocab_size=1024, max_position_embeddings=2048, **kinds)
+    prompts = some_prompts(tokenizer, 300)
+    with native_law(model):
+        whole = forced(model, tokenizer, prompts, attention_mass=True)
+        close(forced(model, tokenizer, prompts, 50, attention_mass=True), whole)
+    model.config.model_type = "bamba"
+    with pytest.raises(UserError, match="chunk 50: this model"):
+        forced(model, tokenizer, prompts, 50)
+
+
+def test_a_chunk_is_no_larger_than_cuda_masks_rightly():
+    model = build("Llama")
+    assert [*chunks(model, 100, 30)] == [(0, 30), (30, 60), (60, 90), (90, 100)]
+    first = next(iter(chunks(model, 2**20, 2**20)))
+    assert first == (0, 2048)
+    assert first[1] * 2**20 < 2**32
+
+
 def test_no_forward_reads_more_than_a_chunk(tokenizer):
     """But the last, which holds every row that is looked at; the haystack's, the question's and the answer's."""
     model = build("Llama", vocab_size=1024, max_position_embeddings=2048)
@@ -85,9 +106,9 @@ def test_rope_that_turns_by_the_length_is_not_read_in_parts(scoring_name, tokeni
     model = build("Llama", vocab_size=1024)
     probe = NeedleProbe(context_lengths=(300,), depth_percents=(0,), trials=1, scoring=scoring_name, chunk=50)
     with rope_scaled(model, 1.0, None, "dynamic:4", longest=300):
-        with pytest.raises(UserError, match="chunk 50: this RoPE"):
+        with pytest.raises(UserError, match="chunk 50: this model"):
             probe.check(model, tokenizer)
-        with pytest.raises(UserError, match="chunk 50: this RoPE"):
+        with pytest.raises(UserError, match="chunk 50: this model"):
             scoring.SCORING[scoring_name](model, tokenizer, [probe.prompt(tokenizer, probe.plan()[0])], chunk=50)
 
 

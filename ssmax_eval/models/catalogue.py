@@ -61,13 +61,13 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
 
 def training_in_words(source: ModelSource) -> str:
     """Return the tokens, seconds, speed and device of a training of ours; nothing for any other model."""
-    record = source.training()
     try:
+        record = source.training()
         tokens, seconds, device = record["last"]["tokens"], record["seconds"], record["environment"]["device"]
         speed = record.get("throughput") or {"tokens_per_second": tokens / seconds}
         words = f"{tokens / 1e6:,.1f}M tokens in {seconds:,.0f} s on {device}, {speed['tokens_per_second']:,.0f}/s"
         return words + (f", {100 * speed['utilization']:.0f}% of its matmul rate" if "utilization" in speed else "")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (UserError, KeyError, TypeError, ValueError, ZeroDivisionError):  # it is a column, not the model
         return ""
 
 

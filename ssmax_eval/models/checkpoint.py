@@ -103,9 +103,11 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
 
 def __getattr__(name: str) -> SimpleNamespace:
     """Return the classes of `ssmax_<base>` by their names: where pickle finds them, in a process that has not made them yet."""
-    if not name.startswith(PREFIX):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return SimpleNamespace(**{each.__name__: each for each in classes(name.removeprefix(PREFIX))})
+    try:
+        made = classes(name.removeprefix(PREFIX) if name.startswith(PREFIX) else "")
+    except UserError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    return SimpleNamespace(**{each.__name__: each for each in made})
 
 
 def with_law(model: PreTrainedModel) -> PreTrainedModel:
