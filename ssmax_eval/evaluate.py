@@ -5,24 +5,27 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import attention_law, law_state, native_law
+from .attention.interface import Attached, attention_law, implementations, law_state, native_law, native_mechanism
 from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
+from .models.preflight import preflight
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
 from .provenance import command, describe_model, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
 from .statistics import Thresholds
 
+# of a config: what a forward returns, not what it computes
+FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -109,8 +112,8 @@ def subject(label: str, reference: Any) -> Subject:
         return Subject(source.label, source.reference, source.fingerprint, native, source=source)
     model, tokenizer = reference
     name = type(model).__name__
-    native = (getattr(model.config, "ssmax", None) or {}).get("attention", "softmax")
-    if native != "softmax" and not law_state(model):
+    native = native_mechanism(model)
+    if hasattr(model.config, "ssmax") and native != "softmax" and not law_state(model):
         raise UserError(
             f"model {label or name!r}: its config names attention law {native}, but its layers carry none; "
             "load it with ssmax_eval.load_model"
@@ -218,11 +221,15 @@ def execute(
     described = describe_model(each, model, tokenizer, settings.dtype)
     longest = max(sample.context_length for sample in plan)
     with ExitStack() as stack:
-        attached = stack.enter_context(attention_law(model, swap) if swap else native_law(model))
+        stack.enter_context(inference(model))
+        attached = stack.enter_context(attention_law(model, swap, longest or None) if swap else native_law(model))
         effective = stack.enter_context(
             rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling, longest=longest or None)
         )
         probe.check(model, tokenizer)
+        laws = bool(attached.scaled_layers)
+        proof = preflight(model, tokenizer, longest, laws=laws, masses=probe.name == "attention")
+        attached = that_ran(attached, proof)
         writer = stack.enter_context(run.writer(settings.fresh))
         earlier = run.rows()
         done = {row["sample"] for row in earlier if row["error"] is None}
@@ -251,6 +258,7 @@ def execute(
             "model": described,
             "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
+            "preflight": proof,
             "environment": environment(model),
             "thresholds": asdict(settings.thresholds) if probe.name == "attention" else None,
             "command": command(),
@@ -262,6 +270,44 @@ def execute(
             "peak_memory_bytes": peak_memory(model),
         }
         run.finish(record)
+
+
+@contextmanager
+def inference(model: PreTrainedModel) -> Iterator[None]:
+    """Run a block without dropout, and with forwards that return what they return by default; all comes back afterwards."""
+    training = {name: module.training for name, module in model.named_modules()}
+    configs = {id(each): each for each, _ in implementations(model)}.values()
+    switches = [
+        (config, name, vars(config)[name], usual)
+        for config in configs
+        for name, usual in FORWARD_SWITCHES.items()
+        if name in vars(config)
+    ]
+    try:
+        model.eval()
+        for config, name, _, usual in switches:
+            setattr(config, name, usual)
+        yield
+    finally:
+        for name, module in model.named_modules():
+            module.training = training.get(name, False)
+        for config, name, given, _ in switches:
+            setattr(config, name, given)
+
+
+def that_ran(attached: Attached, proof: dict[str, Any]) -> Attached:
+    """Leave out of what was attached the layers that never ran, as cross-attention does when there is only text."""
+    called = proof.get("called")
+    if called is None:
+        return attached
+    scaled, unscaled = (
+        [name for name in names if name in called] for names in (attached.scaled_layers, attached.unscaled_layers)
+    )
+    if attached.scaled_layers and not scaled:
+        raise UserError(
+            f"attention law {attached.attention}: none of the layers that it is on runs in a forward of text; use softmax"
+        )
+    return replace(attached, scaled_layers=scaled, unscaled_layers=unscaled)
 
 
 def rope_settings(

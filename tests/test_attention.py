@@ -250,7 +250,7 @@ def ssmax_eval_transformers():
 def test_models_that_sdpa_cannot_run_are_refused():
     model = build("Gemma2", head_dim=8, layer_types=["full_attention"] * 2)
     with pytest.raises(UserError, match="soft-capping"):
-        attach(model, "softmax")
+        attach(model, "ssmax")
 
 
 def test_attention_law_restores_everything():

@@ -12,7 +12,7 @@ from ssmax_eval.attention.interface import attach
 from ssmax_eval.data.documents import Documents, prose_ids
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.rope import rope_scaled
-from ssmax_eval.probes import loss, nll
+from ssmax_eval.probes import head, loss, nll
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.nll import token_nll
 
@@ -36,22 +36,22 @@ OTHERS = {
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
 def test_nll_equals_full_logits_in_chunks_of_either_kind(name, monkeypatch):
     """Heads that scale or cap logits included: what a model does around its head is its own code."""
-    monkeypatch.setattr(nll, "LOGITS_AT_ONCE", 128 * 2 * 7)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 128 * 2 * 7)
     model = build(name, **OTHERS.get(name, {}))
     if name not in OTHERS:
         attach(model, "ssmax")
     ids = torch.randint(3, 128, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     expected = full_nll(model, ids)
-    forward = nll.decoder_of(model).forward
+    forward = head.decoder_of(model).forward
     for chunk in (None, 13, 64, 1000):
         torch.testing.assert_close(token_nll(model, ids, chunk), expected, atol=1e-5, rtol=1e-5)
-    assert nll.decoder_of(model).forward == forward
-    assert not nll.decoder_of(model)._forward_hooks
+    assert head.decoder_of(model).forward == forward
+    assert not head.decoder_of(model)._forward_hooks
 
 
 def test_trap_13_full_logits_never_exist(monkeypatch):
     """The head sees at most the rows that fit, and the decoder runs once."""
-    monkeypatch.setattr(nll, "LOGITS_AT_ONCE", 128 * 10)
+    monkeypatch.setattr(head, "LOGITS_AT_ONCE", 128 * 10)
     model = build("Llama")
     seen, runs = [], []
     model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))

@@ -15,11 +15,16 @@ from ssmax_eval.models.rope import rope_scaled
 from ssmax_eval.probes import scoring
 from ssmax_eval.probes.attention_mass import MEASURES
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.prefill import chunks, smaller_chunk
+from ssmax_eval.models.preflight import smaller_chunk
+from ssmax_eval.probes.prefill import chunks
 from ssmax_eval.probes.scoring import InMemory, forced, generate
 from ssmax_eval.results import run_id_of
 
 LENGTH = 1200
+JAMBA = {
+    "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+    "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4,
+}  # fmt: skip
 CHUNKS = (97, 256, 1000, 5000)
 
 
@@ -64,8 +69,10 @@ def test_layers_that_are_not_attention_are_read_in_chunks_too(tokenizer):
     with native_law(model):
         whole = forced(model, tokenizer, prompts, attention_mass=True)
         close(forced(model, tokenizer, prompts, 50, attention_mass=True), whole)
-    model.config.model_type = "bamba"
-    with pytest.raises(UserError, match="chunk 50: this model"):
+    model = build("Jamba", vocab_size=1024, **JAMBA)
+    with pytest.raises(
+        UserError, match="chunk 50: JambaForCausalLM cannot be read in parts: its numbers in parts differ"
+    ):
         forced(model, tokenizer, prompts, 50)
 
 
@@ -81,17 +88,18 @@ def test_no_forward_reads_more_than_a_chunk(tokenizer):
     """But the last, which holds every row that is looked at; the haystack's, the question's and the answer's."""
     model = build("Llama", vocab_size=1024, max_position_embeddings=2048)
     prompts = some_prompts(tokenizer)
+    forced(model, tokenizer, prompts, 256)  # the first time, a short input proves that parts agree
     read = []
     model.register_forward_pre_hook(lambda m, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True)
     forced(model, tokenizer, prompts, 256)
     answer = prompts[0].answer_length
-    assert read == [256, 256, 256, 256, LENGTH - 1 - answer - 4 * 256, answer]
+    assert read == [256, 256, 256, 256, LENGTH - 1 - answer - 4 * 256, answer + 1]
     read.clear()
     with native_law(model):
         forced(model, tokenizer, prompts, 256, attention_mass=True)
-    assert sum(read[:-1]) == LENGTH - 1
+    assert sum(read[:-1]) == LENGTH
     # the last part is 128 tokens of haystack, a needle that stands among them, and the question
-    assert 128 + answer < read[-2] < 200
+    assert 128 + answer + 1 < read[-2] < 200
 
 
 def test_generate_prefills_in_chunks(tokenizer):
@@ -106,9 +114,13 @@ def test_rope_that_turns_by_the_length_is_not_read_in_parts(scoring_name, tokeni
     model = build("Llama", vocab_size=1024)
     probe = NeedleProbe(context_lengths=(300,), depth_percents=(0,), trials=1, scoring=scoring_name, chunk=50)
     with rope_scaled(model, 1.0, None, "dynamic:4", longest=300):
-        with pytest.raises(UserError, match="chunk 50: this model"):
+        with pytest.raises(
+            UserError, match="chunk 50: LlamaForCausalLM cannot be read in parts: its RoPE .dynamic. turns"
+        ):
             probe.check(model, tokenizer)
-        with pytest.raises(UserError, match="chunk 50: this model"):
+        with pytest.raises(
+            UserError, match="chunk 50: LlamaForCausalLM cannot be read in parts: its RoPE .dynamic. turns"
+        ):
             scoring.SCORING[scoring_name](model, tokenizer, [probe.prompt(tokenizer, probe.plan()[0])], chunk=50)
 
 

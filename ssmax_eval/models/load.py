@@ -122,7 +122,6 @@ def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
         if name in vars(owner):
             delattr(owner, name)
     model.is_quantized = False
-    attach(model)
     return model
 
 
@@ -143,7 +142,6 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
         else:
             options["trust_remote_code"] = trust_remote_code
             model, info = AutoModelForCausalLM.from_pretrained(source.path, **options)
-            attach(model)
     except UserError:
         raise
     except Exception as error:

@@ -88,6 +88,22 @@ def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
 
 
+def rope_that_turns(model: PreTrainedModel) -> str | None:
+    """Return the type of a model's RoPE if its angles hang on the length of each forward; None if they do not."""
+    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
+    return next((word for kind in kinds for word in ("dynamic", "longrope") if word in kind), None)
+
+
+def rope_switch(model: PreTrainedModel) -> int | None:
+    """Return the length in tokens above which longrope turns with its other frequencies; None for RoPE that does not switch."""
+    for rotary in rotary_modules(model).values():
+        if "longrope" in str(getattr(rotary, "rope_type", "")):
+            parameters = full_attention_parameters(copy.deepcopy(rotary.config))
+            if (length := parameters.get("original_max_position_embeddings")) is not None:
+                return int(length)
+    return None
+
+
 def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
     """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
     prefix = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""

@@ -5,9 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from ..attention.interface import attention_modules
 from ..attention.recorder import Recorder
 from ..data.prompts import Prompt
 
@@ -21,9 +19,9 @@ DIGITS = 6  # kept of each stored number
 class AttentionMass:
     """What every head does in the rows that predict the answers of prompts of equal length.
 
-    recorder goes into `recording` around the forward over all tokens but the last, or around its last part, from token
-    `start` on over a cache of the rest; `of(i)` is prompt i's row part afterwards: for each measure a list of layers of
-    heads. Of the row that predicts the answer's first token:
+    recorder goes into `recording` around the forward over all tokens, or around its last part, from token
+    `start` on over a cache of the rest; `of(i)` is prompt i's row part afterwards: layers, the index of each layer that
+    attends, and for each measure a list of those layers of heads. Of the row that predicts the answer's first token:
     mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
     log_odds, ln(mass_answer / (1 - mass_answer)), exact where the mass itself rounds to 0 or 1; mass_first, on the prompt's
     first token (the sink); mass_question, on the tokens after the haystack; entropy in nats; maximum, the largest weight,
@@ -34,13 +32,12 @@ class AttentionMass:
     the highest of all heads of the mass on the answer and on the token to be written, in the row that predicts it.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: list[Prompt], start: int = 0) -> None:
+    def __init__(self, prompts: list[Prompt], start: int = 0) -> None:
         self.prompts = prompts
-        self.layers = list(attention_modules(model))
         longest = max(prompt.answer_length for prompt in prompts)
-        inputs = len(prompts[0].ids) - 1
+        inputs = len(prompts[0].ids)
         # the row in front of each answer token; shorter answers repeat their last one, with no weight
-        rows = [[inputs - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
+        rows = [[inputs - 1 - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
         weights = [[(i < p.answer_length) / p.answer_length for i in range(longest)] for p in prompts]
         self.weights = torch.tensor(weights)
         keys = [
@@ -83,13 +80,12 @@ class AttentionMass:
 
     def of(self, index: int) -> dict[str, Any]:
         """Return the measures of prompt `index`, each a list of layers of heads, and BY_TOKEN, each a list of answer tokens."""
-        parts: dict[str, Any] = {
-            measure: [rounded(self.recorder.kept[layer][measure][index]) for layer in self.layers]
-            for measure in MEASURES
-        }
-        parts["visible_keys"] = [int(self.recorder.kept[layer]["visible_keys"][index]) for layer in self.layers]
+        kept = self.recorder.kept
+        parts: dict[str, Any] = {"layers": list(kept)}
+        parts |= {measure: [rounded(each[measure][index]) for each in kept.values()] for measure in MEASURES}
+        parts["visible_keys"] = [int(each["visible_keys"][index]) for each in kept.values()]
         for name in BY_TOKEN:
-            by_layer = torch.stack([self.recorder.kept[layer][name][index].cpu() for layer in self.layers])
+            by_layer = torch.stack([each[name][index].cpu() for each in kept.values()])
             parts[name] = rounded(by_layer.amax(0)[: self.prompts[index].answer_length])
         if self.prompts[index].value_start is None:
             parts |= dict.fromkeys((*MASSES, *BY_TOKEN))

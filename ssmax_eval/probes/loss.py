@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
+from ..models.preflight import refuse_unlike_parts, smaller_chunk
 from .needle import LONGEST, check_tokenizer, require
 from .nll import token_nll
-from .prefill import is_out_of_memory, refuse_unlike_parts, smaller_chunk
+from .prefill import is_out_of_memory
 
 Row = dict[str, Any]
 FORMAT = 1  # of documents and sums: raise it when the same parameters come to mean other rows

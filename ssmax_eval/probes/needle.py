@@ -13,8 +13,8 @@ from ..data.haystacks import Haystack, haystack
 from ..data.needles import Needle
 from ..data.prompts import CONTROLS, Prompt, assemble
 from ..errors import UserError
+from ..models.preflight import refuse_unlike_parts
 from ..models.rope import rotary_modules
-from .prefill import refuse_unlike_parts
 from .scoring import EXTRA_GENERATED_TOKENS, SCORING, InMemory, forced
 
 Row = dict[str, Any]

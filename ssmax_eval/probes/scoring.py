@@ -4,9 +4,9 @@ A token sequence is what greedy decoding would write if and only if each of its 
 front of it, so one forward over prompt and answer gives greedy decoding's verdict without decoding.
 """
 
-import inspect
 import math
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -15,11 +15,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..attention.recorder import recording
 from ..data.prompts import Prompt
 from ..errors import UserError
+from ..models.preflight import refuse_unlike_parts, smaller_chunk
+from ..models.rope import rope_switch
 from .attention_mass import AttentionMass, haystack_ends, rounded
-from .nll import hidden_states, nll_at
-from .prefill import is_out_of_memory, prefill, refuse_unlike_parts, smaller_chunk
+from .head import logits_of
+from .nll import nll_at, token_nll
+from .prefill import is_out_of_memory, prefill
 
 EXTRA_GENERATED_TOKENS = 16
+NOT_FINITE = "logits are not finite"
 Score = dict[str, Any]
 UNSCORED: Score = {
     "predicted": None,
@@ -47,30 +51,38 @@ def forced(
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
     attention_mass adds, from the same forward, what every head does in the answer's rows (attention_mass.MEASURES), and
     haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question. chunk: tokens to prefill at
-    a time over a KV cache; None reads all at once. Raises UserError for RoPE that is not the same in parts.
+    a time over a KV cache; None reads all at once. Raises UserError for a model that is not the same in parts.
     """
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        raise UserError(f"{type(model).__name__}: its forward takes no logits_to_keep; use --scoring generate")
-    rows = max(prompt.answer_length for prompt in prompts)
-    # the last answer token predicts nothing that is asked
-    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
+    # the last answer token's own row predicts nothing that is asked, but it is read: what a row is must not hang on it
+    rows = 1 + max(prompt.answer_length for prompt in prompts)
+    ids = torch.tensor([prompt.ids for prompt in prompts], device=model.device)
     inputs = ids.shape[1]
+    refuse_unlike_parts(model, chunk, inputs)
     read = haystack_ends(prompts) if attention_mass else []
     start, cache = 0, None
     if chunk is not None and chunk < inputs:
         # the last part holds every row that is looked at
         start = min([inputs - rows, *(positions[0] - 1 for positions in read if positions)])
-        cache = prefill(model, ids, start, chunk, keep_all=attention_mass)
-    masses = AttentionMass(model, prompts, start) if attention_mass else None
-    with ExitStack() as stack:
-        caught = stack.enter_context(hidden_states(model)) if masses else []
+        cache = prefill(model, ids, start, chunk, keep_all=attention_mass) if start else None
+    masses = AttentionMass(prompts, start) if attention_mass else None
+    options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+    with recording(model, masses.recorder) if masses else nullcontext():
+        logits, decoded = logits_of(model, ids[:, start:], slice(-rows, -1), **options)
+    if (switch := rope_switch(model)) is not None and inputs - rows < switch < inputs:
         if masses:
-            stack.enter_context(recording(model, masses.recorder))
-        out = model(input_ids=ids[:, start:], past_key_values=cache, use_cache=cache is not None, logits_to_keep=rows)
-    scores = [score_rows(tokenizer, prompt, out.logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
+            raise UserError(
+                f"context length {inputs}: RoPE turns otherwise above {switch} tokens, which is inside the answer, so its rows "
+                f"come from two forwards; ask for at most {switch} or at least {switch + rows} tokens"
+            )
+        # greedy decoding reads up to the switch with the frequencies of short contexts
+        early = switch - (inputs - rows)
+        short, _ = logits_of(model, ids[:, :switch], slice(-early, None), use_cache=False)
+        logits = torch.cat([short, logits[:, early:]], 1)
+    scores = [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
     if masses is None:
         return scores
-    nll = haystack_nll(model, caught[0], ids[:, start:], [[at - start for at in positions] for positions in read])
+    positions = [[at - start for at in each] for each in read]
+    nll = haystack_nll(model, decoded, ids[:, start:], positions)
     return [score | masses.of(i) | {"haystack_nll": nll[i]} for i, score in enumerate(scores)]
 
 
@@ -83,7 +95,7 @@ def haystack_nll(
         return [None] * len(positions)
     # prompts with fewer such tokens repeat one that does not count
     padded = torch.tensor([[*each, *[1] * (longest - len(each))] for each in positions])
-    nll = nll_at(model, decoded, ids, padded)
+    nll = token_nll(model, ids).gather(1, padded - 1) if decoded is None else nll_at(model, decoded, ids, padded)
     return rounded(torch.stack([nll[i, : len(each)].mean() for i, each in enumerate(positions)]))
 
 
@@ -92,7 +104,7 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
     logits = logits.float()
     answer = torch.tensor(prompt.ids[-prompt.answer_length :], device=logits.device)
     if not torch.isfinite(logits).all():
-        return {**UNSCORED, "error": "logits are not finite"}
+        return {**UNSCORED, "error": NOT_FINITE}
     own = logits.gather(1, answer[:, None])
     nll = float((logits.logsumexp(1, keepdim=True) - own).sum())
     rivals = logits.scatter(1, answer[:, None], -math.inf).amax(1, keepdim=True)
@@ -136,13 +148,31 @@ def generate_one(
     ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
     refuse_unlike_parts(model, chunk, ids.shape[1])
     length = prompt.answer_length + EXTRA_GENERATED_TOKENS
-    out = model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, prefill_chunk_size=chunk
-    )
+    with finite_logits(model) as finite:
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, prefill_chunk_size=chunk
+        )
+    if not finite():
+        return {**UNSCORED, "error": NOT_FINITE}
     written = out[0, ids.shape[1] :].tolist()
     text = tokenizer.decode(written, skip_special_tokens=True)
     first = written[:1] == prompt.ids[-prompt.answer_length :][:1]
     return {**UNSCORED, "predicted": text, "correct": prompt.expected in text, "first_correct": first, "error": None}
+
+
+@contextmanager
+def finite_logits(model: PreTrainedModel) -> Iterator[Callable[[], bool]]:
+    """Watch the last row of every forward's logits while the block runs; what is yielded tells whether all were finite."""
+    seen: list[torch.Tensor] = []
+
+    def watch(module: Any, arguments: Any, output: Any) -> None:
+        seen.append(torch.isfinite(output.logits[:, -1]).all())
+
+    hook = model.register_forward_hook(watch)
+    try:
+        yield lambda: all(bool(each) for each in seen)
+    finally:
+        hook.remove()
 
 
 class Scorer(Protocol):

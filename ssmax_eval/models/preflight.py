@@ -1,0 +1,268 @@
+"""Before its first number on a model: does what we read of it agree with what the unmodified model computes?
+
+Model families differ in ways that no list keeps up with: decoders that leave rows out, code that asks for the name of the
+attention implementation, caches of their own, terms added to the scores. So each way of reading is compared with the
+model's own on a short input. What differs is refused in one line, or the way that agrees is taken and recorded.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..attention.interface import Seen, implementations, law_modules, our_function, restore
+from ..attention.recorder import Recorder, recording
+from ..errors import UserError
+from ..probes.head import READS_MORE, logits_of, nll_of
+from ..probes.nll import token_nll
+from ..probes.prefill import prefill
+from .rope import rope_that_turns
+
+SHORTEST = 64  # tokens of the input
+# thresholds that a config can name: the input passes each that the run will pass, where that is affordable
+THRESHOLD = re.compile(r"window|topk|top_k|chunk|block|original_max|local|stride|select|sparse|compress|sink")
+WORK = 2e11  # parameters times tokens of one forward: some seconds on two cores
+MAP_ENTRIES = 2**26  # numbers of all eager maps together
+ROWS = 8
+# what kernels may differ by, in nats a token: of the same sums in another order
+NATS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+# and in an attention weight, or an output against its layer's largest
+SHARE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
+MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
+
+
+@torch.inference_mode()
+def preflight(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int, laws: bool = False, masses: bool = False
+) -> dict[str, Any]:
+    """Compare our ways of reading with the model's own, and return what was found, for the record.
+
+    The model has its law and RoPE setting on. longest: tokens of the longest prompt to come. laws: a law is on, swapped in
+    or its own. masses: attention will be recorded. Returned: tokens, the length of the input, to which all of it is proved;
+    head, what the head is read from (rows or full logits); and the largest differences found: kept_rows, with_a_token_more
+    (the model's own rows when another token follows) and our_attention in nats,
+    recorded_output as a share of a layer's largest output, eager_maps as weights; called, the attention modules that ran.
+    Raises UserError for a model whose attention our function, or whose weights our recorder, does not give as the model does.
+    """
+    ids = input_ids(model, tokenizer, longest)
+    found: dict[str, Any] = {"tokens": ids.shape[1], "head": "rows"}
+    READS_MORE.discard(model)
+    own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+    shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
+    if not torch.isfinite(own).all():  # nothing to compare; every row will say so
+        return {**found, "finite": False}
+    found["kept_rows"] = difference(own, token_nll(model, ids))
+    last, _ = logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)
+    found["kept_rows"] = max(found["kept_rows"], difference(own[:, -ROWS:], nll_of(last, ids[:, -ROWS:])))
+    found["with_a_token_more"] = difference(own[:, :-1], shorter)
+    if found["with_a_token_more"] > NATS[model.dtype]:
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: %s: its own rows change by %.3g nats when a token follows, so one forward's verdict can "
+            "differ from greedy decoding's; --scoring generate decodes",
+            type(model).__name__,
+            found["with_a_token_more"],
+        )
+    if found["kept_rows"] > NATS[model.dtype]:
+        READS_MORE.add(model)
+        found["head"] = "full logits"
+    if laws or masses:
+        found |= compare_attention(model, ids, masses)
+    return found
+
+
+def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict[str, Any]:
+    """Compare plain softmax through our function with the model's own, and recorded rows with outputs and eager maps."""
+    found: dict[str, Any] = {}
+    name = type(model).__name__
+    with laws_off(model):
+        with own_attention(model):
+            own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+        with our_function(model):
+            ours = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+    found["our_attention"] = difference(own, ours)
+    if not found["our_attention"] <= NATS[model.dtype]:
+        raise UserError(
+            f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
+            f"token (allowed {NATS[model.dtype]:g}) on {ids.shape[1]} tokens, so laws and attention masses would be wrong; "
+            "use the needle and loss probes without --attention"
+        )
+    check = OutputCheck(torch.linspace(0, ids.shape[1] - 1, 2 * ROWS).long()[None])
+    with recording(model, check):
+        model(input_ids=ids, use_cache=False)
+    found["called"] = check.called
+    if not masses:
+        return found
+    found["recorded_output"] = max(check.kept.values(), default=0.0)
+    found["eager_maps"] = compare_maps(model, ids)
+    for what, unit in (("recorded_output", "of its largest output"), ("eager_maps", "in a weight")):
+        if found[what] is not None and not found[what] <= SHARE[model.dtype]:
+            raise UserError(
+                f"{name}: the attention that we record differs from what its layers compute by {found[what]:.3g} {unit} "
+                f"(allowed {SHARE[model.dtype]:g}), so attention masses would be wrong; use the needle and loss probes"
+            )
+    return found
+
+
+class OutputCheck(Recorder):
+    """Keep, by layer, how far the recorded weights times the values are from what the layer put out, as a share of its largest."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__(rows, lambda scores: scores)
+
+    def offer(self, layer: int, seen: Seen) -> None:
+        weights = self.scores(seen).softmax(-1).nan_to_num()
+        value = seen.value.float().repeat_interleave(weights.shape[1] // seen.value.shape[1], 1)
+        rows = self.rows.to(seen.output.device)
+        output = seen.output[:, rows[0]].transpose(1, 2).float()
+        away = (weights @ value - output).abs().max() / output.abs().max().clamp(min=1e-30)
+        self.kept[layer] = max(float(away), self.kept.get(layer, 0.0))
+
+
+def compare_maps(model: PreTrainedModel, ids: Tensor) -> float | None:
+    """Return the largest difference of recorded weights from the model's own eager maps; None where it gives none."""
+    layers = len(law_modules(model)) or int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
+    heads = int(getattr(model.config.get_text_config(), "num_attention_heads", 1) or 1)
+    ids = ids[:, : max(SHORTEST, math.isqrt(MAP_ENTRIES // (layers * heads)))]
+    rows = torch.arange(ids.shape[1] - ROWS, ids.shape[1])[None]
+    with laws_off(model):
+        recorder = Recorder(rows, lambda scores: scores.softmax(-1))
+        with recording(model, recorder):
+            model(input_ids=ids, use_cache=False)
+        maps = eager_maps(model, ids)
+    if len(maps) != len(recorder.kept):
+        return None
+    kept = recorder.kept.values()
+    pairs = [(own[:, :, -ROWS:, : ours.shape[-1]].float(), ours) for own, ours in zip(maps, kept, strict=True)]
+    return max((float((own - ours).abs().max()) for own, ours in pairs if own.shape == ours.shape), default=None)
+
+
+def eager_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
+    """Return the attention maps that a model gives itself under its eager implementation; [] where it gives none."""
+    before = implementations(model)
+    try:
+        model.set_attn_implementation("eager")
+        found = model(input_ids=ids, use_cache=False, output_attentions=True).attentions or ()
+        return [each for each in found if isinstance(each, Tensor)]
+    except Exception:  # a model may lack an eager implementation, in any way it likes
+        return []
+    finally:
+        restore(before)
+
+
+@contextmanager
+def laws_off(model: PreTrainedModel) -> Iterator[None]:
+    """Let the laws of a model leave its queries as they are while the block runs."""
+    laws = [law for law in law_modules(model).values() if law.active]
+    try:
+        for law in laws:
+            law.active = False
+        yield
+    finally:
+        for law in laws:
+            law.active = True
+
+
+@contextmanager
+def own_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Run a block on the attention implementation that a model had before a law was put on it."""
+    now = implementations(model)
+    try:
+        restore(vars(model).get("attention_before", []))
+        yield
+    finally:
+        restore(now)
+
+
+def input_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int) -> Tensor:
+    """Return the input, int64 (1, tokens): drawn ids of a fixed seed, none of them special."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    plain = sorted(set(tokenizer.get_vocab().values()) - special) or [0]
+    drawn = torch.randint(len(plain), (1, proof_length(model, longest)), generator=torch.Generator().manual_seed(0))
+    return torch.tensor(plain)[drawn].to(model.device)
+
+
+def proof_length(model: PreTrainedModel, longest: int) -> int:
+    """Return how many tokens are read: past every threshold that the config names and the run passes, as far as is affordable."""
+    named = [value for value in thresholds(model.config.get_text_config().to_dict()) if value < longest]
+    wanted = min(round(1.25 * max(named, default=0)) + 16, longest)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    width = len(list(model.modules())) * max(
+        1, model.get_input_embeddings().weight.shape[-1]
+    )  # at least the attention's
+    while wanted > SHORTEST and wanted * (parameters + width * wanted) > WORK:
+        wanted //= 2
+    return max(SHORTEST, wanted)
+
+
+def thresholds(config: Any, name: str = "") -> Iterator[int]:
+    """Yield the whole numbers of a config, however deep, whose names say that something changes beyond them."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from thresholds(value, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            yield from thresholds(value, name)
+    elif isinstance(config, int) and not isinstance(config, bool) and THRESHOLD.search(name):
+        yield config
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest absolute difference; infinite where one of them is not finite."""
+    away = float((one.float() - other.float().to(one.device)).abs().max())
+    return away if math.isfinite(away) else math.inf
+
+
+# by model: what reading in parts was found to differ by, for each chunk and setting
+PARTS: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictionary()
+
+
+def unlike_in_parts(model: PreTrainedModel, chunk: int, inputs: int) -> str | None:
+    """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers are the whole forward's."""
+    if (kind := rope_that_turns(model)) is not None:
+        return f"its RoPE ({kind}) turns by the length of each forward"
+    setting = tuple((name, type(law).__name__) for name, law in law_modules(model).items())
+    known = PARTS.setdefault(model, {})
+    length = proof_length(model, inputs)
+    part = max(1, min(chunk, length // 3))
+    key = (part, length, setting, model.dtype)
+    if key not in known:
+        known[key] = compare_parts(model, part, length)
+    return known[key]
+
+
+@torch.inference_mode()
+def compare_parts(model: PreTrainedModel, part: int, length: int) -> str | None:
+    """Return what differs when an input of `length` tokens is read in parts; None for nothing."""
+    vocabulary = len(model.get_input_embeddings().weight)
+    ids = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    try:
+        whole, parts = token_nll(model, ids), token_nll(model, ids, part)
+        last, _ = logits_of(model, ids, slice(-ROWS, None), use_cache=False)
+        cache = prefill(model, ids, length - ROWS, part, keep_all=True)
+        kept, _ = logits_of(model, ids[:, -ROWS:], slice(None), past_key_values=cache, use_cache=True)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        return f"it cannot be read over a KV cache ({type(error).__name__})"
+    away = max(difference(whole, parts), difference(nll_of(last, ids[:, -ROWS:]), nll_of(kept, ids[:, -ROWS:])))
+    if away <= NATS[model.dtype]:
+        return None
+    return f"its numbers in parts differ from the whole forward's by {away:.3g} nats a token on {length} tokens"
+
+
+def refuse_unlike_parts(model: PreTrainedModel, chunk: int | None, inputs: int) -> None:
+    """Raise UserError if `inputs` tokens would be read in chunks that the model treats otherwise than the whole."""
+    if chunk is not None and chunk < inputs and (why := unlike_in_parts(model, chunk, inputs)) is not None:
+        raise UserError(f"chunk {chunk}: {type(model).__name__} cannot be read in parts: {why}; leave it out")
+
+
+def smaller_chunk(model: PreTrainedModel, chunk: int | None, length: int) -> int | None:
+    """Return the chunk to try when memory ran out, None if there is none left or the model computes otherwise in parts."""
+    smaller = min(min(chunk or length, length) // 4, MASK_ENTRIES // length)
+    return smaller if smaller >= LEAST_CHUNK and unlike_in_parts(model, smaller, length) is None else None
