@@ -12,7 +12,7 @@ from ssmax_eval.attention.interface import attach
 from ssmax_eval.data.documents import Documents, prose_ids
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.rope import rope_scaled
-from ssmax_eval.probes import head, loss, nll
+from ssmax_eval.probes import head, loss
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.nll import token_nll
 

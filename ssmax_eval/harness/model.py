@@ -4,6 +4,7 @@ Prompts of equal length share a forward pass, only the answers' rows reach lm_he
 """
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,10 +23,11 @@ from ..data.prompts import Prompt
 from ..errors import UserError
 from ..evaluate import Settings, subject
 from ..models.load import load_model, load_tokenizer
+from ..models.preflight import preflight
 from ..models.rope import RopeSetting, rope_scaled
 from ..models.sources import resolve
 from ..probes.needle import BATCH_TOKENS
-from ..probes.scoring import InMemory, Score, Scorer, forced
+from ..probes.scoring import NOT_FINITE, InMemory, Score, Scorer, finite_logits, forced
 from ..provenance import describe_model, describe_rope, environment
 from .requests import prompt_of, reading
 
@@ -70,16 +72,20 @@ class SSMaxLM(HFLM):
             **options,
         )
         self._setting = ExitStack()  # law and RoPE stay for the model's life
+        longest = int(options.get("max_length") or self.max_length)
         attached = self._setting.enter_context(
-            attention_law(self.model, attention) if attention else native_law(self.model)
+            attention_law(self.model, attention, longest) if attention else native_law(self.model)
         )
         effective = self._setting.enter_context(
             rope_scaled(self.model, rope.theta_factor, rope.theta, rope.scaling, longest=options.get("max_length"))
         )
+        # masses are compared where they are asked for
+        proof = preflight(self.model, self.tokenizer, longest, laws=bool(attached.scaled_layers))
         self.setting = {
             "model": describe_model(subject("", pretrained), self.model, self.tokenizer, dtype),
             "attention": {**asdict(attached), "swapped": attention is not None, "learned": law_state(self.model)},
             "rope": describe_rope(rope, effective),
+            "preflight": proof,
             "environment": environment(self.model),
         }
 
@@ -132,8 +138,14 @@ class SSMaxLM(HFLM):
         with reading(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
                 # one-token choices after the same context: lm-eval reads it once for all of them
-                return list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
-            answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
+                found = list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
+                if not all(math.isfinite(nats) for nats, _ in found):
+                    raise UserError(f"a request has no score: {NOT_FINITE}")
+                return found
+            answers = [
+                (-score["answer_nll"], score["correct"])
+                for score in self.scores(prompts, partial(forced, read_last=False), disable_tqdm)
+            ]
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answer)
@@ -142,7 +154,9 @@ class SSMaxLM(HFLM):
     def attention_mass(self, requests: Sequence[Instance]) -> list[str]:
         """Return each document's score with every head's attention on the needle (probes.attention_mass), as JSON."""
         prompts = [prompt_of(self, request.doc) for request in requests]
-        with reading(self, max(len(each.ids) for each in prompts)):
+        longest = max(len(each.ids) for each in prompts)
+        with reading(self, longest):
+            preflight(self.model, self.tokenizer, longest, masses=True)
             return [json.dumps(score) for score in self.scores(prompts, partial(forced, attention_mass=True))]
 
     def scores(self, prompts: list[Prompt], score: Scorer, disable_tqdm: bool = False) -> list[Score]:
@@ -182,8 +196,11 @@ class SSMaxLM(HFLM):
             len(self.tok_encode(text)) + normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]
             for text, options in (request.args for request in requests)
         ]
-        with reading(self, max(room)), torch.inference_mode():
-            return list(super().generate_until(requests, disable_tqdm=disable_tqdm))
+        with reading(self, max(room)), torch.inference_mode(), finite_logits(self.model) as finite:
+            written = list(super().generate_until(requests, disable_tqdm=disable_tqdm))
+            if not finite():
+                raise UserError(f"generation: {NOT_FINITE}, which is a failure and not a text; try another --dtype")
+        return written
 
 
 def prompt(context: list[int], continuation: list[int]) -> Prompt:

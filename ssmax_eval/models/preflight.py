@@ -35,6 +35,8 @@ ROWS = 8
 NATS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
 # and in an attention weight, or an output against its layer's largest
 SHARE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+# in nats of rows whose own inputs are the same: only the grouping of tokens by expert may change their sums
+LEAK = {torch.float32: 2e-5, torch.float16: 0.01, torch.bfloat16: 0.05}
 LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
 MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
 
@@ -59,6 +61,7 @@ def preflight(
     shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
     if not torch.isfinite(own).all():  # nothing to compare; every row will say so
         return {**found, "finite": False}
+    refuse_leaks(model, ids, own)
     found["kept_rows"] = difference(own, token_nll(model, ids))
     last, _ = logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)
     found["kept_rows"] = max(found["kept_rows"], difference(own[:, -ROWS:], nll_of(last, ids[:, -ROWS:])))
@@ -70,12 +73,32 @@ def preflight(
             type(model).__name__,
             found["with_a_token_more"],
         )
+    if rope_that_turns(model) == "dynamic":
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: %s: dynamic RoPE turns by the length of each forward, so beyond the trained length one "
+            "forward's verdict can differ from cached decoding's",
+            type(model).__name__,
+        )
     if found["kept_rows"] > NATS[model.dtype]:
         READS_MORE.add(model)
         found["head"] = "full logits"
     if laws or masses:
         found |= compare_attention(model, ids, masses)
     return found
+
+
+def refuse_leaks(model: PreTrainedModel, ids: Tensor, own: Tensor) -> None:
+    """Raise UserError for a model whose rows change with what comes after them: a forced answer would be read, not predicted."""
+    other, kept = ids.clone(), ids.shape[1] * 3 // 4
+    other[:, kept:] = ids[:, :1]
+    away = difference(
+        own[:, : kept - 1], nll_of(model(input_ids=other, use_cache=False).logits[:, : kept - 1], ids[:, 1:kept])
+    )
+    if away > LEAK[model.dtype]:
+        raise UserError(
+            f"{type(model).__name__} is not a causal language model: its rows see what comes after them (they change by "
+            f"{away:.3g} nats); use a decoder"
+        )
 
 
 def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict[str, Any]:
@@ -225,7 +248,7 @@ PARTS: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictio
 
 
 def unlike_in_parts(model: PreTrainedModel, chunk: int, inputs: int) -> str | None:
-    """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers are the whole forward's."""
+    """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers stay the same."""
     if (kind := rope_that_turns(model)) is not None:
         return f"its RoPE ({kind}) turns by the length of each forward"
     setting = tuple((name, type(law).__name__) for name, law in law_modules(model).items())
