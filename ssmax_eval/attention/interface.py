@@ -179,12 +179,14 @@ def train_length_of(config: Any) -> int | None:
 def refuse_unsupported(model: PreTrainedModel) -> None:
     """Raise UserError for a model whose attention our function cannot run."""
     name = type(model).__name__
+    if not any("attention" in type(module).__name__.lower() for module in model.modules()):
+        raise UserError(f"{name}: laws and attention masses are not applicable: it has no attention layers")
     if not attention_modules(model) or not model._can_set_attn_implementation():
         raise UserError(
             f"{name} does not use transformers' attention interface, so its attention cannot be exchanged or recorded; "
             "use a model that does (Llama, Qwen, Mistral, Gemma 3, GPT-2, GPT-NeoX, OPT, ...), or the needle and loss probes"
         )
-    if not all(getattr(module, "is_causal", True) for module in attention_modules(model).values()):
+    if not any(getattr(module, "is_causal", True) for module in attention_modules(model).values()):
         raise UserError(f"{name} is not a causal language model: its rows see what comes after them; use a decoder")
     # up to 5.20 transformers calls soft-capped models fit for sdpa, which then drops the cap without a word
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None

@@ -75,12 +75,13 @@ def with_rows(output: Any, rows: slice) -> Any:
 
 
 def nll_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the nll of targets (batch, rows) from full logits (batch, rows, vocabulary), a few rows at a time."""
+    """Return the nll of targets (batch, rows) from logits (batch, rows or more, vocabulary), a few rows at a time."""
     rows = max(1, LOGITS_AT_ONCE // (logits.shape[2] * len(targets)))
     parts = []
     for start in range(0, targets.shape[1], rows):
-        part = logits[:, start : start + rows].float()
-        own = part.gather(2, targets[:, start : start + rows, None])[..., 0]
+        stop = min(start + rows, targets.shape[1])
+        part = logits[:, start:stop].float()
+        own = part.gather(2, targets[:, start:stop, None])[..., 0]
         parts.append((part.logsumexp(-1) - own).cpu())
     return torch.cat(parts, 1)
 

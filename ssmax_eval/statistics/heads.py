@@ -15,7 +15,7 @@ HEAD = (
 def heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
 
-    layer and head count from 0; n is the number of keys that the layer's row which predicts the answer's first token sees.
+    layer is its index in the model, head counts from 0; n is the number of keys that the layer's row which predicts the answer's first token sees.
     Prompts without a needle or without a score are left out.
     """
     kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
@@ -39,6 +39,12 @@ def heads(rows: pd.DataFrame) -> pd.DataFrame:
     lines = np.repeat(np.arange(len(part)), [layers * per_layer for layers, per_layer in shapes])
     index = [np.indices(shape).reshape(2, -1) for shape in shapes]
     layer, head = np.concatenate(index, axis=1)
+    if "layers" in part:  # rows of before say nothing: every layer attended
+        told = [
+            each if isinstance(each, list) else range(shape[0])
+            for each, shape in zip(part["layers"], shapes, strict=True)
+        ]
+        layer = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(told, shapes, strict=True)])
     seen = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(part["visible_keys"], shapes, strict=True)])
     out = part[kept].iloc[lines].reset_index(drop=True).assign(layer=layer, head=head, n=seen)
     return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})[columns]

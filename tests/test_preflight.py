@@ -1,0 +1,330 @@
+"""What we read of a model is what the unmodified model computes, whatever its family does; or it is refused in one line."""
+
+import math
+
+import pytest
+import torch
+import transformers
+from tiny import MLA, MOE, build, tokens
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+import ssmax_eval.api as api
+from ssmax_eval import UserError, attention_law
+from ssmax_eval.attention.interface import attach, implementations, native_law, native_mechanism, visible_keys
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.evaluate import inference
+from ssmax_eval.models import preflight as proof
+from ssmax_eval.models.preflight import preflight
+from ssmax_eval.models.rope import rope_switch
+from ssmax_eval.probes.head import READS_MORE
+from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.nll import token_nll
+from ssmax_eval.probes.scoring import forced, generate
+from ssmax_eval.results import find_runs
+
+LENGTH = 160
+GEMMA4 = {
+    "head_dim": 8, "global_head_dim": 16, "num_hidden_layers": 6, "sliding_window": 16, "vocab_size_per_layer_input": 1024,
+    "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 3,
+}  # fmt: skip
+SPARSE = {
+    **MLA, **MOE, "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "index_topk": 32, "index_n_heads": 2, "index_head_dim": 16,
+}  # fmt: skip
+HYBRID = {
+    "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+    "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4,
+}  # fmt: skip
+KINDS = {  # what is odd about each, and the model
+    "decoder leaves rows out": ("Gemma4Text", GEMMA4),
+    "indexer asks for the implementation's name": ("DeepseekV32", SPARSE),
+    "recurrent layers beside attention": ("Jamba", HYBRID),
+    "window wider than the positions": ("Phi3", {"sliding_window": 262_144}),
+    "bias on the scores": ("InklingText", {}),
+    "capped scores, eager alone": ("Gemma2", {"head_dim": 8}),
+    "sinks, eager alone": ("GptOss", {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    "off the interface": ("GPTJ", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 256}),
+    "ALiBi": ("Bloom", {"n_layer": 2, "n_head": 4}),
+    "recurrent": ("Mamba", {"state_size": 8}),
+    "a state of its own": ("Rwkv", {"attention_hidden_size": 32}),
+}
+
+
+def odd(kind: str, **changes):
+    name, settings = KINDS[kind]
+    if not hasattr(transformers, f"{name}Config"):
+        pytest.skip(f"this transformers has no {name}")
+    return build(name, vocab_size=1024, **settings, **changes)
+
+
+def grid(**changes) -> NeedleProbe:
+    return NeedleProbe(**{"context_lengths": (LENGTH,), "depth_percents": (50,), "trials": 2, **changes})
+
+
+def run(probe: str, model, tokenizer, folder, **options):
+    options = {"context_lengths": [LENGTH], "depth_percents": [50], "trials": 2} | options
+    return getattr(api, probe)((model, tokenizer), output_path=folder, **options)
+
+
+def right_answers(model, tokenizer, probe: NeedleProbe) -> list[tuple[float, bool]]:
+    """Each prompt's answer nll and verdict, from the model's own forward over all rows."""
+    found = []
+    for sample in probe.plan():
+        prompt = probe.prompt(tokenizer, sample)
+        ids, answer = torch.tensor([prompt.ids]), prompt.answer_length
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, -answer - 1 : -1].float()
+        own = logits.log_softmax(-1).gather(1, ids[0, -answer:, None])
+        found.append((-float(own.sum()), logits.argmax(-1).tolist() == prompt.ids[-answer:]))
+    return found
+
+
+def right_nll(model, ids):
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[:, :-1].float()
+    return -logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_needle_and_loss_are_the_unmodified_models(kind, tokenizer, tmp_path):
+    model = odd(kind)
+    rows = run("needle", model, tokenizer, tmp_path)
+    for (nll, verdict), row in zip(right_answers(model, tokenizer, grid()), rows.to_dict("records"), strict=True):
+        assert row["answer_nll"] == pytest.approx(nll, abs=1e-3)
+        assert row["correct"] == verdict
+    ids = tokens(2, LENGTH)
+    assert torch.allclose(token_nll(model, ids), right_nll(model, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("indexer asks for the implementation's name", "softmax through our attention function differs"),
+        ("capped scores, eager alone", "sdpa cannot express"),
+        ("sinks, eager alone", "sdpa cannot express"),
+        ("off the interface", "does not use transformers' attention interface"),
+        ("recurrent", "not applicable: it has no attention layers"),
+    ],
+)
+def test_what_our_function_cannot_stand_in_for_is_refused_for_laws_and_masses(kind, reason, tokenizer, tmp_path):
+    model = odd(kind)
+    with pytest.raises(UserError, match=reason):
+        run("attention", model, tokenizer, tmp_path)
+    with pytest.raises(UserError, match="not use|cannot express|our attention function|not applicable"):
+        run("needle", model, tokenizer, tmp_path, attention="ssmax")
+    assert not list(tmp_path.rglob("run.json"))
+
+
+@pytest.mark.parametrize("kind", ["decoder leaves rows out", "recurrent layers beside attention", "bias on the scores"])
+def test_masses_are_those_of_eager_maps_under_true_layer_numbers(kind, tokenizer, tmp_path):
+    model = odd(kind)
+    probe = grid()
+    found = run("attention", model, tokenizer, tmp_path)
+    needle = run("needle", model, tokenizer, tmp_path)
+    assert needle["answer_nll"].tolist() == find_rows(tmp_path, "attention", "answer_nll")
+    prompt = probe.prompt(tokenizer, probe.plan()[0])
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = model(input_ids=torch.tensor([prompt.ids]), output_attentions=True).attentions
+    maps = [each for each in maps if each is not None]
+    layers = [1, 3] if kind.startswith("recurrent") else list(range(len(maps)))
+    assert sorted(found["layer"].unique()) == layers
+    first = found[found["trial"] == 0]
+    at = len(prompt.ids) - 1 - prompt.answer_length
+    for layer, own in zip(layers, maps, strict=True):
+        mass = own[0, :, at, prompt.value_start : prompt.value_end].sum(-1)
+        ours = first[first["layer"] == layer].sort_values("head")["mass_answer"]
+        assert ours.tolist() == pytest.approx(mass.tolist(), abs=1e-5)
+
+
+def find_rows(folder, probe, column):
+    (found,) = find_runs(folder / probe)
+    return [row[column] for row in found.rows()]
+
+
+def test_a_users_own_attention_is_the_models_native_mechanism(tokenizer, tmp_path):
+    def nothing(module, query, key, value, attention_mask, **kwargs):
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("nothing", nothing)
+    AttentionMaskInterface.register("nothing", sdpa_mask)
+    stock, own = build("Llama", vocab_size=1024), build("Llama", vocab_size=1024)
+    own.set_attn_implementation("nothing")
+    assert native_mechanism(own) == "nothing"
+    rows = run("needle", own, tokenizer, tmp_path)
+    assert rows["attention"].unique() == ["nothing"]
+    assert rows["answer_nll"].tolist() == pytest.approx(
+        [nll for nll, _ in right_answers(own, tokenizer, grid())], abs=1e-3
+    )
+    stocks = run("needle", stock, tokenizer, tmp_path)
+    assert set(stocks["run_id"]).isdisjoint(rows["run_id"])
+    assert not (stocks["answer_nll"] == rows["answer_nll"]).any()
+    with pytest.raises(UserError, match="softmax through our attention function differs from its own"):
+        run("attention", own, tokenizer, tmp_path)
+    assert own.config._attn_implementation == "nothing"
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 33])
+def test_models_that_are_not_the_same_in_parts_are_refused(chunk, tokenizer, tmp_path):
+    """Of this hybrid a part of several tokens, as the one that holds the answer, starts from an empty state."""
+    model = odd("recurrent layers beside attention")
+    for probe, options in (("needle", {}), ("attention", {}), ("needle", {"scoring": "generate"})):
+        with pytest.raises(UserError, match=f"chunk {chunk}: JambaForCausalLM cannot be read in parts"):
+            run(probe, model, tokenizer, tmp_path, chunk=chunk, **options)
+    with pytest.raises(UserError, match=f"chunk {chunk}: JambaForCausalLM cannot be read in parts"):
+        api.loss((model, tokenizer), context_length=LENGTH, documents=1, window=16, chunk=chunk, output_path=tmp_path)
+    assert proof.smaller_chunk(model, None, 16_384) is None
+
+
+@pytest.mark.parametrize("probe", ["needle", "attention"])
+def test_every_chunk_up_to_a_short_prompts_length(probe, tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    needle = NeedleProbe(
+        context_lengths=(128,), depth_percents=(0, 100), trials=1, controls=("no-needle", "needle-only"),
+        attention_mass=probe == "attention",
+    )  # fmt: skip
+    score = {"attention_mass": needle.attention_mass}
+    for sample in needle.plan():
+        prompt = needle.prompt(tokenizer, sample)
+        whole = forced(model, tokenizer, [prompt], **score)[0]
+        for chunk in (1, 2, 3, 17, 64, len(prompt.ids) - 1, len(prompt.ids), 500):
+            part = forced(model, tokenizer, [prompt], chunk, **score)[0]
+            assert part["answer_nll"] == pytest.approx(whole["answer_nll"], abs=1e-3), (sample.name, chunk)
+            assert part["correct"] == whole["correct"]
+
+
+@pytest.mark.parametrize("blocked", [-1e4, -1e9, torch.finfo(torch.float32).min, -math.inf])
+def test_trap_23_blocked_is_what_gets_no_weight(blocked):
+    """Whatever number a float mask blocks with: n, and so the logits, are those of the bool mask."""
+    seen = torch.ones(20, 20).tril().bool()
+    seen[:, 3] = False  # as padding would
+    mask = torch.zeros(1, 1, 20, 20).masked_fill(~seen, blocked)
+    assert visible_keys(20, 20, mask, True, mask.device)[0].tolist() == seen.sum(-1).clamp(min=1).tolist()
+    model, ids = build("Llama"), tokens(1, 20)
+    with attention_law(model, "ssmax"), torch.no_grad():
+        right = model(input_ids=ids, attention_mask=seen[None, None]).logits
+        assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits[:, 4:], right[:, 4:], atol=1e-4)
+
+
+def test_a_bias_is_not_a_block():
+    bias = -torch.arange(20.0).flip(0).expand(1, 2, 20, 20) * torch.tensor([0.5, 0.1])[:, None, None]
+    causal = bias.masked_fill(~torch.ones(20, 20).tril().bool(), -math.inf)
+    assert visible_keys(20, 20, causal, True, bias.device)[0].tolist() == list(range(1, 21))
+
+
+def test_a_window_that_holds_every_length_is_none():
+    model = odd("window wider than the positions")
+    with attention_law(model, "ssmax") as attached:
+        assert len(attached.scaled_layers) == 2
+    model = build("Mistral", sliding_window=64)
+    with pytest.raises(UserError, match="every attention layer .* windowed.*sliding_window to null"):
+        attach(model, "ssmax")
+    with attention_law(model, "ssmax", longest=64) as attached:
+        assert len(attached.scaled_layers) == 2
+        model(tokens(1, 64))
+        with pytest.raises(UserError, match="window of 64 tokens: 65 tokens no longer fit"):
+            model(tokens(1, 65))
+
+
+@pytest.mark.parametrize("length", [128, 129, 131, 135, 140])
+def test_longrope_is_read_as_greedy_decoding_reads_it(length, tokenizer):
+    """Up to the switch each answer token is predicted with the frequencies of short contexts, beyond it with the others."""
+    half = build("Phi3").config.hidden_size // 4 // 2
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * half, "long_factor": [8.0] * half}
+    model = build(
+        "Phi3", vocab_size=1024, rope_parameters=rope | {"original_max_position_embeddings": 128},
+        original_max_position_embeddings=128, max_position_embeddings=512,
+    )  # fmt: skip
+    assert rope_switch(model) == 128
+    probe = grid(context_lengths=(length,), trials=1)
+    prompt = probe.prompt(tokenizer, probe.plan()[0])
+    nll = 0.0
+    for i in range(len(prompt.ids) - prompt.answer_length, len(prompt.ids)):
+        with torch.no_grad():
+            nll -= float(model(torch.tensor([prompt.ids[:i]])).logits[0, -1].log_softmax(-1)[prompt.ids[i]])
+    assert forced(model, tokenizer, [prompt])[0]["answer_nll"] == pytest.approx(nll, abs=1e-3)
+    if 128 < length < 128 + prompt.answer_length:
+        with pytest.raises(UserError, match="above 128 tokens, which is inside the answer"):
+            forced(model, tokenizer, [prompt], attention_mass=True)
+
+
+def test_logits_that_are_not_finite_are_no_verdict(tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024)
+    model.lm_head.weight.data[5] = math.nan
+    for scoring in ("forced", "generate"):
+        rows = run("needle", model, tokenizer, tmp_path, scoring=scoring)
+        assert rows["correct"].isna().all()
+        assert set(rows["error"]) == {"logits are not finite"}
+
+
+def test_generate_is_the_models_own_greedy_decoding(tokenizer):
+    for kind in ("decoder leaves rows out", "recurrent layers beside attention", "recurrent"):
+        model, probe = odd(kind), grid(trials=1)
+        prompt = probe.prompt(tokenizer, probe.plan()[0])
+        ids = torch.tensor([prompt.ids[: -prompt.answer_length]])
+        written = model.generate(ids, max_new_tokens=prompt.answer_length + 16, do_sample=False)[0, ids.shape[1] :]
+        (score,) = generate(model, tokenizer, [prompt])
+        assert score["predicted"] == tokenizer.decode(written, skip_special_tokens=True)
+
+
+def test_a_model_that_sees_what_comes_is_refused(tokenizer, tmp_path):
+    model = build("Bert", vocab_size=1024, is_decoder=False)
+    for probe in ("needle", "attention"):
+        with pytest.raises(UserError, match="not a causal language model: its rows see what comes after them"):
+            run(probe, model, tokenizer, tmp_path)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_layers_that_never_run_are_not_counted_as_scaled(tokenizer, tmp_path):
+    """Cross-attention of a text-only run."""
+    model = build("GPT2", vocab_size=1024, add_cross_attention=True, n_positions=512)
+    run("needle", model, tokenizer, tmp_path, attention="ssmax")
+    (found,) = find_runs(tmp_path)
+    assert found.record()["attention"]["scaled_layers"] == ["transformer.h.0.attn", "transformer.h.1.attn"]
+
+
+def test_a_head_that_reads_more_than_its_rows_gets_full_logits(tokenizer):
+    """As one that normalises over the whole sequence would: the shortcut is seen to differ, and left."""
+    model, ids = build("Llama", vocab_size=1024), tokens(1, 50)
+    head = model.lm_head.forward
+    model.lm_head.forward = lambda hidden: head(hidden - hidden[:, :1])
+    found = preflight(model, tokenizer, 100)
+    assert found["head"] == "full logits"
+    assert model in READS_MORE
+    assert torch.allclose(token_nll(model, ids), right_nll(model, ids), atol=1e-4)
+    del model.lm_head.forward
+    assert preflight(model, tokenizer, 100)["head"] == "rows"
+
+
+def test_the_input_passes_the_thresholds_that_the_run_passes():
+    model = build("Mistral", sliding_window=100)
+    assert proof.proof_length(model, 90) == proof.SHORTEST
+    assert proof.proof_length(model, 4096) == 141
+    assert proof.proof_length(model, 110) == 110
+
+
+def test_a_run_leaves_the_model_as_it_was(tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024)
+    model.set_attn_implementation("eager")
+    model.config.return_dict = False
+    model.train()
+    model.model.layers[0].eval()
+    before = implementations(model)
+    run("attention", model, tokenizer, tmp_path, attention="ssmax")
+    assert implementations(model) == before
+    assert model.training
+    assert not model.model.layers[0].training
+    assert model.config.return_dict is False
+    with inference(model), native_law(model) as attached:
+        assert attached.attention == "softmax"
+        assert not model.training
+
+
+def test_needles_of_several_values_go_the_same_way(tokenizer, tmp_path):
+    model = odd("decoder leaves rows out")
+    probe = grid(needle=Needle("multiquery", "number", 2), context_lengths=(256,))
+    rows = run("needle", model, tokenizer, tmp_path, task="multiquery", needles=2, context_lengths=[256])
+    assert rows["answer_nll"].tolist() == pytest.approx(
+        [nll for nll, _ in right_answers(model, tokenizer, probe)], abs=1e-3
+    )
