@@ -146,6 +146,12 @@ def layers(model: PreTrainedModel, longest: int | None = None) -> tuple[list[str
     return [name for name in modules if name not in windowed], windowed
 
 
+def heads_of(config: Any, module: nn.Module) -> int:
+    """Return a layer's query heads: its own number where layers differ."""
+    own = [getattr(module, name, None) for name in ("num_heads", "num_attention_heads")]
+    return next((heads for heads in own if isinstance(heads, int)), int(config.num_attention_heads))
+
+
 def window_of(config: Any, module: nn.Module, index: int) -> float:
     """Return how many tokens a layer's window (sliding or chunked) holds: infinite without one, 0 where its size is not told."""
     layer_types = getattr(config, "layer_types", None)
@@ -179,7 +185,8 @@ def train_length_of(config: Any) -> int | None:
 def refuse_unsupported(model: PreTrainedModel) -> None:
     """Raise UserError for a model whose attention our function cannot run."""
     name = type(model).__name__
-    if not any("attention" in type(module).__name__.lower() for module in model.modules()):
+    kinds = {type(module).__name__.lower() for module in model.modules()}
+    if not attention_modules(model) and not any("attention" in kind for kind in kinds):
         raise UserError(f"{name}: laws and attention masses are not applicable: it has no attention layers")
     if not attention_modules(model) or not model._can_set_attn_implementation():
         raise UserError(
@@ -266,7 +273,7 @@ def attach(model: PreTrainedModel, attention: str = "softmax", longest: int | No
     laws: list[Law] = []
     for name in scaled:
         shared = {"first": laws[0]} if shares and laws else {}
-        law = law_class(int(config.num_attention_heads), train_length, **options, **shared)
+        law = law_class(heads_of(config, modules[name]), train_length, **options, **shared)
         laws.append(law.to(next(modules[name].parameters()).device))
     detach(model)
     for name, law in zip(scaled, laws, strict=True):

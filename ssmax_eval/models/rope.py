@@ -98,7 +98,7 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     """Return the length in tokens above which longrope turns with its other frequencies; None for RoPE that does not switch."""
     for rotary in rotary_modules(model).values():
         if "longrope" in str(getattr(rotary, "rope_type", "")):
-            parameters = full_attention_parameters(copy.deepcopy(rotary.config))
+            parameters = parameters_of(rotary, copy.deepcopy(rotary.config))
             if (length := parameters.get("original_max_position_embeddings")) is not None:
                 return int(length)
     return None
@@ -106,11 +106,19 @@ def rope_switch(model: PreTrainedModel) -> int | None:
 
 def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
     """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
-    prefix = "full_attention_" if hasattr(rotary, "full_attention_inv_freq") else ""
-    if not prefix and not hasattr(rotary, "inv_freq"):
-        prefix = next(key for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")).removesuffix("inv_freq")
+    kind = layer_type(rotary)
+    prefix = f"{kind}_" if kind else ""
     inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
     return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
+
+
+def layer_type(rotary: nn.Module) -> str | None:
+    """Return the type of the layers whose frequencies are looked at and changed: full attention's, or the first; None for one type."""
+    keys = [key.removesuffix("_inv_freq") for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")]
+    kinds = [key for key in keys if key != "original" and not key.endswith("_original")]
+    if hasattr(rotary, "inv_freq") or not kinds:
+        return None
+    return "full_attention" if "full_attention" in kinds else kinds[0]
 
 
 def effective_theta(inv_freq: Tensor) -> float:
@@ -122,11 +130,11 @@ def effective_theta(inv_freq: Tensor) -> float:
     return float((inv_freq[0].double() / inv_freq[last].double()) ** (len(inv_freq) / last))
 
 
-def full_attention_parameters(config: Any) -> dict[str, Any]:
-    """Return the rope_parameters of a config that its full-attention layers use."""
+def parameters_of(rotary: nn.Module, config: Any) -> dict[str, Any]:
+    """Return the rope_parameters of a rotary module's config that the layers it is looked at for use."""
     config.standardize_rope_params()
     parameters: dict[str, Any] = config.rope_parameters
-    return parameters.get("full_attention", parameters)
+    return parameters.get(layer_type(rotary) or "full_attention") or parameters
 
 
 def scaled_parameters(
@@ -159,7 +167,7 @@ def scaled_parameters(
 def rebuild(rotary: nn.Module, setting: RopeSetting) -> nn.Module:
     """Build a rotary module of the same class from a copied config under a setting."""
     config = copy.deepcopy(rotary.config)
-    parameters = full_attention_parameters(config)
+    parameters = parameters_of(rotary, config)
     trained = getattr(config, "max_position_embeddings", None)
     new = scaled_parameters(parameters, setting, 2 * len(frequencies(rotary)[0]), trained)
     parameters.clear()
@@ -185,7 +193,7 @@ def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> Rope
     if longest:
         rotation(rotary, longest)  # dynamic scaling settles on the frequencies of the longest prompt
     inv_freq, scaling = frequencies(rotary)
-    parameters = full_attention_parameters(copy.deepcopy(rotary.config))
+    parameters = parameters_of(rotary, copy.deepcopy(rotary.config))
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
     kind = str(parameters.get("rope_type", "default"))
     return RopeRecord(str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest)
@@ -195,7 +203,7 @@ def rotation(rotary: nn.Module, length: int) -> Tensor:
     """Return what a rotary module gives (cos and sin, or complex) at the first and last position of a prompt."""
     device = next(rotary.buffers()).device
     position_ids = torch.tensor([[0, length - 1]], device=device)
-    typed = ("full_attention",) if hasattr(rotary, "full_attention_inv_freq") else ()
+    typed = [kind] if (kind := layer_type(rotary)) else []
     out = rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids, *typed)
     return out if isinstance(out, Tensor) else torch.stack(out)
 

@@ -232,7 +232,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             "it is not this model's tokenizer"
         )
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not rotary_modules(model) and isinstance(limit, int) and positions > limit:
+    if not rotary_modules(model) and isinstance(limit, int) and 0 < limit < positions:
         raise UserError(
             f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
             f"give at most {limit - positions + asked}"

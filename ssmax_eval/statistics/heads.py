@@ -1,5 +1,7 @@
 """Attention of heads: by prompt, by length, and whether it fades."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -15,7 +17,8 @@ HEAD = (
 def heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
 
-    layer is its index in the model, head counts from 0; n is the number of keys that the layer's row which predicts the answer's first token sees.
+    layer is its index in the model, head counts from 0; n is the number of keys that the layer sees in the row which predicts
+    the answer's first token.
     Prompts without a needle or without a score are left out.
     """
     kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
@@ -27,27 +30,36 @@ def heads(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     if part.empty:
         return pd.DataFrame(columns=columns)
-    blank = [np.full(np.shape(mass), np.nan) for mass in part["mass_answer"]]
-    values = {
-        name: [
-            np.asarray(mass, dtype=float) if isinstance(mass, list) else none
-            for mass, none in zip(part.get(name, blank), blank, strict=True)
-        ]
+    widths = [[len(layer) for layer in mass] for mass in part["mass_answer"]]  # heads, which may differ by layer
+    numbers = {
+        name: np.concatenate([flat(mass, sum(width)) for mass, width in zip(part[name], widths, strict=True)])
+        if name in part
+        else np.full(sum(map(sum, widths)), np.nan)
         for name in HEAD
     }
-    shapes = [mass.shape for mass in values["mass_answer"]]
-    lines = np.repeat(np.arange(len(part)), [layers * per_layer for layers, per_layer in shapes])
-    index = [np.indices(shape).reshape(2, -1) for shape in shapes]
-    layer, head = np.concatenate(index, axis=1)
-    if "layers" in part:  # rows of before say nothing: every layer attended
-        told = [
-            each if isinstance(each, list) else range(shape[0])
-            for each, shape in zip(part["layers"], shapes, strict=True)
-        ]
-        layer = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(told, shapes, strict=True)])
-    seen = np.concatenate([np.repeat(each, shape[1]) for each, shape in zip(part["visible_keys"], shapes, strict=True)])
-    out = part[kept].iloc[lines].reset_index(drop=True).assign(layer=layer, head=head, n=seen)
-    return out.assign(**{name: np.concatenate([mass.ravel() for mass in values[name]]) for name in HEAD})[columns]
+    # rows of before say nothing of layers: there every layer attended
+    told = part["layers"] if "layers" in part else [None] * len(part)
+    layers = [each if isinstance(each, list) else range(len(width)) for each, width in zip(told, widths, strict=True)]
+    by_layer = [
+        (layer, heads, n)
+        for names, width, seen in zip(layers, widths, part["visible_keys"], strict=True)
+        for layer, heads, n in zip(names, width, seen, strict=True)
+    ]
+    counts = [heads for _, heads, _ in by_layer]
+    out = part[kept].iloc[np.repeat(np.arange(len(part)), [sum(width) for width in widths])].reset_index(drop=True)
+    return out.assign(
+        layer=np.repeat([layer for layer, _, _ in by_layer], counts),
+        head=np.concatenate([np.arange(heads) for heads in counts]),
+        n=np.repeat([n for _, _, n in by_layer], counts),
+        **numbers,
+    )[columns]
+
+
+def flat(mass: Any, size: int) -> np.ndarray:
+    """Return a prompt's measure, a list of layers of heads, in a row; NaN where it has none."""
+    if not isinstance(mass, list):
+        return np.full(size, np.nan)
+    return np.array([head for layer in mass for head in layer], dtype=float)
 
 
 def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:
