@@ -31,8 +31,10 @@ THRESHOLD = re.compile(r"window|topk|top_k|chunk|block|original_max|local|stride
 WORK = 2e11  # parameters times tokens of one forward: some seconds on two cores
 MAP_ENTRIES = 2**26  # numbers of all eager maps together
 ROWS = 8
-# what kernels may differ by, in nats a token: of the same sums in another order
-NATS = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+# what kernels may differ by, in nats a token, of the same sums in another order: at most, and in the mean. SmolLM2 read in
+# parts differs by 2e-5 at most in float32; in bfloat16 by .26 at most and .045 in the mean over 600 tokens
+NATS = {torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}
+MEAN_NATS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 # and in an attention weight, or an output against its layer's largest
 SHARE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 # in nats of rows whose own inputs are the same: only the grouping of tokens by expert may change their sums
@@ -62,11 +64,12 @@ def preflight(
     if not torch.isfinite(own).all():  # nothing to compare; every row will say so
         return {**found, "finite": False}
     refuse_leaks(model, ids, own)
-    found["kept_rows"] = difference(own, token_nll(model, ids))
+    kept = token_nll(model, ids)
     last, _ = logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)
-    found["kept_rows"] = max(found["kept_rows"], difference(own[:, -ROWS:], nll_of(last, ids[:, -ROWS:])))
+    last = nll_of(last, ids[:, -ROWS:])
+    found["kept_rows"] = max(difference(own, kept), difference(own[:, -ROWS:], last))
     found["with_a_token_more"] = difference(own[:, :-1], shorter)
-    if found["with_a_token_more"] > NATS[model.dtype]:
+    if not close(own[:, :-1], shorter, model.dtype):
         logging.getLogger(__name__).warning(
             "ssmax-eval: note: %s: its own rows change by %.3g nats when a token follows, so one forward's verdict can "
             "differ from greedy decoding's; --scoring generate decodes",
@@ -79,7 +82,7 @@ def preflight(
             "forward's verdict can differ from cached decoding's",
             type(model).__name__,
         )
-    if found["kept_rows"] > NATS[model.dtype]:
+    if not (close(own, kept, model.dtype) and close(own[:, -ROWS:], last, model.dtype)):
         READS_MORE.add(model)
         found["head"] = "full logits"
     if laws or masses:
@@ -111,7 +114,7 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict
         with our_function(model):
             ours = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     found["our_attention"] = difference(own, ours)
-    if not found["our_attention"] <= NATS[model.dtype]:
+    if not close(own, ours, model.dtype):
         raise UserError(
             f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
             f"token (allowed {NATS[model.dtype]:g}) on {ids.shape[1]} tokens, so laws and attention masses would be wrong; "
@@ -164,6 +167,8 @@ def compare_maps(model: PreTrainedModel, ids: Tensor) -> float | None:
         return None
     kept = recorder.kept.values()
     pairs = [(own[:, :, -ROWS:, : ours.shape[-1]].float(), ours) for own, ours in zip(maps, kept, strict=True)]
+    if model.dtype != torch.float32:
+        pairs = pairs[:1]  # eager and sdpa round otherwise, and deeper layers would be compared on other inputs
     return max((float((own - ours).abs().max()) for own, ours in pairs if own.shape == ours.shape), default=None)
 
 
@@ -243,6 +248,12 @@ def difference(one: Tensor, other: Tensor) -> float:
     return away if math.isfinite(away) else math.inf
 
 
+def close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether two readings of the same tokens, in nats, differ by no more than a dtype's roundings do."""
+    away = (one.float() - other.float().to(one.device)).abs()
+    return bool(away.max() <= NATS[dtype] and away.mean() <= MEAN_NATS[dtype])  # False for NaN
+
+
 # by model: what reading in parts was found to differ by, for each chunk and setting
 PARTS: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictionary()
 
@@ -273,9 +284,10 @@ def compare_parts(model: PreTrainedModel, part: int, length: int) -> str | None:
         kept, _ = logits_of(model, ids[:, -ROWS:], slice(None), past_key_values=cache, use_cache=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         return f"it cannot be read over a KV cache ({type(error).__name__})"
-    away = max(difference(whole, parts), difference(nll_of(last, ids[:, -ROWS:]), nll_of(kept, ids[:, -ROWS:])))
-    if away <= NATS[model.dtype]:
+    pairs = [(whole, parts), (nll_of(last, ids[:, -ROWS:]), nll_of(kept, ids[:, -ROWS:]))]
+    if all(close(*pair, model.dtype) for pair in pairs):
         return None
+    away = max(difference(*pair) for pair in pairs)
     return f"its numbers in parts differ from the whole forward's by {away:.3g} nats a token on {length} tokens"
 
 
