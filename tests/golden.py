@@ -1,0 +1,128 @@
+"""Golden rows: what a rebuilt house must give to the bit. `python tests/golden.py` writes them, test_golden.py compares.
+
+Needle (forced, generated, in chunks), attention and loss of the bundled pair, of SmolLM2 where it is installed, and of ten
+tiny architectures, on one thread. Rows hold numbers of a processor's own rounding, so a file says on what it was made.
+"""
+
+import gzip
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "golden"
+TINY = ("Llama", "Qwen3", "Mistral", "GPTNeoX", "GPT2", "OPT", "Gemma3Text", "Phi3", "DeepseekV3", "Jamba")
+CHANGES: dict[str, dict[str, Any]] = {
+    "Jamba": {
+        "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
+        "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4,
+    },
+}  # fmt: skip
+NOT_ROWS = ("run_id",)  # of the store's key, which holds the code of a model in memory
+
+
+def machine() -> dict[str, str]:
+    """Return what roundings hang on."""
+    import torch
+    import transformers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def subjects() -> Iterator[tuple[str, Any, int]]:
+    """Yield a name, a model as the API takes it, and the length of its prompts."""
+    from conftest import make_tokenizer
+    from tiny import build
+
+    from ssmax_eval.models.sources import PAIR, packaged_path
+
+    for name in PAIR:
+        yield name, name, 512
+    if packaged_path("smollm2-135m") is not None:
+        yield "smollm2-135m", "smollm2-135m", 256
+    tokenizer = make_tokenizer("digits")
+    for name in TINY:
+        yield name, {name: (build(name, vocab_size=1024, **CHANGES.get(name, {})), tokenizer)}, 160
+
+
+def runs(name: str, model: Any, length: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield each probe's rows for a model."""
+    import pandas as pd
+
+    from ssmax_eval import UserError, api
+
+    grid = {"context_lengths": (length,), "depth_percents": (0, 50), "trials": 2, "dtype": "float32", "device": "cpu"}
+    document = {"context_length": length, "documents": 2, "window": 32, "dtype": "float32", "device": "cpu"}
+    asked: dict[str, tuple[Any, dict[str, Any]]] = {
+        "needle": (api.needle, {**grid, "controls": ("no-needle", "needle-only")}),
+        "plan 1": (api.needle, {**grid, "plan": 1}),
+        "generate": (api.needle, {**grid, "trials": 1, "scoring": "generate"}),
+        "chunked": (api.needle, {**grid, "trials": 1, "chunk": 50}),
+        "ssmax": (api.needle, {**grid, "trials": 1, "attention": "ssmax"}),
+        "attention": (api.needle, {**grid, "trials": 1, "attention_mass": True}),
+        "loss": (api.loss, document),
+        "loss chunked": (api.loss, {**document, "chunk": 50}),
+    }
+    for what, (function, options) in asked.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                rows = function(model, output_path=folder, **options)
+            except UserError as error:
+                yield what, [{"refused": str(error)}]
+                continue
+        rows = rows.drop(columns=[column for column in NOT_ROWS if column in rows]).astype(object)
+        yield what, rows.where(pd.notna(rows), None).to_dict("records") if not holds_lists(rows) else records(rows)
+
+
+def holds_lists(rows: Any) -> bool:
+    return any(isinstance(value, list) for value in rows.iloc[0])
+
+
+def records(rows: Any) -> list[dict[str, Any]]:
+    """Return rows with lists in them as JSON has them."""
+    return [
+        {key: None if not isinstance(value, list) and value != value else value for key, value in row.items()}
+        for row in rows.to_dict("records")
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Return a value in JSON's types, as a stored row has it."""
+    return json.loads(json.dumps(value, default=lambda each: each.item() if hasattr(each, "item") else str(each)))
+
+
+def path_of(name: str) -> Path:
+    return FOLDER / f"{name}.json.gz"
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    """Write one model's golden rows, the same bytes for the same rows."""
+    FOLDER.mkdir(exist_ok=True)
+    text = json.dumps({"machine": machine(), "rows": found}, indent=0, sort_keys=True)
+    with path_of(name).open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
+        stream.write(text.encode())
+
+
+def read(name: str) -> dict[str, Any]:
+    return dict(json.loads(gzip.decompress(path_of(name).read_bytes())))
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).parent))
+    import torch
+
+    torch.set_num_threads(1)
+    for name, model, length in subjects():
+        write(name, plain(dict(runs(name, model, length))))
+        print(name, path_of(name).stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The rows of today's house, which a rebuilt one must give: to the bit where they were made, else to a rounding."""
+
+from typing import Any
+
+import golden
+import pytest
+import torch
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(found: Any, stored: Any, where: str, exactly: bool) -> None:
+    """Compare two JSON values; numbers that are no whole ones to the bit, or to 1 part in 1,000."""
+    if isinstance(stored, dict):
+        assert set(found) >= set(stored), where  # a later column is no change of an earlier one
+        for key, value in stored.items():
+            same(found[key], value, f"{where}.{key}", exactly)
+    elif isinstance(stored, list):
+        assert len(found) == len(stored), where
+        for i, (one, other) in enumerate(zip(found, stored, strict=True)):
+            same(one, other, f"{where}[{i}]", exactly)
+    elif isinstance(stored, float) and not exactly:
+        assert found == pytest.approx(stored, rel=1e-3, abs=1e-4), where
+    else:
+        assert found == stored, where
+
+
+@pytest.mark.slow
+def test_rows_are_the_golden_ones(one_thread):
+    compared = 0
+    for name, model, length in golden.subjects():
+        if not golden.path_of(name).exists():
+            continue
+        stored = golden.read(name)
+        exactly = stored["machine"] == golden.machine()
+        found = golden.plain(dict(golden.runs(name, model, length)))
+        same(found, stored["rows"], name, exactly)
+        compared += 1
+    assert compared >= 12
