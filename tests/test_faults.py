@@ -113,7 +113,7 @@ FAULTS = {
         "question_start=len(ids) - len(tail)",
         "question_start=len(ids) - len(tail) - 1",
     ),
-    "test_few_stretches": ("statistics/paired.py", "if len(sums) < LEAST_CLUSTERS:", "if False:"),
+    "test_few_stretches": ("statistics/paired.py", "if len(sums) < FEWEST:", "if False:"),
     "test_strangers_are": ("statistics/paired.py", "if common.empty:", "balanced = [own, other]\n    if False:"),
     "test_the_sign_flip_test": ("statistics/paired.py", "chance[np.abs(totals) >= ", "chance[np.abs(totals) > "),
     "test_the_level_is_of": (
@@ -130,7 +130,7 @@ FAULTS = {
         'binomtest(only, only + only_baseline, alternative="greater")',
     ),
     "test_holm_is_over": ("statistics/paired.py", 'method="holm"', 'method="bonferroni"'),
-    "test_prompts_of_one_haystack": ("statistics/paired.py", 'if "haystack_start" not in rows or', "if True or"),
+    "test_prompts_of_one_haystack": ("statistics/clusters.py", 'if "haystack_start" not in rows or', "if True or"),
     "test_only_prompts_scored_in_both": (
         "statistics/paired.py",
         'rows["control"].isna() & rows["correct"].notna()',
