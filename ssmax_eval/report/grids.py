@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
+from ..statistics.clusters import trial_names
 from ..verdict import too_few, verdict
 from . import figures
 from .context import Context
@@ -35,7 +36,7 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
         for each in dict.fromkeys(cells["series"])
     ]
     trials = int(reach["trials"].max()) if len(reach) else 0
-    run = len(rows.loc[rows["control"].isna(), ["seed", "trial"]].drop_duplicates()) if trials else 0
+    run = trial_names(rows[rows["control"].isna()]).nunique() if trials else 0
     return base | {
         "trials": trials,
         "overlap": run > trials,

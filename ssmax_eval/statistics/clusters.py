@@ -21,7 +21,7 @@ def with_plan(rows: pd.DataFrame) -> pd.DataFrame:
     """
     told = rows["plan"] if "plan" in rows else pd.Series(None, index=rows.index, dtype=object)
     plan = told.where(told.notna(), 1)
-    if unknown := [value for value in plan.unique() if value not in PLANS]:
+    if unknown := [value for value in plan.unique().tolist() if value not in PLANS]:
         raise UserError(
             f"plan {unknown[0]!r} in the rows: allowed are 1 and 2; read rows of a newer ssmax-eval with that version"
         )
@@ -80,12 +80,13 @@ def effective_size(values: Floats, cluster: "pd.Series[str]") -> float:
     cluster have one value, so as many as clusters of equal size. Clusters that agree to the last prompt do not show how far
     clusters lie apart: they count as the least.
     """
-    parts = pd.Series(values - values.mean()).groupby(cluster.to_numpy()).agg(["sum", "size"])
-    prompts, units = len(values), len(parts)
-    least = prompts**2 / float((parts["size"] ** 2).sum())
+    unit = pd.factorize(cluster)[0]
+    sizes, sums = np.bincount(unit), np.bincount(unit, weights=values - values.mean())
+    prompts, units = len(values), len(sizes)
+    least = prompts**2 / float((sizes**2).sum())
     if units < 2 or np.ptp(values) == 0:
         return least
-    together = units / (units - 1) * float((parts["sum"] ** 2).sum()) / prompts**2
+    together = units / (units - 1) * float((sums**2).sum()) / prompts**2
     alone = float(values.var()) / prompts
     size = min(max(prompts * alone / together, least), prompts) if together > 0 else float(prompts)
     few = stats.norm.ppf((1 + CONFIDENCE) / 2) / stats.t.ppf((1 + CONFIDENCE) / 2, units - 1)
