@@ -159,7 +159,7 @@ def print_heads(rows: pd.DataFrame) -> None:
         best = shortest.groupby("series", sort=False).head(HEADS).merge(fits, on=["series", "layer", "head"])
         lines = [
             [line["series"], f"{line['layer']}.{line['head']}", f"{line['mass_answer']:.3f}",
-             "" if pd.isna(line["b"]) else f"{line['b']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"]
+             "" if pd.isna(line["b"]) else f"{line['b']:+.2f}" + exponent_interval(line)]
             for line in best.to_dict("records")
         ]  # fmt: skip
         print_table(
@@ -167,6 +167,10 @@ def print_heads(rows: pd.DataFrame) -> None:
             lines,
             "heads with the most",
         )
+
+
+def exponent_interval(line: dict[str, Any]) -> str:
+    return "" if pd.isna(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
 
 
 def print_causes(rows: pd.DataFrame, thresholds: statistics.Thresholds) -> None:

@@ -72,11 +72,11 @@ def able(lines: list[dict[str, Any]]) -> str:
     if not all(line["shared"] for line in lines):
         return ""
     smallest = [line["smallest"] for line in lines]
+    by_trial = any(line["trials"] for line in lines)
     if any(math.isnan(each) for each in smallest):
-        return ", where so few prompts or stretches of text can show none"
-    return (
-        f", where a difference of {max(smallest):.2f} would have been seen (power {statistics.POWER:.0%}, all one way)"
-    )
+        return f", where so few {'trials' if by_trial else 'prompts or stretches of text'} can show none"
+    how = "all one way and in whole trials" if by_trial else "all one way"
+    return f", where a difference of {max(smallest):.2f} would have been seen (power {statistics.POWER:.0%}, {how})"
 
 
 def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:
@@ -103,6 +103,8 @@ def how_far(line: dict[str, Any], train_length: int | None) -> str:
         for end in ("low", "high")
     )
     spread = "" if line["beyond"] and low == high else f" (95% interval {low} to {high})" if low != high else ""
+    if 0 < line["trials"] < statistics.FEWEST:
+        spread = f" ({too_few(line['trials'])})"
     reach = f"{int(line['effective_length']):,} tokens"
     longest = "the longest with scores" if line["unscored"] else "the longest tested"
     reach = f"at least {reach}, {longest}" if line["beyond"] else reach
@@ -143,11 +145,23 @@ def listed(lengths: list[int]) -> str:
 
 
 def interval(line: dict[str, Any]) -> str:
-    return f"{line['difference']:+.2f} (95% interval {line['low']:+.2f} to {line['high']:+.2f})"
+    known = f"95% interval {line['low']:+.2f} to {line['high']:+.2f}"
+    if line["trials"] and (line["low"], line["high"]) == (-1, 1):
+        known = too_few(line["trials"])
+    return f"{line['difference']:+.2f} ({known})"
+
+
+def too_few(trials: int) -> str:
+    return f"no interval, {trials} trial{'s are' if trials > 1 else ' is'} too few"
 
 
 def prompts(line: dict[str, Any]) -> str:
-    return f"{line['pairs']:,} identical prompts" if line["shared"] else "other prompts for each"
+    """Tell on what two series are compared, and over how many trials where those are what is independent."""
+    told = f"{line['pairs']:,} identical prompts" if line["shared"] else "other prompts for each"
+    if not line["trials"]:
+        return told
+    paired = "" if line["shared"] else ", paired by trial,"
+    return f"{told}{paired} over {line['trials']:,} trial{'s' if line['trials'] > 1 else ''}"
 
 
 def p_text(p: float) -> str:

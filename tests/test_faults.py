@@ -134,7 +134,7 @@ FAULTS = {
         "question_start=len(ids) - len(tail)",
         "question_start=len(ids) - len(tail) - 1",
     ),
-    "test_few_stretches": ("statistics/paired.py", "if len(sums) < LEAST_CLUSTERS:", "if False:"),
+    "test_few_stretches": ("statistics/paired.py", "if len(sums) < FEWEST:", "if False:"),
     "test_strangers_are": ("statistics/paired.py", "if common.empty:", "balanced = [own, other]\n    if False:"),
     "test_the_sign_flip_test": ("statistics/paired.py", "chance[np.abs(totals) >= ", "chance[np.abs(totals) > "),
     "test_the_level_is_of": (
@@ -151,7 +151,18 @@ FAULTS = {
         'binomtest(only, only + only_baseline, alternative="greater")',
     ),
     "test_holm_is_over": ("statistics/paired.py", 'method="holm"', 'method="bonferroni"'),
-    "test_prompts_of_one_haystack": ("statistics/paired.py", 'if "haystack_start" not in rows or', "if True or"),
+    "test_prompts_of_one_haystack": ("statistics/clusters.py", 'if "haystack_start" not in rows or', "if True or"),
+    "test_the_interval_of_a_rate": ("statistics/clusters.py", "if units < 2 or np.ptp(values) == 0:", "if units < 2:"),
+    "test_trials_of_overlapping": ("statistics/clusters.py", 'name.map("text " + chain).fillna(name)', "name"),
+    "test_a_comparison_is_over": (
+        "statistics/paired.py",
+        "if part[cluster].duplicated()",
+        "if part.index.duplicated()",
+    ),
+    "test_lengths_of_a_trial": ("statistics/reach.py", "(drawn_trials if by_trial else drawn)", "drawn"),
+    "test_an_exponents_errors": ("statistics/heads.py", 'if line["plan"] != BY_TRIAL:', "if True:"),
+    "test_plans_are_kept_apart": ("statistics/series.py", "rows = with_plan(", "rows = ("),
+    "test_page_and_terminal": ("verdict.py", 'if not line["trials"]:\n        return told', "return told"),
     "test_only_prompts_scored_in_both": (
         "statistics/paired.py",
         'rows["control"].isna() & rows["correct"].notna()',

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
-from ..verdict import verdict
+from ..statistics.clusters import trial_names
+from ..verdict import too_few, verdict
 from . import figures
 from .context import Context
 
@@ -17,7 +18,7 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
     """Return what the template shows of one task and haystack."""
     cells, train_lengths = statistics.cells(rows), context.train_lengths(rows)
     base = {"heading": heading, "number": number, "controls": statistics.controls(rows).to_dict("records")}
-    base |= {"failed": int(rows["correct"].isna().sum()), "samples": len(rows)}
+    base |= {"failed": int(rows["correct"].isna().sum()), "samples": len(rows), "trials": 0}
     if cells.empty:
         return base | {"figure": None, "tables": [], "reach": [], "verdict": [], "baseline": ""}
     baseline = context.baseline_of(rows[rows["control"].isna()])
@@ -34,7 +35,11 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
         }
         for each in dict.fromkeys(cells["series"])
     ]
+    trials = int(reach["trials"].max()) if len(reach) else 0
+    run = trial_names(rows[rows["control"].isna()]).nunique() if trials else 0
     return base | {
+        "trials": trials,
+        "overlap": run > trials,
         "figure": context.drawn(figures.grids(cells, train_lengths, by_cell), f"{number:02}-{name}"),
         "tables": tables,
         "reach": reach.to_dict("records"),
@@ -48,6 +53,7 @@ def table(cells: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
     lengths, depths = sorted(cells["context_length"].unique()), sorted(cells["depth_percent"].unique())
     at = {(cell["context_length"], cell["depth_percent"]): cell for cell in cells.to_dict("records")}
     mean_at = {line["context_length"]: line for line in means.to_dict("records")}
+    of_lengths = [mean_at[length] for length in lengths]
     lines = []
     for depth in depths:
         line = []
@@ -72,9 +78,18 @@ def table(cells: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
         lines.append({"depth": depth, "cells": line})
     return {
         "lengths": [int(length) for length in lengths],
-        "means": [None if math.isnan(mean_at[length]["accuracy"]) else mean_at[length] for length in lengths],
+        "means": [None if math.isnan(line["accuracy"]) else line | {"interval": interval(line)} for line in of_lengths],
         "lines": lines,
     }
+
+
+def interval(line: dict[str, Any]) -> str:
+    """Write the interval of a line of statistics.lengths, and over how many trials it is where those are what is independent."""
+    if line["plan"] != statistics.BY_TRIAL:
+        return f"95% interval {line['low']:.2f} to {line['high']:.2f}"
+    if (line["low"], line["high"]) == (0, 1):
+        return too_few(line["trials"])
+    return f"95% interval {line['low']:.2f} to {line['high']:.2f}, over {line['trials']:,} trials"
 
 
 def differences(comparison: pd.DataFrame) -> dict[str, Any] | None:
@@ -94,4 +109,5 @@ def differences(comparison: pd.DataFrame) -> dict[str, Any] | None:
             cells.append(line)
         lines.append({"depth": depth, "cells": cells})
     shared = bool(comparison["shared"].all())
-    return {"lengths": [int(length) for length in lengths], "lines": lines, "shared": shared}
+    paired = bool((comparison["pairs"] > 0).all())
+    return {"lengths": [int(length) for length in lengths], "lines": lines, "shared": shared, "paired": paired}

@@ -22,6 +22,7 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
     return {
         "heading": heading,
         "figure": context.drawn(figure, f"attention-{number:02}"),
+        "by_trial": bool((by_head["plan"] == statistics.BY_TRIAL).any()),
         "lengths": [int(length) for length in sorted(by_head["context_length"].unique())],
         "tables": [table(fits[fits["series"] == name], scores, name) for name in dict.fromkeys(by_head["series"])],
     }

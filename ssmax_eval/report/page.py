@@ -40,6 +40,7 @@ def html(
         style=Markup(style),
         series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
         cause_names=statistics.CAUSES,
+        fewest=statistics.FEWEST,
         prompts=packed,
         curves=curves,
         records=context.records,

@@ -1,7 +1,8 @@
 """Statistics of grids, losses and attention: DataFrame in, DataFrame out."""
 
 from .causes import CAUSES, Thresholds, cause_counts, with_causes
-from .grids import CONFIDENCE, cells, controls, lengths, wilson
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
+from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .losses import context_gain, loss_by_position
 from .paired import POWER, compare, paired_interval, smallest_difference
@@ -22,7 +23,7 @@ from .series import (
 )
 
 __all__ = [
-    "BEST", "CAUSES", "CELL", "CONFIDENCE", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Thresholds",
+    "BEST", "BY_TRIAL", "CAUSES", "CELL", "CONFIDENCE", "FEWEST", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Thresholds",
     "best_theta", "cause_counts", "cells", "compare", "compare_reach", "compare_seeds", "context_gain", "controls",
     "default_baseline",
     "effective_lengths", "fading", "head_scores", "heads", "lengths", "loss_by_position", "of_documents", "of_prompts",

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
+from .clusters import with_plan
 from .series import TASK
 
 FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN = "found", "attended, wrong", "not attended", "position blow-up", "unknown"
@@ -44,7 +45,7 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
     has. unknown: rows without masses.
     """
     thresholds = thresholds or Thresholds()
-    part = rows[rows["control"].isna() & rows["correct"].notna()].copy()
+    part = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
     for name in ("top_mass_answer", "haystack_nll", "answer_ranks"):
         if name not in part:
             part[name] = None

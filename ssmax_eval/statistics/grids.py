@@ -1,18 +1,18 @@
-"""Accuracy of cells, lengths and controls, with Wilson intervals."""
+"""Accuracy of cells, lengths and controls, with Wilson's intervals, over trials where prompts of one are pooled."""
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, Floats, effective_size, trials, with_plan
 from .series import CELL, TASK
-
-CONFIDENCE = 0.95
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and cell of the grid: trials, scored, failed, accuracy and first_accuracy (0 to 1, NaN if none scored).
 
-    low and high bound accuracy's 95% interval (Wilson, which takes the prompts of a cell as independent).
+    low and high bound accuracy's 95% interval (Wilson, which takes the prompts of a cell as independent; with plan 2 each is
+    a trial of its own, and trials of overlapping text count as one). Fewer than FEWEST trials with several prompts each
+    give no interval: 0 to 1.
     Controls are left out; a sample without a score counts as failed and not as wrong.
     """
     grid = rows[rows["control"].isna()]
@@ -20,7 +20,11 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def lengths(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line per series and context length over all depths, with the columns of `cells`."""
+    """Return one line per series and context length over all depths, with the columns of `cells`.
+
+    With plan 2 the depths of a trial share its haystack: trials counts trials, and the interval is Wilson's of as many
+    prompts as these are worth (clusters.effective_size; of Franco et al. 2019's comparison, J. Surv. Stat. Methodol. 7, 334).
+    """
     return _accuracy(rows[rows["control"].isna()], [name for name in CELL if name != "depth_percent"])
 
 
@@ -35,6 +39,7 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     columns = [*by, "trials", "scored", "failed", "accuracy", "low", "high", "first_accuracy"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
+    rows = with_plan(rows)
     values = rows.assign(
         scored=rows["correct"].notna(),
         correct=rows["correct"].astype("Float64"),
@@ -49,14 +54,32 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     ).reset_index()
     out["failed"] = out["trials"] - out["scored"]
     out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")
-    out["low"], out["high"] = wilson(out["accuracy"] * out["scored"], out["scored"])
+    out["low"], out["high"] = wilson(np.round(np.nan_to_num(out["accuracy"] * out["scored"])), out["scored"])
+    if (out["plan"] == BY_TRIAL).any():
+        for line, (_, part) in enumerate(grouped):  # in the order of the lines
+            if out.at[line, "plan"] == BY_TRIAL:
+                over_trials(out, line, part)
     return out[columns]
 
 
-def wilson(right: "pd.Series[float]", scored: "pd.Series[int]") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def over_trials(out: pd.DataFrame, line: int, part: pd.DataFrame) -> None:
+    """Count a line's trials, and where some have several of its prompts, let its interval be over trials."""
+    out.at[line, "trials"] = trials(part).nunique()
+    scored = part[part["scored"]]
+    if scored.empty:
+        return
+    unit = trials(scored)
+    if unit.nunique() < len(unit):
+        size = effective_size(scored["correct"].to_numpy(dtype=float), unit)
+        low, high = wilson(pd.Series([out.at[line, "accuracy"] * size]), pd.Series([size]))
+        few = unit.nunique() < FEWEST
+        out.loc[line, ["low", "high"]] = [0.0, 1.0] if few else [low[0], high[0]]
+
+
+def wilson(right: "pd.Series[float] | Floats", scored: "pd.Series[float]") -> tuple[Floats, Floats]:
     """Return the bounds of the 95% interval of right / scored (Wilson 1927); NaN where nothing is scored."""
     from statsmodels.stats.proportion import proportion_confint  # a second to import
 
     n = np.asarray(scored, dtype=float)
-    low, high = proportion_confint(np.round(np.nan_to_num(right)), np.maximum(n, 1), 1 - CONFIDENCE, "wilson")
+    low, high = proportion_confint(np.asarray(right), np.maximum(n, 1), 1 - CONFIDENCE, "wilson")
     return np.where(n > 0, low, np.nan), np.where(n > 0, high, np.nan)

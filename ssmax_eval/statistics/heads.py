@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .grids import CONFIDENCE
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, trials, with_plan
 from .series import TASK
 
 HEAD = (
@@ -17,11 +17,12 @@ HEAD = (
 def heads(rows: pd.DataFrame) -> pd.DataFrame:
     """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
 
-    layer is its index in the model, head counts from 0; n is the number of keys that the layer sees in the row which predicts
-    the answer's first token.
+    cluster: what is independent, the prompt, with plan 2 its trial. layer is its index in the model, head counts from 0; n is the
+    number of keys that the layer sees in the row which predicts the answer's first token.
     Prompts without a needle or without a score are left out.
     """
-    kept = [*TASK, "series", "context_length", "depth_percent", "trial", "prompt_sha256", "correct", "first_correct"]
+    kept = [*TASK, "series", "context_length", "depth_percent", "trial", "cluster", "prompt_sha256"]
+    kept += ["correct", "first_correct"]
     columns = [*kept, "layer", "head", "n", *HEAD]
     if "mass_answer" not in rows:
         return pd.DataFrame(columns=columns)
@@ -30,6 +31,9 @@ def heads(rows: pd.DataFrame) -> pd.DataFrame:
     ]
     if part.empty:
         return pd.DataFrame(columns=columns)
+    part = with_plan(part.reset_index(drop=True)).assign(cluster=lambda each: each["prompt_sha256"])
+    for _, own in part[part["plan"] == BY_TRIAL].groupby([*TASK, "series"], dropna=False):
+        part.loc[own.index, "cluster"] = trials(own)
     widths = [[len(layer) for layer in mass] for mass in part["mass_answer"]]  # heads, which may differ by layer
     numbers = {
         name: np.concatenate([flat(mass, sum(width)) for mass, width in zip(part[name], widths, strict=True)])
@@ -83,8 +87,9 @@ def top_heads(by_head: pd.DataFrame) -> pd.DataFrame:
 def fading(by_head: pd.DataFrame) -> pd.DataFrame:
     """Return the fit ln(mass / (1 - mass)) = a + b ln n of each head over its prompts, by least squares.
 
-    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3). b is NaN
-    where n does not vary or some prompt's needle is out of a layer's window, the interval where a length has one prompt.
+    One line per series, layer and head: a, b, and b's 95% interval low, high (errors that may differ with n, HC3; with plan 2
+    errors that a trial's prompts share, clustered by trial, Student's t of trials - 1). b is NaN where n does not vary or some
+    prompt's needle is out of a layer's window, the interval where a length has one prompt or there are fewer than FEWEST trials.
     A softmax head whose scores do not depend on n has b = -1, a SSMax head s * lead - 1.
     """
     import statsmodels.api as sm  # seconds to import
@@ -99,7 +104,14 @@ def fading(by_head: pd.DataFrame) -> pd.DataFrame:
             line |= {"a": fit.params[0], "b": fit.params[1]}
             # a length with one prompt fits it exactly, and says nothing of its scatter
             if part["context_length"].value_counts().min() > 1:
-                robust = fit.get_robustcov_results("HC3", use_t=True)
-                line["low"], line["high"] = robust.conf_int(1 - CONFIDENCE)[1]
+                if line["plan"] != BY_TRIAL:
+                    robust = fit.get_robustcov_results("HC3", use_t=True)
+                elif part["cluster"].nunique() >= FEWEST:
+                    groups = pd.factorize(part["cluster"])[0]
+                    robust = fit.get_robustcov_results("cluster", groups=groups, use_t=True)
+                else:
+                    robust = None
+                if robust is not None:
+                    line["low"], line["high"] = robust.conf_int(1 - CONFIDENCE)[1]
         lines.append(line | {"prompts": len(part)})
     return pd.DataFrame(lines, columns=[*by, "a", "b", "low", "high", "prompts"])

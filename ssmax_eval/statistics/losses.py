@@ -3,7 +3,7 @@
 import pandas as pd
 from scipy import stats
 
-from .grids import CONFIDENCE
+from .clusters import CONFIDENCE
 from .series import TEXT
 
 

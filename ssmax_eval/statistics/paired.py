@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
-from .grids import CONFIDENCE, wilson
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, Floats, clusters, effective_size, trial_names, with_plan
+from .grids import wilson
 from .series import TASK
 
 RESAMPLES = 4999
 POWER = 0.8
-LEAST_CLUSTERS = 5  # stretches of text below which an interval would be guessed
 COUNTS = ["both", "only", "only_baseline", "neither"]
-Floats = NDArray[np.float64]
 
 
 def compare(
@@ -26,41 +24,59 @@ def compare(
 
     rows: with_series of needle rows; controls, and prompts without a score in either, do not count. pairs, both, only,
     only_baseline, neither: prompts found by both, by one, by none. difference = accuracy - accuracy_baseline, low and high
-    its 95% interval: Newcombe's paired score interval (1998, method 10); where prompts share a haystack, the wider of that
-    and of a bootstrap over haystacks. p: by `test`, McNemar's exact one, over haystacks the exact sign-flip test of their
-    sums; p_holm: over the lines of a series and task (Holm). smallest: the smallest difference that so many pairs can see
-    beside so many lines (smallest_difference). Series with other prompts (another tokenizer) are compared as independent,
-    in cells that both have and with as many prompts each: shared False, Newcombe's interval, Fisher's exact test.
+    its 95% interval: Newcombe's paired score interval (1998, method 10). p: by `test`, McNemar's exact one; p_holm: over the
+    lines of a series and task (Holm). smallest: the smallest difference that so many pairs can see beside so many lines
+    (smallest_difference). Where prompts share a haystack: with plan 1, the wider of that interval and of a bootstrap over
+    haystacks, and the exact sign-flip test of their sums; with plan 2, the same interval of as many pairs as these are worth
+    (clusters.effective_size), that test over trials, and -1 to 1 for fewer than FEWEST of either. trials: how many, those of
+    overlapping text counted once; 0 with plan 1. Series with other prompts (another tokenizer, shared False): with plan 2
+    paired by trial; with plan 1 compared as independent, pairs 0, in cells that both have and with as many prompts each, by
+    Newcombe's interval and Fisher's exact test.
     """
     lines = []
-    grid = rows[rows["control"].isna() & rows["correct"].notna()]
+    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
     for task, part in grid.groupby(TASK, sort=False):
         known = part[part["series"] == baseline]
+        by_trial = part["plan"].iloc[0] == BY_TRIAL
         for name in dict.fromkeys(part["series"]):
             if name == baseline or known.empty:
                 continue
             own = part[part["series"] == name]
             pairs = paired(own, known)
             shared = not pairs.empty
-            found = of_pairs(pairs, by, seed) if shared else of_strangers(own, known, by)
+            if by_trial and not shared:
+                pairs = paired(with_partner(own, known), with_partner(known, own), ("partner",))
+            found = of_pairs(pairs, by, seed) if shared or by_trial else of_strangers(own, known, by)
             adjusted = holm([line["p"] for line in found])
             head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline, "shared": shared}
             for line, p in zip(found, adjusted, strict=True):
                 smallest = smallest_difference(line.pop("independent"), (1 - CONFIDENCE) / len(found))
                 lines.append({**head, **line, "p_holm": p, "smallest": smallest})
-    columns = [*TASK, "series", "baseline", *by, "pairs", *COUNTS, "accuracy", "accuracy_baseline", "difference"]
+    columns = [
+        *TASK,
+        "series",
+        "baseline",
+        *by,
+        "pairs",
+        "trials",
+        *COUNTS,
+        "accuracy",
+        "accuracy_baseline",
+        "difference",
+    ]
     return pd.DataFrame(lines, columns=[*columns, "low", "high", "p", "p_holm", "smallest", "shared", "test"])
 
 
-def paired(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+def paired(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...] = ("prompt_sha256",)) -> pd.DataFrame:
     """Return the prompts that two series share: context_length, depth_percent, and right, right_baseline (0 or 1).
 
-    cluster names the stretch of real text that a prompt's haystack begins in, as long as the longest haystack of its
-    length, and region one as long as the longest of all; where text is made for each prompt, both are the prompt itself.
+    by: the columns that tell that two are the same one. cluster names what a prompt depends on among those of its length,
+    region among all (clusters.clusters).
     """
-    key = ["context_length", "depth_percent", "prompt_sha256"]
+    key = ["context_length", "depth_percent", *by]
+    kept = [name for name in ("plan", "seed", "trial", "prompt_sha256") if name in own and name not in key]
     places = [name for name in ("haystack_start", "haystack_sentences") if name in own and name in other]
-    left = own.assign(right=own["correct"].astype(float))[[*key, *places, "right"]]
+    left = own.assign(right=own["correct"].astype(float))[[*key, *kept, *places, "right"]]
     right = other.assign(right_baseline=other["correct"].astype(float))[[*key, *places, "right_baseline"]]
     pairs = left.merge(right, on=key, suffixes=("", "_other"))
     for name in places:  # rows of an older run lack them
@@ -68,21 +84,24 @@ def paired(own: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(cluster=clusters(pairs), region=clusters(pairs, by_length=False))
 
 
-def clusters(rows: pd.DataFrame, by_length: bool = True) -> "pd.Series[str]":
-    """Name the stretch of text that each prompt's haystack begins in (paired); by_length: as long as the haystacks of its length."""
-    if "haystack_start" not in rows or "haystack_sentences" not in rows:
-        return rows["prompt_sha256"]
-    used = rows["haystack_sentences"].astype(float)
-    width = used.groupby(rows["context_length"]).transform("max") if by_length else used.max()
-    block = (rows["haystack_start"].astype(float) // width).astype(str)
-    if by_length:
-        block = rows["context_length"].astype(str) + "/" + block
-    return block.where(rows["haystack_start"].notna(), rows["prompt_sha256"])
+def with_partner(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return a series' rows with column `partner`, alike for trials to be paired with those of one that has other prompts.
+
+    A trial's text and values are drawn from its seed and number, whatever the tokenizer makes of them.
+    """
+    name = trial_names(rows)
+    if not name.isin(trial_names(other)).any():
+        # trials of different seeds have nothing in common: any one may stand beside any other
+        return rows.assign(partner=pd.factorize(name, sort=True)[0].astype(str))
+    return rows.assign(partner=name)
 
 
 def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[dict[str, Any]]:
+    if pairs.empty:
+        return []
     out = []
     cluster = "cluster" if "context_length" in by else "region"
+    by_trial = bool((pairs["plan"] == BY_TRIAL).any())
     for key, part in pairs.groupby(list(by)) if by else [((), pairs)]:
         own, other = part["right"].to_numpy(), part["right_baseline"].to_numpy()
         both, only, only_other = ((own * other).sum(), (own * (1 - other)).sum(), ((1 - own) * other).sum())
@@ -92,15 +111,20 @@ def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[dict[s
             "p": mcnemar(counts[1], counts[2]),
             "test": "McNemar's exact test",
             "independent": len(part),
+            "trials": part[cluster].nunique() if by_trial else 0,
         }
         if part[cluster].duplicated().any():
             sums = part.assign(difference=own - other).groupby(cluster)["difference"].agg(["sum", "size"])
-            wider = bootstrap(sums["sum"].to_numpy(), sums["size"].to_numpy(dtype=float), seed)
-            low, high = min(low, wider[0]), max(high, wider[1])
-            if len(sums) < LEAST_CLUSTERS:  # too few stretches of text to say anything of the next
+            if by_trial:
+                worth = effective_size(own - other, part[cluster]) / len(part)
+                low, high = paired_interval(*(count * worth for count in counts))
+            else:
+                wider = bootstrap(sums["sum"].to_numpy(), sums["size"].to_numpy(dtype=float), seed)
+                low, high = min(low, wider[0]), max(high, wider[1])
+            if len(sums) < FEWEST:  # too few trials or stretches of text to say anything of the next
                 low, high = -1.0, 1.0
-            line = {"p": sign_flip(sums["sum"].to_numpy()), "test": "exact sign-flip test over haystacks"}
-            line |= {"independent": len(sums)}
+            line |= {"p": sign_flip(sums["sum"].to_numpy()), "independent": len(sums)}
+            line |= {"test": f"exact sign-flip test over {'trials' if by_trial else 'haystacks'}"}
         line |= {"pairs": len(part), **dict(zip(COUNTS, counts, strict=True)), "accuracy": own.mean()}
         line |= {"accuracy_baseline": other.mean(), "difference": (own - other).mean(), "low": low, "high": high}
         out.append(dict(zip(by, key, strict=True)) | line)
@@ -133,13 +157,23 @@ def of_strangers(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...]) ->
             "accuracy_baseline": k0 / n0,
             "difference": k / n - k0 / n0,
         }
-        line |= {"low": float(low), "high": float(high), "p": p, "test": "Fisher's exact test", "independent": 0}
+        line |= {
+            "low": float(low),
+            "high": float(high),
+            "p": p,
+            "test": "Fisher's exact test",
+            "independent": 0,
+            "trials": 0,
+        }
         out.append(dict(zip(by, key, strict=True)) | line)
     return out
 
 
-def paired_interval(both: int, only: int, only_baseline: int, neither: int) -> tuple[float, float]:
-    """Return the 95% interval of a difference of paired proportions (Newcombe 1998, Statistics in Medicine 17, method 10)."""
+def paired_interval(both: float, only: float, only_baseline: float, neither: float) -> tuple[float, float]:
+    """Return the 95% interval of a difference of paired proportions (Newcombe 1998, Statistics in Medicine 17, method 10).
+
+    Counts need not be whole numbers: pairs that are worth fewer than they are count as a part of one each.
+    """
     n = both + only + only_baseline + neither
     right = np.array([both + only, both + only_baseline], dtype=float)
     share = right / n

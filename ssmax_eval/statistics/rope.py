@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from .clusters import with_plan
 from .grids import cells, lengths
 from .series import TASK
 
@@ -45,6 +46,6 @@ def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:
     named = [
         "as trained" if factor == 1 else f"theta x{factor:g}" for factor in rows["rope_theta_factor"].astype(float)
     ]
-    part = rows[rows["control"].isna() & (rows["rope"] == named)]
+    part = with_plan(rows[rows["control"].isna() & (rows["rope"] == named)])
     several = part.groupby("subject")["rope_theta_factor"].transform("nunique") > 1
     return part[several]

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .grids import CONFIDENCE, lengths
+from .clusters import CONFIDENCE, with_plan
+from .grids import lengths
 from .paired import paired
 from .series import TASK
 
@@ -33,7 +34,7 @@ def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: 
     """
     configurations = once(configurations)
     known = {seed: name for name, (configuration, seed) in configurations.items() if configuration == baseline}
-    grid = rows[rows["control"].isna() & rows["correct"].notna()]
+    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
     lines = []
     for task, part in grid.groupby(TASK, sort=False):
         series = dict.fromkeys(part["series"])

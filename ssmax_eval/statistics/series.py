@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
-TASK = ["task", "value", "needles", "haystack"]
+from .clusters import BY_TRIAL, with_plan
+
+TASK = ["task", "value", "needles", "haystack", "plan"]  # prompts of two plans are never pooled
 CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
 TEXT = ["text", "text_sha256", "context_length", "window"]
@@ -27,7 +29,7 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
         differs = rows.groupby(series)[column].transform("nunique") > 1
         subject = subject.where(~differs, subject + ", " + rows[column])
         series = series.where(~differs, series + ", " + rows[column])
-    rows = rows.assign(series=series, subject=subject).reset_index(drop=True)
+    rows = with_plan(rows.assign(series=series, subject=subject).reset_index(drop=True))
     # of what was run twice, a row with a score before one without, and one that also has attention masses
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
     # and of those, one with all that the attention probe tells today
@@ -63,7 +65,7 @@ def of_documents(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def task_name(rows: pd.DataFrame) -> str:
-    """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text`."""
-    task, value, needles, haystack = rows.iloc[0][TASK]
+    """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text, plan 2`."""
+    task, value, needles, haystack, plan = rows.iloc[0][TASK]
     what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles} {value}s")
-    return ", ".join(filter(None, [task, what, f"haystack {haystack}"]))
+    return ", ".join(filter(None, [task, what, f"haystack {haystack}", "plan 2" if plan == BY_TRIAL else ""]))

@@ -5,7 +5,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
+from ...statistics import BY_TRIAL, CONFIDENCE, FEWEST
 from .curves import FEW
 from .style import STYLE, belongs, colours, key_of, plain, tokens_axis
 
@@ -49,17 +51,33 @@ def sorted_trials(ax: Axes, top: pd.DataFrame, length: int) -> Axes:
 def mass_by_length(
     ax: Axes, by_head: pd.DataFrame, train_lengths: dict[str, int | None] | None = None, measure: str = "mass_answer"
 ) -> Axes:
-    """Draw each prompt's highest mass (a measure of statistics.HEAD) over n, mean and 95% interval of each series, by bootstrap."""
-    best = by_head.groupby(["series", "context_length", "prompt_sha256"], sort=False)[measure].max().reset_index()
+    """Draw each prompt's highest mass (a measure of statistics.HEAD) over n, mean and 95% interval of each series.
+
+    The interval is a bootstrap over prompts; with plan 2, Student's t over the trials' means, none for fewer than FEWEST.
+    """
+    prompt = ["series", "context_length", "cluster", "prompt_sha256"]
+    best = by_head.groupby(prompt, sort=False)[measure].max().reset_index()
+    by_trial = bool((by_head["plan"] == BY_TRIAL).any())
+    if by_trial:
+        best = best.groupby(prompt[:3], sort=False)[measure].mean().reset_index()
     for name, colour in colours([*dict.fromkeys(by_head["series"])]).items():
         before = set(ax.get_children())
         sns.lineplot(
-            best[best["series"] == name], x="context_length", y=measure, color=colour, ax=ax, marker="o", seed=0
-        )
+            best[best["series"] == name], x="context_length", y=measure, color=colour, ax=ax, marker="o", seed=0,
+            errorbar=over_trials if by_trial else ("ci", 95),
+        )  # fmt: skip
         belongs([artist for artist in ax.get_children() if artist not in before], name)
     tokens_axis(ax, train_lengths or {}, "context length")
     ax.set(ylim=(-0.02, 1.02), ylabel="highest mass of a head")
     return ax
+
+
+def over_trials(means: "pd.Series[float]") -> tuple[float, float]:
+    """Return Student's 95% interval of the mean of trials' means; NaN for too few."""
+    if means.count() < FEWEST:
+        return float("nan"), float("nan")
+    half = means.sem() * stats.t.ppf((1 + CONFIDENCE) / 2, means.count() - 1)
+    return means.mean() - half, means.mean() + half
 
 
 def exponents(ax: Axes, fits: pd.DataFrame) -> Axes:
