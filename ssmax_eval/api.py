@@ -1,4 +1,4 @@
-"""Probes and training as Python functions, the same words as on the command line."""
+"""Probes and training as Python functions, the same words and defaults as on the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +8,11 @@ import pandas as pd
 
 from . import statistics
 from .data.needles import Needle
-from .evaluate import Settings, rope_settings, run_probe
-from .probes.defaults import default_task
+from .dry_run import dry_run as plan_without_weights
+from .evaluate import Probe, Settings, planned_runs, rope_settings, run_probes
+from .probes.commands import takes
 from .probes.loss import LossProbe
+from .probes.make import loss_probe, needle_probe
 from .probes.needle import NeedleProbe
 from .results import load_results
 
@@ -22,42 +24,67 @@ def needle(
     rope_theta: float | None = None,
     rope_theta_factor: float | Sequence[float] = 1.0,
     rope_scaling: str | None = None,
+    context_lengths: Sequence[int] | None = None,
+    depth_percents: Sequence[float] = NeedleProbe.depth_percents,
+    trials: int = NeedleProbe.trials,
     task: str | None = None,
-    value: str = "number",
-    needles: int = 4,
-    dtype: str = "auto",
-    device: str = "auto",
-    batch_size: int | None = None,
-    output_path: str | Path = "results",
-    fresh: bool = False,
-    trust_remote_code: bool = False,
-    **grid: Any,
+    value: str = Needle.value,
+    needles: int = Needle.needles,
+    haystack: str = NeedleProbe.haystack,
+    controls: Sequence[str] = NeedleProbe.controls,
+    scoring: str = NeedleProbe.scoring,
+    attention_mass: bool = NeedleProbe.attention_mass,
+    seed: int = NeedleProbe.seed,
+    limit: int | None = NeedleProbe.limit,
+    limit_tokens: int | None = NeedleProbe.limit_tokens,
+    chunk: int | None = NeedleProbe.chunk,
+    batch_size: int | None = Settings.batch_size,
+    dtype: str = Settings.dtype,
+    device: str = Settings.device,
+    output_path: str | Path = Settings.output_path,
+    fresh: bool = Settings.fresh,
+    trust_remote_code: bool = Settings.trust_remote_code,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
-    """Run needle grids and return their rows.
+    """Run needle grids and return their rows, or with dry_run what they would cost by context length.
 
     models: references, {label: reference or (model, tokenizer)}, or one (model, tokenizer). attention and
-    rope_theta_factor take one value or several. task None is what our recipes trained the models for, else single.
-    grid: the fields of NeedleProbe (context_lengths, depth_percents, trials, haystack, scoring, controls, seed, limit, attention_mass).
-    Raises UserError.
+    rope_theta_factor take one value or several. context_lengths, in tokens of the whole prompt; None goes past the models'
+    training length (probes.defaults.default_lengths). depth_percents: 0 (start) to 100. trials: prompts a cell.
+    task None is what our recipes trained the models for, else single. controls: no-needle, needle-only. scoring: forced or
+    generate. limit: the first N prompts. limit_tokens: at most N tokens a model and setting. chunk: tokens to prefill at
+    a time, batch_size: prompts in a forward; None chooses. Raises UserError.
     """
-    for name in ("context_lengths", "depth_percents", "controls"):
-        if name in grid:
-            grid[name] = tuple(grid[name])
-    task = task or default_task(references(models))
-    probe = NeedleProbe(needle=Needle(task, value, needles), **grid)
-    settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
-    runs = run_probe(
-        probe, models, laws_of(attention), rope_settings(rope_theta, several(rope_theta_factor), rope_scaling), settings
+    probe = needle_probe(
+        models,
+        trust_remote_code,
+        context_lengths=context_lengths,
+        depth_percents=depth_percents,
+        trials=trials,
+        task=task,
+        value=value,
+        needles=needles,
+        haystack=haystack,
+        controls=controls,
+        scoring=scoring,
+        attention_mass=attention_mass,
+        seed=seed,
+        limit=limit,
+        limit_tokens=limit_tokens,
+        chunk=chunk,
     )
-    return load_results(*runs)
+    settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
+    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, settings, dry_run)
 
 
+@takes(needle, without=("scoring", "attention_mass"))
 def attention(models: Any, **options: Any) -> pd.DataFrame:
     """Run needle grids with attention masses and return one line per prompt, layer and head (statistics.heads).
 
-    models and options as in needle, scoring aside.
+    models and options as in needle.
     """
-    return statistics.heads(statistics.with_series(needle(models, attention_mass=True, **options)))
+    rows = needle(models, attention_mass=True, **options)
+    return rows if options.get("dry_run") else statistics.heads(statistics.with_series(rows))
 
 
 def loss(
@@ -67,35 +94,61 @@ def loss(
     rope_theta: float | None = None,
     rope_theta_factor: float | Sequence[float] = 1.0,
     rope_scaling: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    output_path: str | Path = "results",
-    fresh: bool = False,
-    trust_remote_code: bool = False,
-    **documents: Any,
+    context_length: int | None = None,
+    documents: int = LossProbe.documents,
+    text: str = LossProbe.text,
+    window: int | None = None,
+    pack: bool = LossProbe.pack,
+    seed: int = LossProbe.seed,
+    limit_tokens: int | None = LossProbe.limit_tokens,
+    chunk: int | None = LossProbe.chunk,
+    dtype: str = Settings.dtype,
+    device: str = Settings.device,
+    output_path: str | Path = Settings.output_path,
+    fresh: bool = Settings.fresh,
+    trust_remote_code: bool = Settings.trust_remote_code,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
     """Run the loss probe and return its rows: nll_sum (nats) and tokens of each document's position bins and windows.
 
-    documents: the fields of LossProbe (context_length, documents, text, window, pack, seed, chunk); the rest as in needle.
-    statistics.loss_by_position and statistics.context_gain sum them. Raises UserError.
+    context_length: tokens of a document; None is the longest length that needle takes for the models. window: tokens of near
+    context that the context gain leaves; None is the models' training length, at most 256. text: a name, file or
+    directory, whose files are documents; pack joins short ones. The rest as in needle.
+    statistics.loss_by_position and statistics.context_gain sum the rows. Raises UserError.
     """
+    probe = loss_probe(
+        models,
+        trust_remote_code,
+        context_length=context_length,
+        documents=documents,
+        text=text,
+        window=window,
+        pack=pack,
+        seed=seed,
+        limit_tokens=limit_tokens,
+        chunk=chunk,
+    )
     settings = Settings(dtype, device, None, Path(output_path), fresh, trust_remote_code)
-    ropes = rope_settings(rope_theta, several(rope_theta_factor), rope_scaling)
-    return load_results(*run_probe(LossProbe(**documents), models, laws_of(attention), ropes, settings))
+    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, settings, dry_run)
 
 
-def laws_of(attention: str | Sequence[str] | None) -> list[str | None]:
-    return [attention] if attention is None or isinstance(attention, str) else list(attention)
-
-
-def several(value: float | Sequence[float]) -> list[float]:
-    return [value] if isinstance(value, int | float) else list(value)
-
-
-def references(models: Any) -> list[str]:
-    """Return those of the models that are given by name or path."""
-    given = models.values() if isinstance(models, dict) else [models] if isinstance(models, str) else models
-    return [model for model in given if isinstance(model, str)]
+def run(
+    probe: Probe,
+    models: Any,
+    attention: str | Sequence[str] | None,
+    rope_theta: float | None,
+    rope_theta_factor: float | Sequence[float],
+    rope_scaling: str | None,
+    settings: Settings,
+    dry_run: bool,
+) -> pd.DataFrame:
+    """Run a probe under every law and RoPE setting and return the rows, or what they would cost."""
+    factors = [rope_theta_factor] if isinstance(rope_theta_factor, int | float) else list(rope_theta_factor)
+    laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
+    asked = ([probe], models, laws, rope_settings(rope_theta, factors, rope_scaling), settings)
+    if dry_run:
+        return pd.DataFrame(plan_without_weights(planned_runs(*asked), settings)["lengths"])
+    return load_results(*run_probes(*asked))
 
 
 def train(

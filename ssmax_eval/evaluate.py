@@ -2,19 +2,21 @@
 
 import hashlib
 import inspect
+import itertools
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention.interface import Attached, attention_law, implementations, law_state, native_law, native_mechanism
 from .attention.laws import Law, format_law, parse_law
+from .cost import announcer
 from .errors import UserError
 from .models.load import fingerprint, load_model, pick_device
 from .models.preflight import preflight
@@ -34,7 +36,11 @@ class Probe(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def all_rows(self) -> bool: ...
     def plan(self) -> Sequence[Any]: ...
+    def has(self, sample: Any, done: Collection[str]) -> bool: ...
+    def reads(self, sample: Any) -> list[int]: ...
     def parameters(self) -> dict[str, Any]: ...
     def tokens(self, rows: Sequence[dict[str, Any]]) -> int: ...
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None: ...
@@ -121,6 +127,16 @@ def subject(label: str, reference: Any) -> Subject:
     return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
 
 
+class PlannedRun(NamedTuple):
+    """One probe on one model under one law (None: its own) and one RoPE setting, and where its rows go."""
+
+    subject: Subject
+    probe: Probe
+    swap: str | None
+    rope: RopeSetting
+    run: Run
+
+
 def run_probe(
     probe: Probe,
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
@@ -146,29 +162,41 @@ def run_probes(
     probe. Raises UserError.
     """
     settings = settings or Settings()
-    pick_device(settings.device)
-    swaps = list(dict.fromkeys(None if law is None else format_law(*parse_law(law)) for law in attentions))
-    runs = []
-    for each in subjects(models):
-        # softmax swapped into a softmax model is that model
-        wanted = dict.fromkeys(None if law == each.native_attention == "softmax" else law for law in swaps)
-        planned = [
-            (probe, law, rope, open_run(each, probe, law, rope, settings))
-            for law in wanted
-            for rope in ropes
-            for probe in probes
-        ]
-        missing = [plan for plan in planned if settings.fresh or not plan[-1].is_scored]
+    plans = planned_runs(probes, models, attentions, ropes, settings)
+    announce = announcer(plans, settings)
+    for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
+        own = list(group)
+        missing = [plan for plan in own if settings.fresh or not plan.run.is_scored]
         if missing:
             model, tokenizer = each.load(settings)
-            for probe in {id(plan[0]): plan[0] for plan in missing}.values():
+            for probe in {id(plan.probe): plan.probe for plan in missing}.values():
                 probe.check(model, tokenizer)
-            for probe, law, rope, run in missing:
-                execute(each, model, tokenizer, probe, law, rope, run, settings)
-        for *_, run in planned:
-            keep_thresholds(run, settings.thresholds)
-        runs += [run for *_, run in planned]
-    return runs
+            for plan in missing:
+                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, settings, announce)
+        for plan in own:
+            keep_thresholds(plan.run, settings.thresholds)
+    return [plan.run for plan in plans]
+
+
+def planned_runs(
+    probes: Sequence[Probe],
+    models: str | Sequence[Any] | dict[str, Any] | Loaded,
+    attentions: Sequence[str | None] = (None,),
+    ropes: Sequence[RopeSetting] = (RopeSetting(),),
+    settings: Settings | None = None,
+) -> list[PlannedRun]:
+    """Return the runs that run_probes would give, in its order, nothing loaded or written. Raises UserError."""
+    settings = settings or Settings()
+    pick_device(settings.device)
+    swaps = list(dict.fromkeys(None if law is None else format_law(*parse_law(law)) for law in attentions))
+    return [
+        PlannedRun(each, probe, law, rope, open_run(each, probe, law, rope, settings))
+        for each in subjects(models)
+        # softmax swapped into a softmax model is that model
+        for law in dict.fromkeys(None if law == each.native_attention == "softmax" else law for law in swaps)
+        for rope in ropes
+        for probe in probes
+    ]
 
 
 def keep_thresholds(run: Run, thresholds: Thresholds) -> None:
@@ -214,6 +242,7 @@ def execute(
     rope: RopeSetting,
     run: Run,
     settings: Settings,
+    announce: Callable[[Subject, PreTrainedModel], None],
 ) -> None:
     """Probe one model under one law and one RoPE setting, appending rows and writing run.json at the end."""
     started = time.perf_counter()
@@ -233,6 +262,7 @@ def execute(
         writer = stack.enter_context(run.writer(settings.fresh))
         earlier = run.rows()
         done = {row["sample"] for row in earlier if row["error"] is None}
+        announce(each, model)
         total = sum(sample.context_length for sample in plan)
         title = " ".join(filter(None, [each.label, attached.attention, str(rope) if rope.changes else ""]))
         bar = stack.enter_context(

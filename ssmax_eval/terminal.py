@@ -58,6 +58,28 @@ def print_runs(
         print(page)
 
 
+def print_plan(plan: dict[str, Any], as_json: bool) -> None:
+    """Print what a dry run found: models, a line for each context length, the whole, and where rows would go."""
+    if as_json:
+        print(json.dumps({"dry_run": True, **plan}))
+        return
+    for each in plan["models"]:
+        length = each["train_length"]
+        print(f"{each['model']}: trained at {f'{length:,} tokens' if length else 'a length it does not tell'}")
+    columns = ["probe", "context length", "prompts", "tokens", "operations", "share of the work"]
+    lines = [
+        [line["probe"], f"{line['context_length']:,}", f"{line['prompts']:,}", f"{line['tokens']:,}",
+         "unknown" if line["operations"] is None else f"{line['operations']:.1e}", f"{100 * line['share']:.0f}%"]
+        for line in plan["lengths"]
+    ]  # fmt: skip
+    if lines:
+        print_table(columns, lines)
+    print(f"cost: {plan['in_words']}")
+    for run in plan["runs"]:
+        left = f"{run['prompts_left']:,} to do" if run["prompts_left"] else "finished"
+        print(f"run {run['run']}: {run['model']}, {run['attention']}, RoPE {run['rope']}: {left}")
+
+
 def named(rows: pd.DataFrame) -> pd.DataFrame:
     """Name the series of one kind of rows: apart, so that a law names only the tables in which one is."""
     return rows if rows.empty else statistics.with_series(rows)

@@ -177,6 +177,12 @@ FAULTS = {
     ),
     "test_causes_rest_on": ("statistics/causes.py", "next((i for i, rank in enumerate(ranks) if rank), ", "min(0, "),
     "test_the_best_theta_of": ("statistics/rope.py", "ascending=[False, True]", "ascending=[True, True]"),
+    "test_lengths_go_past": ("probes/defaults.py", "shortest << k", "longest >> k"),
+    "test_lengths_end_where": ("probes/defaults.py", "    if ends:", "    if False:"),
+    "test_a_limit_keeps_whole_trials": ("probes/budget.py", "limit_tokens // least", "1 + limit_tokens // least"),
+    "test_only_what_is_left": ("cost.py", "if not plan.probe.has(sample, done):", "if True:"),
+    "test_a_forwards_operations": ("models/shape.py", "4 * sum(pairs)", "2 * sum(pairs)"),
+    "test_options_parameters_and": ("api.py", "trials: int = NeedleProbe.trials", "trials: int = 5"),
     "test_the_verdict_matches": ("verdict.py", "line = max(lines, key", "line = min(lines, key"),
     "test_trap_14_exactly": ("data/prompts.py", "else context_length - fixed", "else context_length - 200"),
     "test_trap_14_ids": (

@@ -5,13 +5,14 @@ Each function is a `custom_dataset`: it takes what `--metadata` and `--model_arg
 """
 
 import difflib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import datasets
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..data.documents import Documents
 from ..data.encoding import Encoder
@@ -19,14 +20,18 @@ from ..data.needles import Needle
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..models.load import load_tokenizer
+from ..models.shape import without_weights
 from ..models.sources import ModelSource, on_disk
-from ..probes.defaults import WINDOW, default_lengths
+from ..probes.budget import cut_in_words, within
+from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, SEED, TEXT, TRIALS, default_lengths, default_window
 from ..probes.needle import NeedleProbe, Sample
 
+log = logging.getLogger("lm_eval.ssmax_eval")  # below lm-eval's own, so that it is shown as its messages are
 Given = Mapping[str, Any]
 Built = dict[str, Any]
-DEPTHS, TRIALS, DOCUMENTS = (0, 25, 50, 75, 100), 5, 8
-SETTINGS = "context_lengths depth_percents trials haystack task value needles seed text documents window".split()
+SETTINGS = (
+    "context_lengths depth_percents trials haystack task value needles seed text documents window limit_tokens".split()
+)
 
 
 def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **given: Any) -> Built:
@@ -36,16 +41,19 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
         raise UserError(
             f"context_lengths {given['context_lengths']!r}: this task is for {one_length} tokens; take ssmax_needle for others"
         )
-    task = str(given.get("task", "single"))
+    task = str(given.get("task", Needle.task))
     probe = NeedleProbe(
         context_lengths=(one_length,) if one_length else context_lengths(given),
-        depth_percents=tuple(numbers(given, "depth_percents", float) or DEPTHS),
+        depth_percents=tuple(numbers(given, "depth_percents", float) or DEPTH_PERCENTS),
         trials=number(given, "trials", TRIALS),
-        needle=Needle(task, str(given.get("value", "number")), number(given, "needles", 4)),
-        haystack=str(given.get("haystack", "text")) if task != "digits" else "digits",
-        seed=number(given, "seed", 0),
+        needle=Needle(task, str(given.get("value", Needle.value)), number(given, "needles", Needle.needles)),
+        haystack=str(given.get("haystack", TEXT)) if task != "digits" else "digits",
+        seed=number(given, "seed", SEED),
+        limit_tokens=limit_tokens(given),
         attention_mass=with_mass,
     )
+    if left := cut_in_words(probe):
+        log.warning("%s", left)
     tokenizer = tokenizer_of(given)
     docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
@@ -55,11 +63,16 @@ def loss_documents(**given: Any) -> Built:
     """Return the same last `window` tokens of each document with shorter and longer context before them. Raises UserError."""
     check_names(given)
     lengths = sorted(set(context_lengths(given)))
-    window = number(given, "window", min(WINDOW, lengths[0] // 2))
+    asked, limit = number(given, "documents", DOCUMENTS), limit_tokens(given)
+    kept = within([Sample(length, 0.0, i) for i in range(asked) for length in lengths], limit)
+    lengths, count = sorted({sample.context_length for sample in kept}), len({sample.trial for sample in kept})
+    if limit is not None and len(kept) < asked * len(lengths):
+        log.warning("limit tokens %d: %d of %d documents, context lengths %s", limit, count, asked, lengths)
+    window = number(given, "window", min(default_window(models_of(given)), lengths[0] // 2))
     if not 1 <= window < lengths[0]:
         raise UserError(f"window {window}: allowed are 1 to {lengths[0] - 1}, less than the shortest context length")
-    count, seed = number(given, "documents", DOCUMENTS), number(given, "seed", 0)
-    source, tokenizer = Documents(str(given.get("text", "text"))), tokenizer_of(given)
+    seed = number(given, "seed", SEED)
+    source, tokenizer = Documents(str(given.get("text", TEXT))), tokenizer_of(given)
     docs = []
     for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
         for length in lengths:
@@ -72,18 +85,19 @@ def loss_documents(**given: Any) -> Built:
                 | {"context": text[0], "answer": text[1]}
             )
     parameters = {"context_lengths": lengths, "documents": count, "window": window, "text": source.name}
-    parameters |= {"text_sha256": source.sha256, "seed": seed}
+    parameters |= {"text_sha256": source.sha256, "seed": seed} | ({} if limit is None else {"limit_tokens": limit})
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**parameters, **about(given)}}
 
 
 def interleaved(probe: NeedleProbe) -> list[Sample]:
     """Return a grid's samples so that in the first N, for every N, counts of lengths differ by one at most, and so do those of depths."""
-    lengths, depths = probe.context_lengths, probe.depth_percents
+    plan, depths = probe.plan(), probe.depth_percents
+    lengths, trials = sorted({sample.context_length for sample in plan}), len({sample.trial for sample in plan})
     both = math.lcm(len(lengths), len(depths))  # after so many, the same pairs would come again
     cells = len(lengths) * len(depths)
     return [
         Sample(lengths[j % len(lengths)], depths[(j + j // both) % len(depths)], trial)
-        for trial in range(probe.trials)
+        for trial in range(trials)
         for j in range(cells)
     ]
 
@@ -145,7 +159,23 @@ def context_lengths(given: Given) -> tuple[int, ...]:
     """Return the lengths asked for; by default what the native probes take for this model."""
     if asked := numbers(given, "context_lengths", int):
         return tuple(asked)
-    return tuple(default_lengths([str(given["pretrained"])] if source_of(given) else []))
+    return default_lengths(models_of(given), given.get("trust_remote_code") is True)
+
+
+def models_of(given: Given) -> list[Any]:
+    """Return the model whose shape decides defaults: on this disk, or built from its config as a hub has it; none where neither tells."""
+    named = given.get("pretrained")
+    if not isinstance(named, str) or source_of(given):
+        return [named] if isinstance(named, str) else []
+    try:
+        trusted = given.get("trust_remote_code") is True
+        return [(without_weights(AutoConfig.from_pretrained(named, trust_remote_code=trusted), trusted), None)]
+    except Exception:  # a name that means something to its backend alone
+        return []
+
+
+def limit_tokens(given: Given) -> int | None:
+    return None if given.get("limit_tokens") is None else number(given, "limit_tokens", 0)
 
 
 def check_names(given: Given) -> None:

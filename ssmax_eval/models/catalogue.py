@@ -85,11 +85,20 @@ def count_parameters(source: ModelSource) -> int:
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the few config values of a .gguf file that the catalogue shows, and its parameters."""
+    """Return the few config values of a .gguf file that need no weights, and its parameters.
+
+    max_position_embeddings: the length it was trained at, before its RoPE was scaled. learned_positions: whether it holds a
+    table of positions, which ends there.
+    """
     from gguf import GGUFReader
 
     reader = GGUFReader(path)
     architecture = reader.fields["general.architecture"].contents()
-    length = reader.fields.get(f"{architecture}.context_length")
-    config = {"model_type": architecture, "max_position_embeddings": length.contents() if length else None}
+    keys = ("rope.scaling.original_context_length", "context_length")
+    lengths = [field.contents() for key in keys if (field := reader.fields.get(f"{architecture}.{key}"))]
+    config = {
+        "model_type": architecture,
+        "max_position_embeddings": int(lengths[0]) if lengths else None,
+        "learned_positions": any(tensor.name == "position_embd.weight" for tensor in reader.tensors),
+    }
     return config, sum(int(tensor.n_elements) for tensor in reader.tensors)

@@ -2,13 +2,19 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..data.needles import Needle
 from ..errors import UserError
+from .defaults import DEPTH_PERCENTS, DOCUMENTS, SCORED, SEED, TEXT, TRIALS, commas
 
+AS_THEY_ARE = (
+    "task", "value", "needles", "trials", "haystack", "scoring", "attention_mass", "seed", "limit", "limit_tokens"
+)  # fmt: skip
 WITH_MASS = {"scoring": "forced", "attention_mass": True}
 
 
@@ -60,9 +66,20 @@ def as_usual(
     chunk: Annotated[
         str, typer.Option(metavar="N|auto", help="Tokens to prefill at a time; auto: all, less when memory runs out.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Decides all that is drawn: cities, values, haystacks, documents.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides all that is drawn: cities, values, haystacks, documents.")] = SEED,
     output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results"),
     report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
+    limit_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="At most N tokens a model and setting: whole trials (documents) are dropped first, then the longest lengths.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the plan and what it costs; no weights are loaded, nothing is written."),
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
@@ -77,28 +94,29 @@ def on_a_grid(
         str | None,
         typer.Option(
             metavar="N,...",
-            help="Tokens of the whole prompt. Default: 1, 2, 4, 8, 16 times the training length up to 1,024, else 512,1024,2048.",
+            help="Tokens of the whole prompt. Default: 1/2, 1, 2, 4, 8 times the training length (1 to 16 times below 512); "
+            "where a table of positions ends, down from there by halves.",
         ),
     ] = None,
-    depth_percents: Annotated[
-        str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
-    ] = "0,25,50,75,100",
-    trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
+    depth_percents: Annotated[str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")] = commas(
+        DEPTH_PERCENTS
+    ),
+    trials: Annotated[int, typer.Option(help="Prompts a cell.")] = TRIALS,
     task: Annotated[
         str | None,
         typer.Option(
             help="single, multikey, multivalue, multiquery, digits or recall. Default: what our recipe trained, else single."
         ),
     ] = None,
-    value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = "number",
-    needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = 4,
+    value: Annotated[str, typer.Option(help="What is hidden: number, word or uuid.")] = Needle.value,
+    needles: Annotated[int, typer.Option(help="Facts in the multi tasks.")] = Needle.needles,
     haystack: Annotated[
         str,
         typer.Option(
             metavar="NAME|PATH",
             help="text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.",
         ),
-    ] = "text",
+    ] = TEXT,
     controls: Annotated[
         str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")
     ] = "",
@@ -111,15 +129,15 @@ def on_a_grid(
 def on_documents(
     context_length: Annotated[
         int | None,
-        typer.Option(help="Tokens of a document. Default: 16 times the training length up to 1,024, else 2,048."),
+        typer.Option(help="Tokens of a document. Default: the longest context length that needle takes."),
     ] = None,
-    documents: Annotated[int, typer.Option(help="How many documents.")] = 8,
+    documents: Annotated[int, typer.Option(help="How many documents.")] = DOCUMENTS,
     text: Annotated[
         str,
         typer.Option(
             metavar="NAME|PATH", help="text (generated prose), bible, hf:DATASET, a file, or a directory of documents."
         ),
-    ] = "text",
+    ] = TEXT,
     window: Annotated[
         int | None,
         typer.Option(help="Near context that the context gain leaves. Default: the training length, at most 256."),
@@ -132,7 +150,7 @@ def on_documents(
 def on_answers(
     scoring: Annotated[
         str, typer.Option(help="forced (one forward pass, greedy decoding's verdict) or generate.")
-    ] = "forced",
+    ] = SCORED,
     attention_mass: Annotated[
         bool, typer.Option("--attention-mass", help="Also store each head's attention on the needle.")
     ] = False,
@@ -154,36 +172,37 @@ def on_causes(
 @takes(on_models, on_a_grid, on_answers, on_causes, as_usual)
 def needle_command(**given: Any) -> None:
     """Retrieval over a grid of context lengths and needle depths."""
-    run_all(given, needle_probe)
+    run_all(given, grid_probe)
 
 
 @takes(on_models, on_a_grid, on_causes, as_usual)
 def attention_command(**given: Any) -> None:
     """Attention of every head on the needle, over a grid of context lengths and depths; the needle's verdicts with it."""
-    run_all(given | WITH_MASS, needle_probe)
+    run_all(given | WITH_MASS, grid_probe)
 
 
 @takes(on_models, on_documents, as_usual)
 def loss_command(**given: Any) -> None:
     """Loss by position far beyond the training length, and what the far context is worth."""
-    run_all(given, loss_probe)
+    run_all(given, document_probe)
 
 
 @takes(on_models, on_a_grid, on_documents, on_causes, as_usual, without=("context_length",))
 def run_command(**given: Any) -> None:
     """All probes on all models: needle and attention in one forward, loss up to the longest context length; one report."""
-    run_all(given | WITH_MASS, needle_probe, loss_probe)
+    run_all(given | WITH_MASS, grid_probe, document_probe)
 
 
-def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]], Any]) -> None:
-    """Make the probes that a command's options ask for, run them, and print and report what they find."""
+def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
+    """Make the probes that a command's options ask for, run them, and print and report what they find; or only their plan."""
     from ..cli import quiet_libraries
 
     quiet_libraries()
-    from ..evaluate import Settings, rope_settings, run_probes
+    from ..dry_run import dry_run
+    from ..evaluate import Settings, planned_runs, rope_settings, run_probes
     from ..models.sources import PAIR
     from ..statistics import Thresholds
-    from ..terminal import print_runs
+    from ..terminal import print_plan, print_runs
 
     models = given["model"] or [*PAIR]
     settings = Settings(
@@ -193,55 +212,48 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
         output_path=given["output_path"],
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
-        thresholds=Thresholds(given.get("attended", 0.5), given.get("blow_up", 1.0)),
+        thresholds=Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given}),
     )
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
     ropes = rope_settings(given["rope_theta"], factors, given["rope_scaling"])
-    probes = [make(given, models) for make in makers]
-    runs = run_probes(probes, models, given["attention"] or [None], ropes, settings)
-    print_runs(runs, given["output_path"], given["report"], given["as_json"], settings.thresholds)
+    probes: list[Any] = []
+    for make in makers:
+        probes.append(make(given, models, *probes))
+    asked = (probes, models, given["attention"] or [None], ropes, settings)
+    if given["dry_run"]:
+        print_plan(dry_run(planned_runs(*asked), settings), given["as_json"])
+        return
+    print_runs(run_probes(*asked), given["output_path"], given["report"], given["as_json"], settings.thresholds)
 
 
-def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
+def grid_probe(given: dict[str, Any], models: list[str]) -> Any:
     """Return the needle grid that a command's options ask for."""
-    from ..data.needles import Needle
-    from .defaults import default_lengths, default_task
-    from .needle import NeedleProbe
+    from .make import needle_probe
 
-    task = given["task"] or default_task(models)
     lengths = given["context_lengths"]
-    return NeedleProbe(
-        context_lengths=tuple(default_lengths(models) if lengths is None else numbers("context lengths", lengths, int)),
-        depth_percents=tuple(numbers("depth percents", given["depth_percents"], float)),
-        trials=given["trials"],
-        needle=Needle(task, given["value"], given["needles"]),
-        haystack=given["haystack"] if task != "digits" or given["haystack"] != "text" else "digits",
-        scoring=given["scoring"],
-        controls=tuple(filter(None, given["controls"].split(","))),
-        seed=given["seed"],
-        limit=given["limit"],
+    return needle_probe(
+        models,
+        given["trust_remote_code"],
+        context_lengths=None if lengths is None else numbers("context lengths", lengths, int),
+        depth_percents=numbers("depth percents", given["depth_percents"], float),
+        controls=list(filter(None, given["controls"].split(","))),
         chunk=auto("chunk", given["chunk"]),
-        attention_mass=given["attention_mass"],
+        **{name: given[name] for name in AS_THEY_ARE},
     )
 
 
-def loss_probe(given: dict[str, Any], models: list[str]) -> Any:
-    """Return the loss probe that a command's options ask for."""
-    from .defaults import default_lengths, default_window
-    from .loss import LossProbe
+def document_probe(given: dict[str, Any], models: list[str], grid: Any = None) -> Any:
+    """Return the loss probe that a command's options ask for, in `run` as long as what limit_tokens leaves of the grid."""
+    from .make import loss_probe
 
-    length = given.get("context_length")
-    if length is None:  # as far as the needle goes
-        lengths = given.get("context_lengths")
-        length = max(default_lengths(models) if lengths is None else numbers("context lengths", lengths, int))
-    return LossProbe(
-        context_length=length,
-        documents=given["documents"],
-        text=given["text"],
-        window=default_window(models) if given["window"] is None else given["window"],
-        pack=given["pack"],
-        seed=given["seed"],
+    far = max(sample.context_length for sample in replace(grid, limit=None).plan()) if grid else given["context_length"]
+    names = ("documents", "text", "window", "pack", "seed", "limit_tokens")
+    return loss_probe(
+        models,
+        given["trust_remote_code"],
+        context_length=far,
         chunk=auto("chunk", given["chunk"]),
+        **{name: given[name] for name in names},
     )
 
 

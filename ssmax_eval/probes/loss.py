@@ -12,7 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
 from ..models.preflight import refuse_unlike_parts, smaller_chunk
-from .needle import LONGEST, check_tokenizer, require
+from .budget import within
+from .defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
+from .needle import check_tokenizer, require
 from .nll import token_nll
 from .prefill import is_out_of_memory
 
@@ -36,6 +38,11 @@ class Sample(NamedTuple):
     document: int
     context_length: int
 
+    @property
+    def trial(self) -> int:
+        """A document is to the loss what a trial is to a grid."""
+        return self.document
+
 
 @dataclass(frozen=True)
 class LossProbe:
@@ -43,16 +50,17 @@ class LossProbe:
 
     context_length: tokens of each document. documents: how many. text: text (generated prose, its seed the document's),
     bible, hf:DATASET, a file or a directory, whose files are documents; pack joins files that are too short. window: tokens
-    of near context that the context gain leaves. chunk: tokens to prefill at a time; None is all at once, and smaller
-    when memory runs out. Raises UserError for values out of range.
+    of near context that the context gain leaves. limit_tokens: at most so many tokens, whole documents dropped.
+    chunk: tokens to prefill at a time; None is all at once, and smaller when memory runs out. Raises UserError for values out of range.
     """
 
-    context_length: int = 4096
-    documents: int = 8
-    text: str = "text"
-    window: int = 256
+    context_length: int = UNKNOWN[-1]
+    documents: int = DOCUMENTS
+    text: str = TEXT
+    window: int = WINDOW
     pack: bool = False
-    seed: int = 0
+    seed: int = SEED
+    limit_tokens: int | None = None
     chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,8 +70,10 @@ class LossProbe:
         require(1 <= self.documents <= MOST_DOCUMENTS, "documents", self.documents, f"1 to {MOST_DOCUMENTS}")
         require(2 <= self.window <= LONGEST, "window", self.window, f"whole numbers of tokens, 2 to {LONGEST}")
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
+        if self.limit_tokens is not None:
+            self.plan()  # which says the least that a document takes
 
-    name = "loss"
+    name, unit, all_rows = "loss", "documents", True
 
     @cached_property
     def source(self) -> Documents:
@@ -72,7 +82,7 @@ class LossProbe:
 
     def plan(self) -> list[Sample]:
         """Return the documents in the order they are read."""
-        return [Sample(i, self.context_length) for i in range(self.documents)]
+        return within([Sample(i, self.context_length) for i in range(self.documents)], self.limit_tokens)
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short."""
@@ -86,18 +96,28 @@ class LossProbe:
 
     def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
         """Return the documents in this tokenizer's ids."""
-        return windows_of(self.source, tokenizer, self.context_length, self.documents, self.seed)
+        return windows_of(self.source, tokenizer, self.context_length, len(self.plan()), self.seed)
 
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the documents and what is summed, the texts' content included."""
         parameters = asdict(self)
         del parameters["chunk"]  # how it is computed, not what
+        if self.limit_tokens is None:  # a run of all its plan is the one that it was before there was a limit
+            del parameters["limit_tokens"]
         parameters["pack"] = self.pack and bool(self.source.texts)  # prose has no files to join
         return {"format": FORMAT, **parameters, "text": self.source.name, "text_sha256": self.source.sha256}
 
     def tokens(self, rows: Sequence[Row]) -> int:
         """Return the tokens that stored rows stand for."""
         return self.context_length * len({row["document_sha256"] for row in rows})
+
+    def has(self, sample: Sample, done: Collection[str]) -> bool:
+        """Tell whether all rows of a document are named in `done`."""
+        return all(f"{sample.document}/{part}" in done for part in self.parts())
+
+    def reads(self, sample: Sample) -> list[int]:
+        """Return the tokens of each sequence that a document's rows take: itself, and the window of each gain alone."""
+        return [sample.context_length, *[self.window] * len(self.gain_lengths())]
 
     def __call__(
         self,
@@ -111,7 +131,7 @@ class LossProbe:
         self.check(model, tokenizer)
         chunk = self.chunk
         for sample, window in zip(self.plan(), self.windows(tokenizer), strict=True):
-            if not all(f"{sample.document}/{part}" in done for part in self.parts()):
+            if not self.has(sample, done):
                 # what one document did not fit into, the next will not either
                 scores, chunk = self.score(model, torch.tensor([window.ids]), window.bos, chunk)
                 yield self.rows(sample, window, scores)

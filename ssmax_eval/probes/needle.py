@@ -14,11 +14,12 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, Prompt, assemble
 from ..errors import UserError
 from ..models.preflight import refuse_unlike_parts
-from ..models.rope import rotary_modules
+from ..models.shape import position_end
+from .budget import within
+from .defaults import DEPTH_PERCENTS, LONGEST, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from .scoring import EXTRA_GENERATED_TOKENS, SCORING, InMemory, forced
 
 Row = dict[str, Any]
-LONGEST = 2**27
 MOST_TRIALS = 100_000
 # of prompts and scores: raise one when the same parameters come to mean other rows
 FORMAT = {"needle": 1, "attention": 2}
@@ -46,19 +47,21 @@ class NeedleProbe:
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
     haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
     attention_mass: also store what every head does in the answer's rows (attention_mass.py), from the same forward.
-    limit: the first N samples, trials outermost so that the grid fills evenly. chunk: tokens to prefill at a time; None is
+    limit: the first N samples, trials outermost so that the grid fills evenly. limit_tokens: at most so many tokens, whole
+    trials dropped first, then the longest lengths (budget.within). chunk: tokens to prefill at a time; None is
     all at once, and smaller when memory runs out. Raises UserError for values out of range.
     """
 
-    context_lengths: tuple[int, ...] = (512, 1024, 2048)
-    depth_percents: tuple[float, ...] = (0, 25, 50, 75, 100)
-    trials: int = 5
+    context_lengths: tuple[int, ...] = UNKNOWN
+    depth_percents: tuple[float, ...] = DEPTH_PERCENTS
+    trials: int = TRIALS
     needle: Needle = field(default_factory=Needle)
-    haystack: str = "text"
-    scoring: str = "forced"
+    haystack: str = TEXT
+    scoring: str = SCORED
     controls: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = SEED
     limit: int | None = None
+    limit_tokens: int | None = None
     attention_mass: bool = False
     chunk: int | None = None
 
@@ -94,6 +97,8 @@ class NeedleProbe:
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
         object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) + 0.0 for depth in self.depth_percents})))
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
+        if self.limit_tokens is not None:
+            self.plan()  # which says the least that a trial takes
 
     @cached_property
     def source(self) -> Haystack:
@@ -118,6 +123,7 @@ class NeedleProbe:
             samples += [Sample(length, 0.0, trial, "no-needle") for trial, length in absent]
         if "needle-only" in self.controls:
             samples += [Sample(0, 0.0, trial, "needle-only") for trial in range(self.trials)]
+        samples = within(samples, self.limit_tokens)
         return sorted(samples[: self.limit], key=lambda s: (s.control or "", *s[:3]))
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> Prompt:
@@ -140,7 +146,7 @@ class NeedleProbe:
                 f"context length {min(self.context_lengths)}: shorter than needle, question and answer with this tokenizer; "
                 f"give at least {needed}"
             )
-        longest = max(self.context_lengths)
+        longest = max(sample.context_length for sample in self.plan())
         extra = EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0
         check_tokenizer(model, tokenizer, longest, longest + extra)
         refuse_unlike_parts(model, self.chunk, longest - 1)
@@ -216,11 +222,23 @@ class NeedleProbe:
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
         del parameters["chunk"]  # how it is computed, not what
+        if self.limit_tokens is None:  # a run of all its plan is the one that it was before there was a limit
+            del parameters["limit_tokens"]
         return {"format": FORMAT[self.name], **parameters, **content}
 
     def tokens(self, rows: Sequence[Row]) -> int:
         """Return the tokens that stored rows stand for."""
         return sum(row["context_length"] for row in rows)
+
+    unit, all_rows = "trials", False  # of logits: a short answer's are all that is made
+
+    def has(self, sample: Sample, done: Collection[str]) -> bool:
+        """Tell whether all rows of a sample are named in `done`."""
+        return sample.name in done
+
+    def reads(self, sample: Sample) -> list[int]:
+        """Return the tokens of each sequence that a sample's rows take, at most."""
+        return [sample.context_length or min(self.context_lengths)]
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
@@ -231,8 +249,8 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
             "it is not this model's tokenizer"
         )
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not rotary_modules(model) and isinstance(limit, int) and 0 < limit < positions:
+    limit = position_end(model)
+    if limit is not None and positions > limit:
         raise UserError(
             f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
             f"give at most {limit - positions + asked}"

@@ -1,0 +1,211 @@
+"""What runs will cost, said before they start: prompts, tokens, operations, and how long this machine may take."""
+
+import inspect
+import sys
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .models.shape import Work, blank, work_of
+from .probes.budget import cut_in_words
+
+if TYPE_CHECKING:
+    from .evaluate import PlannedRun, Settings, Subject
+
+FIRST_TIMED = 128  # tokens of the first forward that is timed
+TIMED = 0.5  # seconds that timing may take, about
+# around what was timed: batches read faster than one prompt; masses, making prompts and others on the machine take time too
+FASTER, SLOWER = 0.5, 2.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is left to do of one run at one context length; operations are None where the model's shape is unknown."""
+
+    plan: "PlannedRun"
+    context_length: int
+    prompts: int
+    tokens: int
+    operations: float | None
+
+
+def price(
+    plans: Iterable["PlannedRun"], settings: "Settings", loaded: dict[str, PreTrainedModel] | None = None
+) -> list[Line]:
+    """Return what is left of planned runs, a line for each run and context length. `loaded`: models at hand, by label."""
+    lines = []
+    works: dict[str, Work | None] = {}
+    for plan in plans:
+        left: dict[int, list[int]] = defaultdict(list)  # the sequences that prompts of a context length read
+        done = set() if settings.fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
+        finished = not settings.fresh and plan.run.is_scored
+        prompts: dict[int, int] = defaultdict(int)
+        for sample in [] if finished else plan.probe.plan():
+            if not plan.probe.has(sample, done):
+                sequences = plan.probe.reads(sample)
+                left[sequences[0]] += sequences
+                prompts[sequences[0]] += 1
+        label = plan.subject.label
+        if left and label not in works:
+            works[label] = shape(plan.subject, settings, (loaded or {}).get(label))
+        for length, sequences in sorted(left.items()):
+            work, rows = works[label], plan.probe.all_rows
+            counts = {each: sequences.count(each) for each in set(sequences)}
+            operations = (
+                sum(n * work.operations(each, rows * each) for each, n in counts.items()) if work is not None else None
+            )
+            lines.append(Line(plan, length, prompts[length], length * prompts[length], operations))
+    return lines
+
+
+def shape(each: "Subject", settings: "Settings", loaded: PreTrainedModel | None = None) -> Work | None:
+    """Return what a subject's forward multiplies, its weights loaded or not; None where only loading them could tell."""
+    model = loaded or (each.loaded and each.loaded[0])
+    if model is None and each.source is not None:
+        model = blank(each.source, settings.trust_remote_code)
+    return None if model is None else work_of(model)
+
+
+def announcer(plans: Sequence["PlannedRun"], settings: "Settings") -> Callable[["Subject", PreTrainedModel], None]:
+    """Return what says the cost of all runs in one line on stderr, the first time that a model is about to be run."""
+    said = False
+
+    def announce(each: "Subject", model: PreTrainedModel) -> None:
+        nonlocal said
+        if not said:
+            said = True
+            lines = price(plans, settings, {each.label: model})
+            times = seconds(model, shape(each, settings, model), lines)
+            print(f"ssmax-eval: cost: {in_words(lines, times)}", file=sys.stderr, flush=True)
+
+    return announce
+
+
+def in_words(lines: Sequence[Line], times: tuple[float, float] | None = None) -> str:
+    """Say what lines cost in all: models and settings, prompts, tokens, operations, and seconds where they can be told."""
+    if not lines:
+        return "nothing; all runs are finished"
+    settings = {(line.plan.subject.label, line.plan.swap, str(line.plan.rope)) for line in lines}
+    models = {label for label, *_ in settings}
+    most = max(sum(label == each for label, *_ in settings) for each in models)
+    counts: dict[str, int] = defaultdict(int)
+    for line in lines:
+        counts["document" if line.plan.probe.all_rows else "prompt"] += line.prompts
+    told = [
+        f"{plural(len(models), 'model')} x {plural(most, 'setting')}",
+        *(plural(count, what) for what, count in counts.items()),
+        f"{sum(line.tokens for line in lines):,} tokens, {max(line.context_length for line in lines):,} in the longest",
+    ]
+    operations = total(lines)
+    told.append("operations unknown" if operations is None else f"{operations:.1e} floating-point operations")
+    if times:
+        told.append(f"about {duration(times[0])} to {duration(times[1])} on this machine")
+    told += cuts(lines)
+    return "; ".join(told)
+
+
+def cuts(lines: Iterable[Line]) -> list[str]:
+    """Say what --limit-tokens left of each plan."""
+    probes = {id(line.plan.probe): line.plan.probe for line in lines}
+    return list(filter(None, map(cut_in_words, probes.values())))
+
+
+def total(lines: Iterable[Line]) -> float | None:
+    """Return the operations of lines; None where those of one are unknown."""
+    parts = [line.operations for line in lines]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def by_length(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return the cost by probe and context length, over models and settings; share is of all operations, else of all tokens."""
+    whole, whole_tokens = total(lines), sum(line.tokens for line in lines)
+    grouped: dict[tuple[str, int], list[Line]] = defaultdict(list)
+    for line in lines:
+        grouped[line.plan.probe.name, line.context_length].append(line)
+    out = []
+    for (probe, length), part in grouped.items():
+        operations, tokens = total(part), sum(line.tokens for line in part)
+        out.append(
+            {"probe": probe, "context_length": length, "prompts": sum(line.prompts for line in part), "tokens": tokens}
+            | {"operations": operations, "share": operations / whole if operations and whole else tokens / whole_tokens}
+        )
+    return out
+
+
+def seconds(model: PreTrainedModel, work: Work | None, lines: Sequence[Line]) -> tuple[float, float] | None:
+    """Return the least and most seconds that lines may take, from short timed forwards of one model.
+
+    Other models are taken to do as many operations a second. None where that would be a guess: generated answers, unknown shapes.
+    """
+    if (
+        work is None
+        or total(lines) is None
+        or any(getattr(each.plan.probe, "scoring", "") == "generate" for each in lines)
+    ):
+        return None
+    timed = time_forwards(model, max(line.context_length for line in lines))
+    known = [(work.operations(length), took) for length, took in timed]
+    if not known:
+        return None
+    alone = sum(line.prompts * at((line.operations or 0) / line.prompts, known) for line in lines)
+    best = min(took / operations for operations, took in known)
+    return FASTER * best * (total(lines) or 0), SLOWER * alone
+
+
+def at(operations: float, known: Sequence[tuple[float, float]]) -> float:
+    """Return the seconds of so many operations: in a line between those known, in proportion to the last beyond them."""
+    i = bisect_left(known, (operations, 0.0))
+    if i == len(known):
+        return operations * known[-1][1] / known[-1][0]
+    if i == 0:
+        return known[0][1]
+    (x0, y0), (x1, y1) = known[i - 1 : i + 1]
+    return y0 + (y1 - y0) * (operations - x0) / (x1 - x0)
+
+
+@torch.inference_mode()
+def time_forwards(model: PreTrainedModel, longest: int) -> list[tuple[int, float]]:
+    """Return (tokens, seconds) of forwards of doubling length; none where memory runs out."""
+    few = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+
+    def took(length: int) -> float:
+        ids = (torch.arange(length) % vocabulary)[None].to(model.device)
+        start = time.perf_counter()
+        model(input_ids=ids, use_cache=False, **few)
+        getattr(torch, model.device.type).synchronize()
+        return time.perf_counter() - start
+
+    found: list[tuple[int, float]] = []
+    length = min(FIRST_TIMED, longest)
+    try:
+        spent = took(length)  # the first one also loads kernels; it counts where it is long by itself
+        if spent > TIMED:
+            return [(length, spent)]
+        while True:
+            found.append((length, took(length)))
+            spent += found[-1][1]
+            if length == longest or spent + 3 * found[-1][1] > TIMED:
+                return found
+            length = min(2 * length, longest)
+    except RuntimeError:
+        return found
+
+
+def plural(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Say seconds in two digits of the largest unit that is not below 1."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{max(1, round(seconds))} s"

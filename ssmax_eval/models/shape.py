@@ -1,0 +1,118 @@
+"""What a model's shape alone tells, weights or none: where its positions end, and the operations of reading so many tokens."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..attention.interface import attention_modules
+from .checkpoint import PREFIX
+from .rope import rotary_modules
+from .sources import ModelSource
+
+MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tells: OPT and Bart have 2
+
+
+@lru_cache(maxsize=8)
+def blank(source: ModelSource, trust_remote_code: bool = False) -> PreTrainedModel | None:
+    """Return a model without its weights and its law; None where its config builds none, which load_model says better."""
+    try:
+        return without_weights(config_of(source, trust_remote_code), trust_remote_code)
+    except Exception:  # configs and code of other people raise anything
+        return None
+
+
+def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Build the model of a config on the meta device, where tensors have shapes and no memory."""
+    with torch.device("meta"):
+        # eager: no package is needed for a model that computes nothing
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trust_remote_code, attn_implementation="eager"
+        )
+
+
+def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
+    """Return a model's config, of its plain type where it carries a law."""
+    if source.is_gguf:
+        return AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name, local_files_only=True)
+    config = source.config()
+    kind = str(config["model_type"])
+    if kind.startswith(PREFIX):
+        base = kind.removeprefix(PREFIX)
+        return CONFIG_MAPPING[base].from_dict({**config, "model_type": base})
+    return AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def position_end(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has positions for: the rows of a table; None where no table ends it (RoPE, ALiBi, recurrence)."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 1 or rotary_modules(model):
+        return None
+    words = model.get_input_embeddings()
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+    tables += [buffer for buffer in model.buffers() if buffer.ndim == 2]  # sines (CTRL), angles (GPT-J)
+    return limit if any(limit <= len(table) <= limit + MOST_SPARE_ROWS for table in tables) else None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a forward multiplies. weights: of the matrices that every token passes; head: of the one that makes logits;
+    attention: for each layer the width (heads x head_dim, keys' and values' mean) and the window, in tokens, None where it has none.
+    """
+
+    weights: float
+    head: int
+    attention: tuple[tuple[float, int | None], ...]
+
+    def operations(self, length: int, rows: int = 0) -> float:
+        """Return the floating-point operations of reading `length` tokens causally and making `rows` rows of logits.
+
+        2 for each weight and token; 4 for each pair of a row and a key that it sees, and each of attention's channels
+        (q.k and weights.v). A flash kernel and sdpa's do as many, eager attention twice as many.
+        """
+        pairs = (width * visible_pairs(length, window) for width, window in self.attention)
+        return 2 * self.weights * length + 2 * self.head * rows + 4 * sum(pairs)
+
+
+def visible_pairs(length: int, window: int | None) -> float:
+    """Return how many pairs of a row and a key at or before it there are, in a window of so many keys."""
+    short = length if window is None else min(length, window)
+    return short * (short + 1) / 2 + (length - short) * short
+
+
+def work_of(model: PreTrainedModel) -> Work:
+    """Return what a model's forward multiplies; of a mixture of experts, those that a token is sent to.
+
+    An estimate: scans and convolutions are left out.
+    """
+    config = model.config.get_text_config()
+    chosen = getattr(config, "num_experts_per_tok", None)
+    head = model.get_output_embeddings()
+    apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # looked up, not multiplied
+    apart |= {id(head.weight)} if head is not None else set()
+    weights = 0.0
+    for parameter in model.get_decoder().parameters():
+        if parameter.ndim >= 2 and id(parameter) not in apart:
+            # experts lie in one tensor (experts, in, out)
+            share = min(1, chosen / len(parameter)) if isinstance(chosen, int) and parameter.ndim == 3 else 1
+            weights += parameter.numel() * share
+    return Work(weights, 0 if head is None else head.weight.numel(), attention_of(model, config))
+
+
+def attention_of(model: PreTrainedModel, config: Any) -> tuple[tuple[float, int | None], ...]:
+    """Return width and window of each attention layer; from the config where layers do not tell what they are."""
+    heads = getattr(config, "num_attention_heads", None)
+    if not isinstance(heads, int):
+        return ()
+    usual = getattr(config, "head_dim", None) or config.hidden_size // heads
+    found = []
+    for module in attention_modules(model).values():
+        keys = getattr(module, "qk_head_dim", None) or getattr(module, "head_dim", None) or usual
+        values = getattr(module, "v_head_dim", None) or keys
+        window = getattr(module, "sliding_window", None)
+        found.append((heads * (keys + values) / 2, window if isinstance(window, int) else None))
+    return tuple(found) or ((float(heads * usual), None),) * config.num_hidden_layers

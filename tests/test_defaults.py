@@ -1,0 +1,246 @@
+"""Defaults: lengths past the training length from what a config tells, and the same on the command line, in Python and in lm-eval."""
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import build, tokens
+
+from ssmax_eval import api
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.evaluate import Settings
+from ssmax_eval.models.shape import position_end
+from ssmax_eval.models.sources import PAIR
+from ssmax_eval.probes import commands
+from ssmax_eval.probes.defaults import UNKNOWN, default_lengths, default_window
+from ssmax_eval.probes.loss import LossProbe
+from ssmax_eval.probes.make import loss_probe, needle_probe
+from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.statistics import Thresholds
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+GPT2 = {"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4}
+
+
+def folder(tmp_path, name="m", **config):
+    """Return a directory that holds a config.json and no weights: nothing of a default may need them."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps({"model_type": "llama", **SIZES, **config}))
+    return str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("train_length", "lengths"),
+    [
+        (128, (128, 256, 512, 1024, 2048)),
+        (256, (256, 512, 1024, 2048, 4096)),
+        (511, (511, 1022, 2044, 4088, 8176)),
+        (512, (256, 512, 1024, 2048, 4096)),
+        (1025, (512, 1024, 2048, 4096, 8192)),
+        (8192, (4096, 8192, 16384, 32768, 65536)),
+        (131072, (65536, 131072, 262144, 524288, 1048576)),
+        (10485760, (5242880, 10485760, 20971520, 41943040, 83886080)),
+    ],
+)
+def test_lengths_go_past_the_training_length(tmp_path, train_length, lengths):
+    model = folder(tmp_path, max_position_embeddings=train_length)
+    assert default_lengths(model) == lengths
+    assert lengths[0] <= train_length
+    assert sum(length > train_length for length in lengths) >= 2
+    assert default_lengths({"any label": model}) == lengths
+    assert default_window([model]) == min(256, train_length)
+
+
+@pytest.mark.parametrize(
+    ("positions", "lengths"),
+    [(8192, (512, 1024, 2048, 4096, 8192)), (2048, (256, 512, 1024, 2048)), (1024, (256, 512, 1024)), (128, (128,))],
+)
+def test_lengths_end_where_learned_positions_end(tmp_path, positions, lengths):
+    model = folder(tmp_path, **GPT2, n_positions=positions)
+    assert default_lengths(model) == lengths
+
+
+def test_several_models_have_one_grid(tmp_path, caplog):
+    short = folder(tmp_path, "short", max_position_embeddings=512)
+    long = folder(tmp_path, "long", max_position_embeddings=4096)
+    learned = folder(tmp_path, "learned", **GPT2, n_positions=2048)
+    assert default_lengths([long, long]) == (2048, 4096, 8192, 16384, 32768)
+    assert not caplog.text
+    assert default_lengths([short, long]) == default_lengths(long)
+    assert "training lengths differ (short 512, long 4,096)" in caplog.text
+    assert default_lengths([short, learned, long]) == default_lengths(learned)
+    assert default_window([short, long]) == 256
+
+
+@pytest.mark.parametrize("length", [None, 0, -1, "512", 10**30])
+def test_an_unknown_training_length_is_said(tmp_path, caplog, length):
+    mute = folder(tmp_path, "mute", model_type="mamba", max_position_embeddings=length)
+    known = folder(tmp_path, "known", max_position_embeddings=4096)
+    assert default_lengths(mute) == UNKNOWN == (512, 1024, 2048, 4096, 8192)
+    assert "training length of mute: not told; context lengths are 512 to 8192 tokens" in caplog.text
+    assert default_lengths([mute, known]) == default_lengths(known)
+    assert "training length of mute: not told; context lengths are the others'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["GPT2", "OPT", "GPTBigCode", "BioGpt", "GPTNeo", "Llama", "GPTNeoX", "Bloom", "Jamba"]
+)
+def test_positions_end_where_the_model_fails(name):
+    """The unmodified model reads up to its end and not one token more; without an end, it reads on."""
+    at = {"GPTNeo": {"attention_types": [[["global"], 2]], "num_layers": 2, "num_heads": 4}}
+    mamba = {
+        "use_mamba_kernels": False,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 2,
+        "mamba_dt_rank": 4,
+    }
+    changes = at | {"Jamba": mamba, "Bloom": {"hidden_size": 32, "n_head": 4}}
+    model = build(name, max_position_embeddings=48, num_hidden_layers=2, **changes.get(name, {}))
+    end = position_end(model)
+    assert end == (None if name in ("Llama", "GPTNeoX", "Bloom", "Jamba") else 48)
+    with torch.no_grad():
+        model(tokens(1, 48))
+        if end is None:
+            model(tokens(1, 80))
+        else:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(tokens(1, 49))
+
+
+def gguf_file(path, architecture="llama", table="token_embd.weight", **lengths):
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in lengths.items():
+        writer.add_uint32(f"{architecture}.{key.replace('__', '.')}", value)
+    writer.add_tensor(table, np.zeros((8, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(path)
+
+
+def test_a_gguf_file_tells_its_training_length(tmp_path):
+    assert default_lengths(gguf_file(tmp_path / "a.gguf", context_length=8192))[-1] == 65536
+    scaled = {"context_length": 8192, "rope__scaling__original_context_length": 2048}
+    assert default_lengths(gguf_file(tmp_path / "b.gguf", **scaled))[-1] == 16384
+    learned = gguf_file(tmp_path / "c.gguf", "gpt2", "position_embd.weight", context_length=1024)
+    assert default_lengths(learned) == (256, 512, 1024)
+    assert default_lengths(gguf_file(tmp_path / "d.gguf")) == UNKNOWN
+
+
+def of_command(command, *models):
+    """Return the probes that a command makes when it is told nothing but its models."""
+    given = {name: p.default for name, p in inspect.signature(command).parameters.items()}
+    given |= commands.WITH_MASS if command is commands.run_command else {}
+    return (
+        commands.grid_probe(given, list(models)) if "trials" in given else None,
+        commands.document_probe(given, list(models)) if "context_length" in given else None,
+    )
+
+
+def test_the_command_line_python_and_lm_eval_take_the_same(checkpoint, tokenizer):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    for models in (
+        str(checkpoint),
+        [str(checkpoint)],
+        {"a": str(checkpoint)},
+        (model, tokenizer),
+        {"b": (model, tokenizer)},
+    ):
+        assert needle_probe(models) == of_command(commands.needle_command, str(checkpoint))[0]
+        assert loss_probe(models) == of_command(commands.loss_command, str(checkpoint))[1]
+    grid = needle_probe(str(checkpoint))
+    assert grid.context_lengths == (256, 512, 1024, 2048, 4096)
+    assert loss_probe(str(checkpoint)).context_length == 4096
+    pytest.importorskip("lm_eval")
+    from ssmax_eval.harness.documents import loss_documents, needle_prompts
+
+    built = needle_prompts(pretrained=str(checkpoint), limit_tokens=50_000)["parameters"]
+    wanted = needle_probe(str(checkpoint), limit_tokens=50_000).parameters()
+    assert {key: built[key] for key in wanted} == wanted
+    texts = loss_documents(pretrained=str(checkpoint), documents=1)["parameters"]
+    assert (texts["context_lengths"], texts["window"]) == (list(grid.context_lengths), 128)
+
+
+def test_python_functions_take_the_models_defaults(checkpoint, tmp_path):
+    """Also with a loaded pair, whose config alone tells the length."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    plan = api.needle((model, api_tokenizer(checkpoint)), trials=1, dry_run=True, output_path=tmp_path)
+    assert list(plan["context_length"]) == [256, 512, 1024, 2048, 4096]
+    assert list(api.attention(str(checkpoint), dry_run=True)["context_length"]) == [256, 512, 1024, 2048, 4096]
+    assert list(api.loss(str(checkpoint), dry_run=True)["context_length"]) == [4096]
+    assert not list(tmp_path.iterdir())
+
+
+def api_tokenizer(checkpoint):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+
+def parsed(name, default):
+    """Return a command's default as Python's functions have it."""
+    lists = {"depth_percents": float, "rope_theta_factor": float}
+    if name in lists:
+        values = tuple(commands.numbers(name, default, lists[name]))
+        return values[0] if name == "rope_theta_factor" else values
+    if name == "controls":
+        return tuple(filter(None, default.split(",")))
+    return None if default == "auto" and name in ("chunk", "batch_size") else default
+
+
+@pytest.mark.parametrize(
+    ("command", "function", "probe", "own", "hers"),
+    [
+        (commands.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle"}),
+        (
+            commands.attention_command,
+            api.attention,
+            NeedleProbe,
+            {"attended", "blow_up"},
+            {"needle", "scoring", "attention_mass"},
+        ),
+        (commands.loss_command, api.loss, LossProbe, set(), set()),
+    ],
+)
+def test_options_parameters_and_fields_agree(command, function, probe, own, hers):
+    """In name and in default: what a command has and Python has not is how it prints, and `help` shows every parameter."""
+    options = {name: p.default for name, p in inspect.signature(command).parameters.items()}
+    parameters = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    assert set(options) - set(parameters) == {"model", "report", "as_json", *own}
+    assert set(parameters) - set(options) == {"models"}
+    both = set(parameters) - {"models"}
+    assert {name: parsed(name, options[name]) for name in both} == {name: parameters[name] for name in both}
+    of_models = {"context_lengths", "context_length", "window"}
+    known = {field.name: field.default for field in fields(probe) if field.name not in hers}
+    assert set(known) <= set(parameters)
+    assert {name: parameters[name] for name in known.keys() - of_models} == {
+        name: known[name] for name in known.keys() - of_models
+    }
+    assert all(parameters[name] is None for name in known.keys() & of_models)
+
+
+def test_other_defaults_agree_too():
+    needle = inspect.signature(commands.needle_command).parameters
+    for kind, names in ((Needle, ("value", "needles")), (Thresholds, ("attended", "blow_up"))):
+        assert [needle[name].default for name in names] == [getattr(kind, name) for name in names]
+    names = ("dtype", "device", "output_path", "fresh", "trust_remote_code")
+    assert [needle[name].default for name in names] == [getattr(Settings, name) for name in names]
+    assert (NeedleProbe().context_lengths, LossProbe().context_length) == (UNKNOWN, UNKNOWN[-1])
+
+
+def test_the_tasks_readme_tells_the_defaults():
+    text = (Path(__file__).parent.parent / "tasks" / "README.md").read_text()
+    assert f"0, 25, 50, 75, 100; {NeedleProbe.trials}; {NeedleProbe.seed}" in text
+    assert "`limit_tokens`" in text
+
+
+def test_the_bundled_pair_keeps_its_grid():
+    assert default_lengths(list(PAIR)) == (256, 512, 1024, 2048, 4096)
