@@ -108,7 +108,10 @@ def attention_of(model: PreTrainedModel, config: Any) -> tuple[tuple[float, int 
     heads = getattr(config, "num_attention_heads", None)
     if not isinstance(heads, int):
         return ()
-    usual = getattr(config, "head_dim", None) or config.hidden_size // heads
+    try:
+        usual = getattr(config, "head_dim", None) or config.hidden_size // heads
+    except Exception:  # a config whose layers differ refuses to give one number for all
+        usual = model.get_input_embeddings().weight.shape[-1] // heads
     found = []
     for module in attention_modules(model).values():
         keys = getattr(module, "qk_head_dim", None) or getattr(module, "head_dim", None) or usual
