@@ -4,7 +4,7 @@ import inspect
 import sys
 import time
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,24 +42,23 @@ def price(
     lines = []
     works: dict[str, Work | None] = {}
     for plan in plans:
-        left: dict[int, list[int]] = defaultdict(list)  # the sequences that prompts of a context length read
+        left: dict[int, Counter[int]] = defaultdict(Counter)  # the sequences that prompts of a context length read
         done = set() if settings.fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
         finished = not settings.fresh and plan.run.is_scored
         prompts: dict[int, int] = defaultdict(int)
         for sample in [] if finished else plan.probe.plan():
             if not plan.probe.has(sample, done):
                 sequences = plan.probe.reads(sample)
-                left[sequences[0]] += sequences
+                left[sequences[0]].update(sequences)
                 prompts[sequences[0]] += 1
         label = plan.subject.label
         if left and label not in works:
             works[label] = shape(plan.subject, settings, (loaded or {}).get(label))
-        for length, sequences in sorted(left.items()):
+        for length, read in sorted(left.items()):
             work, rows = works[label], plan.probe.all_rows
-            counts = {each: sequences.count(each) for each in set(sequences)}
-            operations = (
-                sum(n * work.operations(each, rows * each) for each, n in counts.items()) if work is not None else None
-            )
+            operations = None
+            if work is not None:
+                operations = sum(n * work.operations(each, rows * each) for each, n in read.items())
             lines.append(Line(plan, length, prompts[length], length * prompts[length], operations))
     return lines
 
@@ -81,6 +80,8 @@ def announcer(plans: Sequence["PlannedRun"], settings: "Settings") -> Callable[[
         if not said:
             said = True
             lines = price(plans, settings, {each.label: model})
+            if not lines:  # all rows are there, and only the record is not
+                return
             times = seconds(model, shape(each, settings, model), lines)
             print(f"ssmax-eval: cost: {in_words(lines, times)}", file=sys.stderr, flush=True)
 

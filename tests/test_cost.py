@@ -142,6 +142,9 @@ def test_only_what_is_left_is_counted(capsys, checkpoint, tmp_path):
     run.rows_path.write_bytes(b"".join(run.rows_path.read_bytes().splitlines(keepends=True)[:8]))
     assert "; 4 prompts; 512 tokens, " in call(capsys, *arguments)[2]
     assert "; 12 prompts; 1,344 tokens, " in call(capsys, *arguments, "--fresh")[2]
+    run.record_path.unlink()  # all rows are there: nothing to read
+    assert call(capsys, *arguments)[::2] == (0, "")
+    assert run.is_complete
 
 
 def test_a_run_of_two_probes_says_both(capsys, checkpoint, tmp_path):
