@@ -31,10 +31,19 @@ SIZES: list[tuple[str, int]] = [
     (r"bos_token_id|decoder_start_token_id", 0),
     (r"(?:forced|suppress).*token.*", -1),
     (r"(image|video|audio|vision|bo|eo|cls|sep|mask|eod|bot|eot).*_(token_id|token_index)", VOCABULARY - 2),
-    (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_target_positions|context_length|model_max_length", POSITIONS),
-    (r"sliding_window(_size)?|window_size|attention_window_size|attention_chunk_size|local_attention(_window_len)?", WINDOW),
+    (
+        r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_target_positions|context_length|model_max_length",
+        POSITIONS,
+    ),
+    (
+        r"sliding_window(_size)?|window_size|attention_window_size|attention_chunk_size|local_attention(_window_len)?",
+        WINDOW,
+    ),
     (r"index_topk", INDEXED),
-    (r"index(er)?_n_heads", 16),  # fewer leave scores that are exactly 0 together, and which of them are kept is then open
+    (
+        r"index(er)?_n_heads",
+        16,
+    ),  # fewer leave scores that are exactly 0 together, and which of them are kept is then open
     (r"index_block_size", 8),
     (r"index_topk_blocks", 4),
     (r".*(lora_rank|laurel_rank|norm_rank|lowrank)", 16),
@@ -42,10 +51,16 @@ SIZES: list[tuple[str, int]] = [
     (r"(n_routed|num|num_local|moe_num)_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k", 2),
     (r"(n|num|moe_num)_shared_experts", 1),
-    (r"attention_hidden_size|hidden_size_global|lru_width|word_embed_proj_dim|(input_|output_)?embedding_size|ple_embed_dim", HIDDEN),
+    (
+        r"attention_hidden_size|hidden_size_global|lru_width|word_embed_proj_dim|(input_|output_)?embedding_size|ple_embed_dim",
+        HIDDEN,
+    ),
     (r"hidden_size|d_model|n_embd|(pronunciation|shape)_embed_dim|backbone_hidden_size|emb_dim", HIDDEN),
     (r"hidden_size_per_layer_input|d_rel", 8),
-    (r".*(intermediate_size|ffn_dim|ffn_hidden_size|ff_dim|dim_ff|dff|d_inner|feed_forward_size|intermediate_size_mlp)", 96),
+    (
+        r".*(intermediate_size|ffn_dim|ffn_hidden_size|ff_dim|dim_ff|dff|d_inner|feed_forward_size|intermediate_size_mlp)",
+        96,
+    ),
     (r".*(num_key_value_heads|kv_n_heads|num_kv_heads|num_query_groups)", 2),
     (r"linear_num_key_heads", 2),
     (r"(mamba_n_heads|n_mamba_heads|mamba_num_heads)", HEADS),
@@ -60,8 +75,17 @@ SIZES: list[tuple[str, int]] = [
     (r"attn_layer_offset", 1),
 ]
 DERIVED = ("head_dim", "num_key_value_heads")
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_blocks",
-          "num_decoder_layers", "encoder_layers", "num_encoder_layers")
+LAYERS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_blocks",
+    "num_decoder_layers",
+    "encoder_layers",
+    "num_encoder_layers",
+)
 
 # what the generic way cannot know: fields of a type's config that hang on one another
 SHARED_KV = {
@@ -83,12 +107,18 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "rope_parameters": {"sliding_attention": {**ROPE, "mrope_section": [4, 2, 2]}, "full_attention": {**ROPE, "mrope_section": [4, 2, 2]}},
+        "rope_parameters": {
+            "sliding_attention": {**ROPE, "mrope_section": [4, 2, 2]},
+            "full_attention": {**ROPE, "mrope_section": [4, 2, 2]},
+        },
     },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2, "first_k_dense_replace": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
-    "dots3_note": {"vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN}, "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN}},
+    "dots3_note": {
+        "vision_config": {"adapter_in_dim": HIDDEN, "adapter_out_dim": HIDDEN},
+        "audio_config": {"adapter_input_size": HIDDEN, "adapter_out_dim": HIDDEN},
+    },
     "falcon_h1": {"mamba_d_head": 16},
     "gemma3n_text": {**SHARED_KV, "intermediate_size": 96},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0}},
@@ -106,9 +136,15 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_attention_heads_per_layer": [HEADS, 2 * HEADS] * 2,
     },
     "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
+    "minimax_m3_vl_text": {"num_hidden_layers": 4, "layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
     "qwen4_exp": {"text_config": QSA},
     "qwen4_exp_text": QSA,
-    "reformer": {"axial_pos_shape": [16, 32], "axial_pos_embds_dim": [16, 48], "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16},
+    "reformer": {
+        "axial_pos_shape": [16, 32],
+        "axial_pos_embds_dim": [16, 48],
+        "local_attn_chunk_length": 16,
+        "lsh_attn_chunk_length": 16,
+    },
     "xmod": {"default_language": "en_XX"},
     "xlstm": {"qk_dim_factor": 1.0},
     "zamba2": {"num_hidden_layers": 6, "layers_block_type": ["linear_attention", "hybrid"] * 3, "num_mem_blocks": 2},
@@ -141,7 +177,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi3(longrope)": (
         "phi3",
-        {"original_max_position_embeddings": 64, "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64}},
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64},
+        },
+    ),
+    "mistral(whole)": ("mistral", {"sliding_window": None}),
+    "qwen2(windows)": (
+        "qwen2",
+        {
+            "num_hidden_layers": 4,
+            "use_sliding_window": True,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
     ),
     "phi3(wide)": ("phi3", {"sliding_window": 262144}),
 }
@@ -227,9 +275,7 @@ def sizes(values: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
-def fewer_layers(
-    default: PreTrainedConfig, values: dict[str, Any], count: int, cut: bool
-) -> dict[str, Any]:
+def fewer_layers(default: PreTrainedConfig, values: dict[str, Any], count: int, cut: bool) -> dict[str, Any]:
     """Return the fields that count or list layers, for a few layers of every kind, all of them if not `cut`."""
     listed = {n: v for n, v in values.items() if isinstance(v, list | tuple) and len(v) == count > 1}
     overrides = default.to_dict().get("per_layer_config") or {}
@@ -240,7 +286,9 @@ def fewer_layers(
     fewer |= {name: len(kept) for name in LAYERS if isinstance(values.get(name), int)}
     if by_layer:
         fewer["per_layer_config"] = {
-            new: sizes(by_layer[old]) | wider(by_layer[old], vars(default)) for new, old in enumerate(kept) if old in by_layer
+            new: sizes(by_layer[old]) | wider(by_layer[old], vars(default))
+            for new, old in enumerate(kept)
+            if old in by_layer
         }
     return fewer
 

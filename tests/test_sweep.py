@@ -7,7 +7,6 @@ all rows of the whole prompt in one forward, its own eager attention maps, its o
 """
 
 import contextlib
-import copy
 import math
 import os
 import re
@@ -15,20 +14,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 from architectures import MODEL_TYPES, VARIANTS, NotBuildable, build_small
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
+from unmodified import LAW_S, NoReference, Reference
 
 import ssmax_eval
 from ssmax_eval.errors import UserError
@@ -42,150 +37,12 @@ GRID: dict[str, Any] = {"context_lengths": [LENGTH], "depth_percents": [50], "tr
 DOCUMENT: dict[str, Any] = {"context_length": LENGTH, "documents": 1, "window": 24}
 NATS = 1e-3  # of an answer's or a bin's summed nll
 MASS = 1e-3
-LAW_S = 0.2
 CHUNKS = (7, 33)
 LONGEST_REFUSAL = 400  # characters
 
 
 class Wrong(Exception):
     """A number of the product's that is not the unmodified model's."""
-
-
-@dataclass
-class Reference:
-    """What the unmodified model says, worked out once for each prompt."""
-
-    model_type: str
-    logits_of: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    @cached_property
-    def pristine(self) -> PreTrainedModel:
-        model = build_small(self.model_type)
-        model.config.return_dict = True
-        return model
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """A model that has read nothing yet: some keep a state between forwards (dynamic RoPE)."""
-        return copy.deepcopy(self.pristine)
-
-    @torch.no_grad()
-    def logits(self, ids: list[int]) -> Tensor:
-        """Return the logits of every row, float64 (tokens, vocabulary)."""
-        key = tuple(ids)
-        if key not in self.logits_of:
-            out = self.model(input_ids=torch.tensor([ids]), return_dict=True)
-            self.logits_of[key] = out.logits[0].double()
-        return self.logits_of[key]
-
-    def nll(self, ids: list[int]) -> Tensor:
-        """Return each token's nll but the first's, in nats."""
-        return -self.logits(ids[:-1]).log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-
-    def is_causal(self, ids: list[int]) -> bool:
-        """Tell whether rows are blind to what comes after them, at the same length."""
-        part = len(ids) * 2 // 3
-        other = ids[:part] + [3 + token % 100 for token in ids[part:]]
-        return bool((self.logits(ids)[:part] - self.logits(other)[:part]).abs().max() < 1e-3)
-
-    @torch.no_grad()
-    def generated(self, ids: list[int], new: int) -> list[int]:
-        tokens = torch.tensor([ids])
-        out = self.model.generate(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new, do_sample=False
-        )
-        return out[0, len(ids) :].tolist()
-
-    @torch.no_grad()
-    def maps(self, ids: list[int]) -> dict[int, Tensor]:
-        """Return the eager attention maps (heads, tokens, tokens) by the layer's true number."""
-        eager = self.model
-        eager.set_attn_implementation("eager")
-        caught: dict[str, Tensor] = {}
-
-        def catch(name: str) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                for part in output if isinstance(output, tuple) else ():
-                    if isinstance(part, Tensor) and part.shape[:1] + part.shape[2:] == (1, len(ids), len(ids)):
-                        if not any(part is each for each in caught.values()):
-                            caught[name] = part
-
-            return hook
-
-        for name, module in eager.named_modules():
-            if re.search(r"\.\d+\.", name):
-                module.register_forward_hook(catch(name))
-        out = eager(input_ids=torch.tensor([ids]), output_attentions=True, return_dict=True)
-        if (out.logits[0].double() - self.logits(ids)).abs().max() > 1e-3:
-            raise NoReference("eager attention is another model than the native one")
-        maps = {int(re.findall(r"\.(\d+)\.", f"{name}.")[0]): part[0] for name, part in caught.items()}
-        if len(maps) < len(caught):
-            raise NoReference("several attentions in one layer")
-        if not maps:
-            raise NoReference("no eager maps")
-        return maps
-
-    @torch.no_grad()
-    def under_law(self, ids: list[int]) -> Tensor:
-        """Return the logits under C = s ln n on the layers without a window, attention worked out in float64."""
-        model = self.model
-        model.set_attn_implementation(FLOAT64)
-        scale = Scale()
-        for module in model.modules():
-            vars(module)["sweep_scale"] = scale
-        plain = model(input_ids=torch.tensor([ids]), return_dict=True).logits[0].double()
-        if scale.calls == 0 or (plain - self.logits(ids)).abs().max() > 1e-3:
-            raise NoReference("float64 attention is another model than the native one")
-        scale.s = LAW_S
-        logits: Tensor = model(input_ids=torch.tensor([ids]), return_dict=True).logits[0].double()
-        if (logits - plain).abs().max() < 1e-3:
-            raise NoReference("no layer without a window")
-        return logits
-
-
-class NoReference(Exception):
-    """The unmodified model does not say what would be right; the text says why."""
-
-
-@dataclass
-class Scale:
-    s: float | None = None
-    calls: int = 0
-
-
-FLOAT64 = "sweep_float64"
-
-
-def float64_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, **kwargs):  # type: ignore[no-untyped-def]
-    """softmax(C(n) q.k scaling) v in float64, the mask as sdpa takes it, C only where there is no window."""
-    state: Scale = module.sweep_scale
-    state.calls += 1
-    extra = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if extra:
-        raise NoReference(f"attention takes {extra[0]}")
-    groups = query.shape[1] // key.shape[1]
-    q = query.double()
-    k, v = (t.double().repeat_interleave(groups, dim=1) for t in (key, value))
-    rows, keys = q.shape[2], k.shape[2]
-    causal = torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows)
-    seen = causal[None, None]
-    bias = torch.zeros(1, 1, rows, keys, dtype=torch.float64)
-    if attention_mask is not None:
-        is_bool = attention_mask.dtype == torch.bool
-        seen = attention_mask if is_bool else attention_mask > -1e4
-        bias = bias if is_bool else attention_mask.double().clamp(min=-1e4)
-    types = getattr(getattr(module, "config", None), "layer_types", None)
-    kind = str(types[module.layer_idx]) if types and hasattr(module, "layer_idx") else ""
-    if state.s is not None and not sliding_window and not re.search("sliding|chunked|local", kind):
-        n = seen[:, :1].sum(-1).clamp(min=1).double()
-        q = q * (state.s * n.log())[..., None]
-    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scaling is None else scaling) + bias
-    weights = scores.masked_fill(~seen, -math.inf).softmax(-1).nan_to_num()
-    return (weights @ v).transpose(1, 2).to(query.dtype), weights
-
-
-AttentionInterface.register(FLOAT64, float64_attention)
-AttentionMaskInterface.register(FLOAT64, sdpa_mask)
 
 
 @dataclass
@@ -272,10 +129,10 @@ class Case:
             maps = self.reference.maps(prompt.ids[:-1])
             layers = sorted(part["layer"].unique().tolist())
             same("number of layers with attention", len(layers), len(maps))
-            measured = {key: line for key, line in part.set_index(["layer", "head"]).iterrows()}
+            measured = dict(part.set_index(["layer", "head"]).iterrows())
             row = len(prompt.ids) - 1 - prompt.answer_length
-            for layer, true in zip(layers, sorted(maps), strict=True):
-                weights = maps[true][:, row].double()
+            for layer, (true, every) in zip(layers, maps, strict=True):
+                weights = every[:, row].double()
                 same(f"heads of layer {true}", sum(key[0] == layer for key in measured), len(weights))
                 for head in range(len(weights)):
                     line = measured[layer, head]
@@ -288,7 +145,9 @@ class Case:
                     }
                     for name, value in spans.items():
                         near(f"{name} of layer {true} head {head}", line[name], float(value), MASS)
-            same("layer numbers", layers, sorted(maps))
+            numbers = [true for true, _ in maps]
+            if len(set(numbers)) == len(numbers):
+                same("layer numbers", layers, numbers)
         return "right"
 
     def law(self) -> str:
@@ -312,7 +171,11 @@ class Case:
         self.model(input_ids=torch.tensor([ids[:20]]))  # takes back what dynamic RoPE keeps of longer prompts
         after = self.model(input_ids=torch.tensor([ids]), return_dict=True).logits[0].double()
         near("largest change of a logit", float((after - self.reference.logits(ids)).abs().max()), 0, 1e-4)
-        same("attention implementation", self.model.config._attn_implementation, self.reference.pristine.config._attn_implementation)
+        same(
+            "attention implementation",
+            self.model.config._attn_implementation,
+            self.reference.pristine.config._attn_implementation,
+        )
         return "right"
 
     def probes(self) -> dict[str, Callable[[], str]]:
@@ -329,8 +192,15 @@ class Case:
         }
 
     def outcomes(self) -> dict[str, str]:
-        """Return how each probe ends: right, refused, finite, no reference, WRONG or traceback, each with its reason."""
-        return {name: outcome(probe) for name, probe in self.probes().items()}
+        """Return how each probe ends: right, refused, finite, no reference, WRONG or traceback, each with its reason.
+
+        needless refusal: of a probe that needs nothing but the logits, on a model that gives them and is causal.
+        """
+        found = {name: outcome(probe) for name, probe in self.probes().items()}
+        if self.reference.is_causal(next(iter(self.prompts.values())).ids):
+            for name in PLAIN:
+                found[name] = re.sub("^refused", "needless refusal", found[name])
+        return found
 
 
 def outcome(probe: Callable[[], str]) -> str:
@@ -348,7 +218,9 @@ def outcome(probe: Callable[[], str]) -> str:
         frames = traceback.extract_tb(error.__traceback__)
         # a fault of the unmodified model's is no fault of the product's
         kind = "no reference" if any(frame.name in OF_REFERENCE for frame in frames) else "traceback"
-        at = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        ours = [frame for frame in frames if "ssmax_eval" in Path(frame.filename).parts]
+        places = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in [*ours[-1:], frames[-1]])
+        at = ", ".join(places)
         return f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:160]} ({at})"
 
 
@@ -371,6 +243,7 @@ def same(what: str, got: Any, right: Any) -> None:
         raise Wrong(f"{what} {got!r}, right is {right!r}")
 
 
+PLAIN = ("needle", "loss", "generate")
 FAULTS = ("WRONG", "traceback")
 
 
@@ -380,6 +253,15 @@ def table() -> Iterator[dict[str, dict[str, str]]]:
     yield lines
     if path := os.environ.get("SWEEP_TABLE"):
         Path(path).write_text(written(lines))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Work of this size is slower on several threads, on a busy machine many times so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -395,13 +277,18 @@ def test_type(model_type, tokenizer, tmp_path, table):
     assert not faults, "\n".join(f"{name}: {text}" for name, text in faults.items())
 
 
+def test_needle_and_loss_run_as_they_are(table):
+    """What needs only logits is refused to no causal model, off the attention interface or on it; of the types run above."""
+    refused = {
+        t: found for t, line in table.items() if (found := [n for n in PLAIN if line.get(n, "").startswith("needless")])
+    }
+    assert not refused
+
+
 def written(lines: dict[str, dict[str, str]]) -> str:
     """Return the table: a line for each type with a letter for each probe, then the reasons, then how many of each."""
     names = list(max(lines.values(), key=len))
-    marks = {"right": "ok", "refused": "refused", "finite": "finite", "no reference": "no-ref", "WRONG": "WRONG", "traceback": "TRACE"}
-    frame = pd.DataFrame(
-        {name: {t: marks.get(line.get(name, "").partition(":")[0].partition(" (")[0], "") for t, line in lines.items()} for name in names}
-    )
+    frame = pd.DataFrame({name: {t: mark(line.get(name, "")) for t, line in lines.items()} for name in names})
     for t, line in lines.items():
         if "build" in line:
             frame.loc[t] = "-"
@@ -412,6 +299,21 @@ def written(lines: dict[str, dict[str, str]]) -> str:
             if text != "right":
                 reasons.append(f"{t} | {', '.join(name for name in line if line[name] == text)} | {text}")
     return "\n".join([frame.to_string(), "", counts.to_string(), "", *reasons, ""])
+
+
+MARKS = {
+    "right": "ok",
+    "refused": "refused",
+    "needless refusal": "REFUSED",
+    "finite": "finite",
+    "no reference": "no-ref",
+    "WRONG": "WRONG",
+    "traceback": "TRACE",
+}
+
+
+def mark(text: str) -> str:
+    return MARKS.get(text.partition(":")[0].partition(" (")[0], "")
 
 
 def main() -> None:
