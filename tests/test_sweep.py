@@ -3,7 +3,7 @@
 The right values are the unmodified model's: a second build of the same weights that the product never touches, its logits over
 all rows of the whole prompt in one forward, its own eager attention maps, its own `generate`.
 
-`python tests/test_sweep.py [TYPE ...]` prints the table; SWEEP_TABLE=FILE makes the test write it.
+`python tests/test_sweep.py [TYPE ...]` prints the table; SWEEP_TABLE=FILE makes it, and the test, write the table there.
 """
 
 import contextlib
@@ -335,6 +335,8 @@ def main() -> None:
             except NotBuildable as reason:
                 lines[model_type] = {"build": f"not buildable: {reason}"}
         print(f"{model_type} {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        if path := os.environ.get("SWEEP_TABLE"):
+            Path(path).write_text(written(lines))
     print(written(lines))
 
 
