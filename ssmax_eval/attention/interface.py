@@ -125,6 +125,8 @@ class Attached:
 def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the text decoder's modules that call transformers' attention interface, by name, in order of depth."""
     decoder = set(model.get_decoder().modules())
+    if model.get_input_embeddings() not in decoder:  # some call their head so
+        decoder = set(model.modules())
 
     def calls_interface(module: nn.Module) -> bool:
         code = getattr(inspect.unwrap(type(module).forward), "__code__", None)

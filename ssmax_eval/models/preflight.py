@@ -64,9 +64,11 @@ def preflight(
     if not torch.isfinite(own).all():  # nothing to compare; every row will say so
         return {**found, "finite": False}
     refuse_leaks(model, ids, own)
-    kept = token_nll(model, ids)
-    last, _ = logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)
-    last = nll_of(last, ids[:, -ROWS:])
+    try:
+        kept = token_nll(model, ids)
+        last = nll_of(logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)[0], ids[:, -ROWS:])
+    except (AttributeError, TypeError, RuntimeError):  # a decoder that hands over something else than hidden states
+        kept, last = own + math.inf, own[:, -ROWS:]
     found["kept_rows"] = max(difference(own, kept), difference(own[:, -ROWS:], last))
     found["with_a_token_more"] = difference(own[:, :-1], shorter)
     if not close(own[:, :-1], shorter, model.dtype):

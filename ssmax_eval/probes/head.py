@@ -22,11 +22,10 @@ def head_is_apart(model: PreTrainedModel) -> bool:
 
 def decoder_of(model: PreTrainedModel) -> nn.Module | None:
     """Return the module whose output the head reads; None for a model that does not tell."""
-    decoder = model.get_decoder()
-    if decoder is not model and isinstance(decoder, nn.Module):
+    decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
+    if decoder is not model and embeddings in decoder.modules():
         return decoder
-    # Llama 4 names itself: the part that holds the embeddings, then
-    embeddings = model.get_input_embeddings()
+    # Llama 4 names itself, ModernBERT its head
     return next((part for part in model.children() if part is not embeddings and embeddings in part.modules()), None)
 
 
