@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,6 @@ from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
 from .provenance import command, describe_model, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
-from .statistics import Thresholds
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -47,10 +46,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over.
-
-    thresholds: where the causes of failure part; they go into the run record, and no number hangs on them.
-    """
+    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over."""
 
     dtype: str = "auto"
     device: str = "auto"
@@ -58,7 +54,6 @@ class Settings:
     output_path: Path = Path("results")
     fresh: bool = False
     trust_remote_code: bool = False
-    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -162,17 +157,8 @@ def run_probes(
                 probe.check(model, tokenizer)
             for probe, law, rope, run in missing:
                 execute(each, model, tokenizer, probe, law, rope, run, settings)
-        for *_, run in planned:
-            keep_thresholds(run, settings.thresholds)
         runs += [run for *_, run in planned]
     return runs
-
-
-def keep_thresholds(run: Run, thresholds: Thresholds) -> None:
-    """Let the record of a finished run say the thresholds that were asked for last; no row hangs on them."""
-    record = run.record()
-    if record.get("thresholds") not in (None, asdict(thresholds)):
-        run.finish({**record, "thresholds": asdict(thresholds)})
 
 
 def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
@@ -252,7 +238,6 @@ def execute(
             "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
             "rope": describe_rope(rope, effective),
             "environment": environment(model),
-            "thresholds": asdict(settings.thresholds) if probe.name == "attention" else None,
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
             "rows": len(rows),

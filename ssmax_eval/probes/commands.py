@@ -193,13 +193,13 @@ def run_all(given: dict[str, Any], *makers: Callable[[dict[str, Any], list[str]]
         output_path=given["output_path"],
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
-        thresholds=Thresholds(given.get("attended", 0.5), given.get("blow_up", 1.0)),
     )
+    thresholds = Thresholds(given.get("attended", 0.5), given.get("blow_up", 1.0))
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
     ropes = rope_settings(given["rope_theta"], factors, given["rope_scaling"])
     probes = [make(given, models) for make in makers]
     runs = run_probes(probes, models, given["attention"] or [None], ropes, settings)
-    print_runs(runs, given["output_path"], given["report"], given["as_json"], settings.thresholds)
+    print_runs(runs, given["output_path"], given["report"], given["as_json"], thresholds)
 
 
 def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
