@@ -49,22 +49,14 @@ def test_a_training_that_goes_on_says_its_own_length(tmp_path, tokenizer, law, s
     assert read_record(folder)["job"]["recipe"]["train_length"] == 64
     assert "| train length | 64 tokens" in (folder / "README.md").read_text()
     assert next(line[3] for line in catalogue([tmp_path]) if line[0] == str(folder)) == "64"
-    assert default_lengths([str(folder)]) == default_lengths_of(64)
+    build("Llama", vocab_size=1024, max_position_embeddings=64).save_pretrained(tmp_path / "like")
+    assert default_lengths([str(folder)]) == default_lengths([str(tmp_path / "like")])
     model, tokenizer = load_model(str(folder))
     assert tokenizer.model_max_length == train_length_of(model.config) == 64
     assert {each.train_length for each in law_modules(model).values()} == ({64} if law else set())
     # and once more, elsewhere
     again = train(Job(job.recipe.changed({"train_length": "128"}), start=str(folder)), tmp_path / "again", "cpu")
     assert configured_length(config_of(again)) == 128
-
-
-def default_lengths_of(length):
-    """What the defaults give a softmax model of that training length."""
-    from unittest.mock import patch
-
-    source = type("Source", (), {"config": lambda self: {"model_type": "llama", "max_position_embeddings": length}})()
-    with patch("ssmax_eval.probes.defaults.resolve", lambda _: source):
-        return default_lengths(["any"])
 
 
 @pytest.mark.parametrize("length", [64, 512])
