@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +24,6 @@ from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
 from .provenance import command, describe_model, describe_rope, environment, peak_memory
 from .results import Run, run_id_of
-from .statistics import Thresholds
 
 # of a config: what a forward returns, not what it computes
 FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
@@ -56,10 +55,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over.
-
-    thresholds: where the causes of failure part; they go into the run record, and no number hangs on them.
-    """
+    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over."""
 
     dtype: str = "auto"
     device: str = "auto"
@@ -67,7 +63,6 @@ class Settings:
     output_path: Path = Path("results")
     fresh: bool = False
     trust_remote_code: bool = False
-    thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -173,8 +168,6 @@ def run_probes(
                 probe.check(model, tokenizer)
             for plan in missing:
                 execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, settings, announce)
-        for plan in own:
-            keep_thresholds(plan.run, settings.thresholds)
     return [plan.run for plan in plans]
 
 
@@ -197,13 +190,6 @@ def planned_runs(
         for rope in ropes
         for probe in probes
     ]
-
-
-def keep_thresholds(run: Run, thresholds: Thresholds) -> None:
-    """Let the record of a finished run say the thresholds that were asked for last; no row hangs on them."""
-    record = run.record()
-    if record.get("thresholds") not in (None, asdict(thresholds)):
-        run.finish({**record, "thresholds": asdict(thresholds)})
 
 
 def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
@@ -290,7 +276,6 @@ def execute(
             "rope": describe_rope(rope, effective),
             "preflight": proof,
             "environment": environment(model),
-            "thresholds": asdict(settings.thresholds) if probe.name == "attention" else None,
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
             "rows": len(rows),

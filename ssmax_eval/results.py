@@ -4,12 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from .disk import held, whole
 from .errors import UserError
 
 Row = dict[str, Any]
@@ -107,9 +109,8 @@ class Run:
     def finish(self, record: dict[str, Any]) -> None:
         """Write run.json at once and whole."""
         text = json.dumps({"format": FORMAT, "run_id": self.run_id, **record}, indent=1, allow_nan=False)
-        temporary = self.record_path.with_suffix(".tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, self.record_path)
+        with whole(self.record_path) as half:
+            half.write_text(text + "\n")
 
 
 class RowWriter:
@@ -120,33 +121,27 @@ class RowWriter:
         self.fresh = fresh
 
     def __enter__(self) -> "RowWriter":
+        busy = f"run {self.run.folder}: another process is writing it; wait for it to end"
+        with ExitStack() as stack:
+            stack.enter_context(held(self.run.folder, busy))
+            self._open(stack)
+            self.stack = stack.pop_all()
+        return self
+
+    def _open(self, stack: ExitStack) -> None:
+        """Open the rows of a run that is held, cut to whole lines, or to none."""
         try:
-            self.run.folder.mkdir(parents=True, exist_ok=True)
-            self.stream = self.run.rows_path.open("ab+")
+            self.stream = stack.enter_context(self.run.rows_path.open("ab+"))
         except OSError as error:
             raise UserError(
                 f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
             ) from error
-        self._lock()
         if self.fresh:
             self.run.record_path.unlink(missing_ok=True)
             self.stream.truncate(0)
         self.stream.seek(0)
-        whole = self.stream.read().rfind(b"\n") + 1
-        self.stream.truncate(whole)
+        self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
         self.stream.seek(0, os.SEEK_END)
-        return self
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no advisory locks on Windows: two writers at once are the user's own care there
-            return
-        try:
-            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.stream.close()
-            raise UserError(f"run {self.run.folder}: another process is writing it; wait for it to end") from error
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows and flush them to the system, a batch in one write."""
@@ -154,7 +149,7 @@ class RowWriter:
         self.stream.flush()
 
     def __exit__(self, *error: object) -> None:
-        self.stream.close()
+        self.stack.close()
 
 
 def find_runs(*paths: str | Path) -> list[Run]:

@@ -335,6 +335,33 @@ def test_a_complete_run_that_lost_rows_is_finished(checkpoint, tmp_path):
     assert run(checkpoint, tmp_path).rows_path.read_bytes() == text
 
 
+def test_how_causes_are_told_rewrites_no_record(checkpoint, tmp_path):
+    """A threshold belongs to the page that is asked for, whoever asks."""
+    from typer.testing import CliRunner
+
+    from ssmax_eval.cli import app
+
+    grid = {"context_lengths": "128", "depth_percents": "0,100", "trials": "1", "output_path": str(tmp_path)}
+    options = [part for key, value in grid.items() for part in (f"--{key.replace('_', '-')}", value)]
+
+    def attention(*more):
+        result = CliRunner().invoke(app, ["attention", "--model", str(checkpoint), *options, *more])
+        assert result.exit_code == 0, result.output
+        return next((tmp_path / "reports").glob("*.html")).read_text()
+
+    assert "70% or more on the answer" in attention("--attended", "0.7")
+    files = [file for file in (tmp_path / "attention").rglob("*") if file.is_file()]
+    assert len(files) == 2
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+    assert "30% or more on the answer" in attention("--attended", "0.3")
+    assert "50% or more on the answer" in attention()
+    ssmax_eval.attention(
+        str(checkpoint), context_lengths=[128], depth_percents=[0, 100], trials=1, output_path=tmp_path
+    )
+    assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files} == before
+    assert len([*tmp_path.rglob("run.json")]) == 1
+
+
 def test_fresh_does_not_touch_a_run_that_another_process_writes(checkpoint, tmp_path):
     done = run(checkpoint, tmp_path)
     text = done.rows_path.read_bytes()

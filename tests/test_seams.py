@@ -5,7 +5,14 @@ import inspect
 import pytest
 import torch
 from tiny import ARCHITECTURES, build, tokens
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    modeling_utils,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -86,6 +93,17 @@ def test_loading_tells_what_is_missing(tmp_path):
     build("Llama").save_pretrained(tmp_path)
     _, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
+
+
+def test_loading_offers_what_is_missing_and_saving_asks_modules_what_is_tied():
+    """How a table that layers share is held once in a checkpoint (models/sharing.py)."""
+    assert "missing_keys" in inspect.signature(PreTrainedModel.tie_weights).parameters
+    assert "self.to_json_file(" in inspect.getsource(PreTrainedConfig.save_pretrained)
+    model = build("Llama")
+    model.model.layers[1].mlp._tied_weights_keys = {"gate_proj.weight": "gate_proj.weight"}
+    model.model.layers[1].mlp.gate_proj.weight = model.model.layers[0].mlp.gate_proj.weight
+    names = modeling_utils.remove_tied_weights_from_state_dict(model.state_dict(), model)
+    assert [name for name in names if "gate_proj" in name] == ["model.layers.0.mlp.gate_proj.weight"]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

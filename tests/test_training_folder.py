@@ -15,6 +15,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.training.folder import held
+from ssmax_eval.training.jobs import swapped_after
 from ssmax_eval.training.train import Job, train
 
 SMALL = [part for key, value in (TINY | {"steps": "8"}).items() for part in ("--set", f"{key}={value}")]
@@ -71,13 +72,71 @@ def test_two_processes_never_train_into_one_folder(tiny, tmp_path):  # noqa: F81
     )
     try:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process is training into it"):
-            train(Job(tiny), tmp_path / "out", "cpu", fresh=True)
+        for fresh in (True, False):  # and who is refused takes nothing away, empty as the folder still is
+            with pytest.raises(UserError, match="another process is training into it"):
+                train(Job(tiny), tmp_path / "out", "cpu", fresh)
+            assert (tmp_path / "out").is_dir()
     finally:
         other.communicate()
     assert not (tmp_path / "out").exists()
     with held(tmp_path / "out"):
         pass
+
+
+def test_configuration_e_is_not_made_beside_another_process(tiny, tmp_path):  # noqa: F811
+    folder = train(Job(tiny), tmp_path / "cpu-softmax-s0", "cpu")
+    out = swapped_after(folder, Job(tiny))
+    train(Job(tiny), folder, "cpu", fresh=True)
+    with held(folder), pytest.raises(UserError, match="another process"):
+        swapped_after(folder, Job(tiny))
+    load_model(str(out))
+
+
+# a retrofit that, with its model loaded, waits for a line before it saves
+SLOW = """
+import sys
+from ssmax_eval.models import retrofit
+save = retrofit.save_model
+def slow(*arguments):
+    print("loaded", flush=True)
+    sys.stdin.readline()
+    return save(*arguments)
+retrofit.save_model = slow
+from ssmax_eval.cli import main
+main(["retrofit", "--model", sys.argv[1], "--attention", "ssmax:s=0.1", "--out", sys.argv[2]])
+"""
+
+
+def test_of_two_retrofits_into_one_folder_one_is_there_whole(tmp_path, checkpoint):
+    out = tmp_path / "new" / "model"
+    slow = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(checkpoint), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert slow.stdout.readline() == "loaded\n"
+        retrofit(str(checkpoint), "ssmax:s=0.2", out)
+    finally:
+        _, err = slow.communicate("go\n")
+    assert slow.returncode == 2
+    assert "not empty; give another folder" in err
+    assert [file.name for file in out.parent.iterdir()] == ["model"]
+    assert {s for law in law_state(load_model(str(out))[0]).values() for s in law["s"]} == {pytest.approx(0.2)}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("no space left")])
+def test_a_retrofit_that_stops_leaves_nothing(tmp_path, checkpoint, monkeypatch, stop):
+    def stopped(model, tokenizer, folder):
+        model.save_pretrained(folder)
+        raise stop
+
+    monkeypatch.setattr("ssmax_eval.models.retrofit.save_model", stopped)
+    with pytest.raises(KeyboardInterrupt if stop is KeyboardInterrupt else UserError):
+        retrofit(str(checkpoint), "ssmax", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_lost_its_weights_is_trained_again(tiny, tmp_path):  # noqa: F811

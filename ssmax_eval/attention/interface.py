@@ -13,7 +13,7 @@ under another one. Our function stands in for it where a law or a recorder needs
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
-from .laws import Law, Softmax, format_law, parse_law
+from .laws import Law, Softmax, format_law, parse_law, shared_parameters
 
 IMPLEMENTATION = "ssmax_eval"
 # transformers' own; what else a config names is a user's function, and the model's native mechanism
@@ -178,6 +178,7 @@ def train_length_of(config: Any) -> int | None:
     rope = getattr(text, "rope_parameters", None) or {}
     known = (
         entry.get("train_length"),
+        getattr(text, "train_length", None),  # of a model that we trained further (training/length.py)
         rope.get("original_max_position_embeddings"),
         getattr(text, "max_position_embeddings", None),
     )
@@ -276,10 +277,9 @@ def attach(model: PreTrainedModel, attention: str = "softmax", longest: int | No
     for name in scaled:
         shared = {"first": laws[0]} if shares and laws else {}
         law = law_class(heads_of(config, modules[name]), train_length, **options, **shared)
-        laws.append(law.to(next(modules[name].parameters()).device))
+        laws.append(law.to(computes_on(modules[name])))
     detach(model)
-    for name, law in zip(scaled, laws, strict=True):
-        modules[name].ssmax = law
+    put_on(model, dict(zip(scaled, laws, strict=True)))
     # a train_length given for one law stays in its spelling: it is not the model's
     model.config.ssmax = {"attention": spelling, "train_length": trained_at}
     vars(model)["attention_before"] = implementations(model)  # for detach
@@ -287,10 +287,43 @@ def attach(model: PreTrainedModel, attention: str = "softmax", longest: int | No
     return Attached(spelling, train_length, scaled, windowed)
 
 
+def computes_on(module: nn.Module) -> torch.device:
+    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
+    device = next(module.parameters()).device
+    if device.type != "meta":
+        return device
+    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
+    places = [getattr(hook, "execution_device", None) for hook in hooks]
+    return torch.device(next((place for place in places if place is not None), device))
+
+
+def put_on(model: PreTrainedModel, laws: Mapping[str, Law]) -> None:
+    """Give layers, by name, their laws, and refuse to run a layer without its law."""
+    for name, law in laws.items():
+        module = model.get_submodule(name)
+        module.ssmax = law
+        module.register_forward_pre_hook(refuse_other_attention)
+    shared_parameters(laws)
+
+
+def refuse_other_attention(module: nn.Module, _: Any) -> None:
+    """Raise UserError where a layer is about to run an attention function that does not know its law."""
+    law: Law | None = getattr(module, "ssmax", None)
+    chosen = getattr(getattr(module, "config", None), "_attn_implementation", IMPLEMENTATION)
+    if law is not None and law.active and chosen != IMPLEMENTATION:
+        raise UserError(
+            f"attention implementation {chosen!r}: it would drop the model's law; choose {IMPLEMENTATION!r} again "
+            f"(model.set_attn_implementation), or take the law off: ssmax_eval.attention_law(model, 'softmax')"
+        )
+
+
 def detach(model: PreTrainedModel) -> None:
     """Take the law off every layer, leaving plain softmax on the model's own attention implementation."""
     for module in attention_modules(model).values():
         module._modules.pop("ssmax", None)
+        for key, hook in [*module._forward_pre_hooks.items()]:
+            if hook is refuse_other_attention:
+                del module._forward_pre_hooks[key]
     if hasattr(model.config, "ssmax"):
         del model.config.ssmax
     restore(vars(model).pop("attention_before", []))
@@ -306,8 +339,7 @@ def attention_law(model: PreTrainedModel, attention: str, longest: int | None = 
         yield attach(model, attention, longest)
     finally:
         detach(model)
-        for name, law in laws.items():
-            model.get_submodule(name).ssmax = law
+        put_on(model, laws)
         if entry is not None:
             model.config.ssmax = entry
         if own is not None:

@@ -23,6 +23,7 @@ Its keyword-only arguments become the options of `--attention sharp:factor=3`.
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -42,6 +43,7 @@ class Law(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     active: bool = True
+    _tied_weights_keys: dict[str, str] | None = None  # read by transformers when it saves
 
     def __init__(self, heads: int, train_length: int) -> None:
         super().__init__()
@@ -51,6 +53,10 @@ class Law(nn.Module):
     def forward(self, n: Tensor) -> Tensor:
         """Map n, float32 (batch, rows) >= 1, to C(n), float32 (batch, heads or 1, rows)."""
         raise NotImplementedError
+
+    def take_over(self, other: "Law") -> None:
+        """Go on from what a law of this kind learned at another training length."""
+        self.load_state_dict(other.state_dict())
 
 
 LARGEST_OPTION = 1e9
@@ -227,21 +233,51 @@ class LearnedP(Law):
 
     def __init__(self, heads: int, train_length: int, *, first: "LearnedP | None" = None) -> None:
         super().__init__(heads, train_length)
-        if first is None:
-            self.p = nn.Parameter(torch.ones(train_length, dtype=torch.float32))
-        # the owner, in a tuple so that it is not a submodule of every layer: one table, saved once
-        self.owner = (first or self,)
+        # the very same parameter in every layer: one table, trained and saved once
+        table = nn.Parameter(torch.ones(train_length, dtype=torch.float32))
+        self.p: nn.Parameter = table if first is None else first.p
         self.s, self.b = per_head(1, heads), per_head(0, heads)
 
     def forward(self, n: Tensor) -> Tensor:
-        table = self.owner[0].p.float().to(n.device)  # layers may be on other devices
+        return self.s.float()[:, None] * self.p_of(n)[:, None] + self.b.float()[:, None]
+
+    def p_of(self, n: Tensor) -> Tensor:
+        """Return p_n, float32 of n's shape."""
+        table = self.p.float().to(n.device)  # layers may be on other devices
         log_n = torch.arange(1, len(table) + 1, device=n.device, dtype=torch.float32).log()
         centred = log_n - log_n.mean()
         slope = (centred * table).sum() / centred.square().sum().clamp(min=1e-12)
         fitted = table.mean() + slope * (n.log() - log_n.mean())
         within = table[(n.long() - 1).clamp(max=len(table) - 1)]
-        p = torch.where(n <= len(table), within, fitted)
-        return self.s.float()[:, None] * p[:, None] + self.b.float()[:, None]
+        return torch.where(n <= len(table), within, fitted)
+
+    def take_over(self, other: Law) -> None:
+        """Also continue a shorter table along its own line. Raises UserError for a longer one: none of it is dropped."""
+        assert isinstance(other, LearnedP)
+        if len(other.p) > len(self.p):
+            raise UserError(
+                f"train_length {len(self.p)}: the model to start from has a learned-p table of {len(other.p)} tokens; "
+                "go on at that length or a longer one, or with another law"
+            )
+        n = torch.arange(1, len(self.p) + 1, device=self.p.device, dtype=torch.float32)
+        state = other.state_dict() | {"p": other.p_of(n[None])[0].detach()}
+        self.load_state_dict(state)
+
+
+def shared_parameters(laws: Mapping[str, Law]) -> dict[str, str]:
+    """Return which parameters of a model's laws are one, {name in a later layer: name in the first}, and tell transformers.
+
+    laws: by the name of their attention module. A checkpoint then holds such a parameter once, under its first name.
+    """
+    first: dict[int, str] = {}
+    ties: dict[str, str] = {}
+    for module, law in laws.items():
+        law._tied_weights_keys = {}
+        for key, parameter in law.named_parameters():
+            name = f"{module}.ssmax.{key}"
+            if (origin := first.setdefault(id(parameter), name)) != name:
+                ties[name], law._tied_weights_keys[key] = origin, key
+    return ties
 
 
 def positive(option: str, value: float) -> float:

@@ -6,9 +6,10 @@
 `load_model` needs no remote code at all. A model without a law is saved as the plain model it is.
 """
 
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,8 +25,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..attention.interface import IMPLEMENTATION, attach, law_modules
 from ..errors import UserError
+from .sharing import fill, join, own_tables, separate
 
 PREFIX = "ssmax_"
+OF = "_of_"  # between a class and its base in a qualified name
+# while from_pretrained runs: {parameter of a later layer's law: that of the first layer's with which it is one}
+LOADING: ContextVar[dict[str, str] | None] = ContextVar("LOADING", default=None)
 REMOTE_FILE = "modeling_ssmax.py"
 REMOTE_CODE = '''"""Opens this checkpoint with AutoModelForCausalLM and trust_remote_code=True; the classes are ssmax_eval's."""
 
@@ -44,15 +49,28 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     plain_model: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[plain_config]
 
     def remain(cls: type, auto_class: str = "") -> None:
-        """Keep the classes out of transformers' own copying of remote code: save_pretrained below writes the file."""
+        """Keep the classes out of transformers' own copying of remote code: the config below writes the file."""
 
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *arguments: Any, **options: Any) -> None:
+        for part in (config, config.get_text_config()):
+            if part._attn_implementation not in (None, IMPLEMENTATION):
+                raise dropping(part._attn_implementation)
         plain_model.__init__(self, config, *arguments, **options)
         attach(self, config.ssmax["attention"])
+        if (ties := LOADING.get()) is not None:
+            ties |= separate(self)
 
     def from_pretrained(cls: Any, folder: Any, *arguments: Any, **options: Any) -> Any:
         wants_info = options.pop("output_loading_info", False)
-        model, info = plain_model.from_pretrained.__func__(cls, folder, *arguments, output_loading_info=True, **options)
+        ties: dict[str, str] = {}
+        token = LOADING.set(ties)
+        try:
+            model, info = plain_model.from_pretrained.__func__(
+                cls, folder, *arguments, output_loading_info=True, **options
+            )
+        finally:
+            LOADING.reset(token)
+        join(model, ties)
         # transformers warns and runs on, with whatever the memory held as s
         if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
             raise UserError(
@@ -61,23 +79,38 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             )
         return (model, info) if wants_info else model
 
+    def tie_weights(self: PreTrainedModel, missing_keys: set[str] | None = None, **options: Any) -> None:
+        plain_model.tie_weights(self, missing_keys=missing_keys, **options)
+        if missing_keys is not None:  # a checkpoint is being loaded
+            fill(self, LOADING.get() or {}, missing_keys)
+
     def set_attn_implementation(self: PreTrainedModel, implementation: Any, *arguments: Any, **options: Any) -> None:
         if implementation != IMPLEMENTATION and law_modules(self):
-            raise UserError(
-                f"attention implementation {implementation!r}: it would drop the model's law; detach it first"
-            )
+            raise dropping(implementation)
         plain_model.set_attn_implementation(self, implementation, *arguments, **options)
 
-    def save_pretrained(self: PreTrainedModel, save_directory: Any, *arguments: Any, **options: Any) -> None:
-        plain_model.save_pretrained(self, save_directory, *arguments, **options)
+    def save_pretrained(
+        self: PreTrainedModel, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **options: Any
+    ) -> None:
+        state_dict = own_tables(self) if state_dict is None else state_dict
+        plain_model.save_pretrained(self, save_directory, is_main_process, state_dict, **options)
+
+    def to_json_file(self: PreTrainedConfig, json_file_path: Any, *arguments: Any, **options: Any) -> None:
+        """Write the file that auto_map names with the config that says so: in time for what is pushed to a hub."""
+        plain_config.to_json_file(self, json_file_path, *arguments, **options)
         text = REMOTE_CODE.format(config=config_class.__name__, model=model_class.__name__, base=base)
-        (Path(save_directory) / REMOTE_FILE).write_text(text)
+        Path(json_file_path).with_name(REMOTE_FILE).write_text(text)
 
     stem = plain_config.__name__.removesuffix("Config")
     config_class = type(
         f"SSMax{stem}Config",
         (plain_config,),
-        {"model_type": PREFIX + base, "register_for_auto_class": classmethod(remain), "__module__": __name__},
+        {
+            "model_type": PREFIX + base,
+            "register_for_auto_class": classmethod(remain),
+            "to_json_file": to_json_file,
+            "__module__": __name__,
+        },
     )
     model_class = type(
         f"SSMax{plain_model.__name__}",
@@ -87,6 +120,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             "__init__": initialise,
             "from_pretrained": classmethod(from_pretrained),
             "save_pretrained": save_pretrained,
+            "tie_weights": tie_weights,
             "set_attn_implementation": set_attn_implementation,
             "register_for_auto_class": classmethod(remain),
             # s times ln n is a temperature: never rounded to bfloat16
@@ -95,19 +129,26 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
         },
     )
     for each in (config_class, model_class):
-        each.__qualname__ = f"{PREFIX}{base}.{each.__name__}"  # two types can share their plain model
+        each.__qualname__ = f"{each.__name__}{OF}{base}"  # two types can share their plain model
     AutoConfig.register(PREFIX + base, config_class)
     AutoModelForCausalLM.register(config_class, model_class)
     return config_class, model_class
 
 
-def __getattr__(name: str) -> SimpleNamespace:
-    """Return the classes of `ssmax_<base>` by their names: where pickle finds them, in a process that has not made them yet."""
-    try:
-        made = classes(name.removeprefix(PREFIX) if name.startswith(PREFIX) else "")
-    except UserError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    return SimpleNamespace(**{each.__name__: each for each in made})
+def __getattr__(name: str) -> type:
+    """Return a class of `ssmax_<base>` by its qualified name: where pickle finds it, in a process that has not made it yet."""
+    with suppress(UserError):
+        for each in classes(name.partition(OF)[2]):
+            if each.__qualname__ == name:
+                return each
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def dropping(implementation: Any) -> UserError:
+    return UserError(
+        f"attention implementation {implementation!r}: it would drop the model's law; leave it out, or take the law off first: "
+        "ssmax_eval.load_model(..., attention='softmax')"
+    )
 
 
 def with_law(model: PreTrainedModel) -> PreTrainedModel:

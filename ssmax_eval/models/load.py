@@ -137,7 +137,9 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
     try:
         if lawful:
             config_class, model_class = classes(base)
-            config = config_class.from_dict(source.config() | {"model_type": PREFIX + base})
+            config = config_class.from_dict(
+                source.config() | {"model_type": PREFIX + base, "attn_implementation": None}
+            )
             model, info = model_class.from_pretrained(source.path, config=config, **options)
         else:
             options["trust_remote_code"] = trust_remote_code

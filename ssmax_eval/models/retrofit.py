@@ -1,10 +1,10 @@
 """Turn a softmax checkpoint into one with another attention law, without training."""
 
 import json
-import shutil
 from pathlib import Path
 
 from ..attention.laws import format_law, parse_law
+from ..disk import whole
 from ..errors import UserError
 from .checkpoint import save_model
 from .load import load_model
@@ -24,16 +24,18 @@ def retrofit(reference: str, attention: str, folder: str | Path, dtype: str = "a
     own = source.config().get("ssmax") if not source.is_gguf else None
     keeps = isinstance(own, dict) and own.get("attention") == law
     model, tokenizer = load_model(source, attention=None if keeps else law, dtype=dtype, device="cpu")
-    made = folder.with_name(f".{folder.name}.half")
-    shutil.rmtree(made, ignore_errors=True)
-    save_model(model, tokenizer, made)
-    if record := source.training():
-        # how the weights came about stays true; what the law learned does not
-        record |= {} if keeps else {"retrofitted": attention, "learned": {}}
-        (made / TRAINING).write_text(json.dumps(record, indent=2))
-    if folder.exists():
-        folder.rmdir()
-    return made.rename(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole(folder) as made:
+            save_model(model, tokenizer, made)
+            if record := source.training():
+                # how the weights came about stays true; what the law learned does not
+                record |= {} if keeps else {"retrofitted": attention, "learned": {}}
+                (made / TRAINING).write_text(json.dumps(record, indent=2))
+    except OSError as error:
+        refuse_occupied(folder)  # another process was faster
+        raise UserError(f"output {str(folder)!r}: cannot be written ({error.strerror}); give another") from error
+    return folder
 
 
 def refuse_occupied(folder: Path) -> None:

@@ -212,8 +212,8 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
         output_path=given["output_path"],
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
-        thresholds=Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given}),
     )
+    thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
     ropes = rope_settings(given["rope_theta"], factors, given["rope_scaling"])
     probes: list[Any] = []
@@ -223,7 +223,7 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
     if given["dry_run"]:
         print_plan(dry_run(planned_runs(*asked), settings), given["as_json"])
         return
-    print_runs(run_probes(*asked), given["output_path"], given["report"], given["as_json"], settings.thresholds)
+    print_runs(run_probes(*asked), given["output_path"], given["report"], given["as_json"], thresholds)
 
 
 def grid_probe(given: dict[str, Any], models: list[str]) -> Any:

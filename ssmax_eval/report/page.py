@@ -3,17 +3,16 @@
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from .. import statistics
+from ..disk import whole
 from ..errors import UserError
 from .context import Context
 from .figures import key_of
@@ -82,24 +81,11 @@ def write(out: Path, page: str) -> Path:
     """Write a page at once and whole. Raises UserError; what else is there stays."""
     if out.suffix not in (".html", ".htm"):
         raise UserError(f"report {str(out)!r}: allowed are names that end with .html")
-    temporary = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=out.parent, suffix=".tmp", delete=False, encoding="utf-8") as stream:
-            temporary = Path(stream.name)
-            stream.write(page)
-        temporary.chmod(0o666 & ~umask())
-        os.replace(temporary, out)
+        with whole(out) as half:
+            half.write_text(page, encoding="utf-8")
     except (OSError, ValueError) as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"report {str(out)!r}: cannot be written ({reason}); give another path") from error
     return out
-
-
-def umask() -> int:
-    """Return the permissions that this process withholds from new files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

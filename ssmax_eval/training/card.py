@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jinja2 import Template
 
+from ..disk import whole
 from .folder import read_record
 
 CARD = Template((Path(__file__).parent / "card.md.j2").read_text())
@@ -36,4 +37,5 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
         text=text or FREE.get(source, source),
         notes=notes,
     )
-    (folder / "README.md").write_text(page)
+    with whole(folder / "README.md") as half:
+        half.write_text(page)

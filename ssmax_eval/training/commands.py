@@ -109,11 +109,13 @@ def draw_curves(folder: Path) -> None:
     """Write a model's training curves beside its log."""
     import pandas as pd
 
+    from ..disk import whole
     from ..report.figures import curves, svg
     from .folder import LOG, read_log
 
     if log := read_log(folder / LOG):
-        (folder / "training.svg").write_text(svg(curves(pd.DataFrame(log).assign(model=folder.name))))
+        with whole(folder / "training.svg") as half:
+            half.write_text(svg(curves(pd.DataFrame(log).assign(model=folder.name))))
 
 
 def retrofit_command(

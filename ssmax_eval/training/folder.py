@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .. import disk
 from ..errors import UserError
 from ..models.sources import TRAINING, TRAINING_LOG
 
@@ -18,37 +19,24 @@ RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder; one that was made for nothing goes again."""
+    """Keep other processes from training into a folder; of several processes of one training the first does so."""
     if RANK != 0:
         yield
         return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output {str(folder)!r}: it holds something else than a training run; give another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = None
-    try:
-        try:
-            import fcntl
-
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows
-            pass
-        except OSError as error:
-            raise UserError(
-                f"output {str(folder)!r}: another process is training into it; wait for it to end"
-            ) from error
+    with disk.held(folder, f"output {str(folder)!r}: another process is training into it; wait for it to end"):
         yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, the lock of a process that holds it left out."""
+    return [entry for entry in folder.iterdir() if entry.name != disk.LOCK]
 
 
 def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
     """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and not entries(folder)):
         return False
     try:
         found = read_record(folder)
@@ -71,9 +59,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write a run's record, all of it or none."""
-    half = folder / f"{TRAINING}.half"
-    half.write_text(json.dumps(record, indent=2))
-    half.replace(folder / TRAINING)
+    with disk.whole(folder / TRAINING) as half:
+        half.write_text(json.dumps(record, indent=2))
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
@@ -83,3 +70,9 @@ def read_log(file: Path) -> list[dict[str, Any]]:
         return [dict(json.loads(line)) for line in lines if line.endswith("\n")]
     except (ValueError, TypeError) as error:
         raise UserError(f"output {str(file.parent)!r}: its {file.name} is damaged; start over with --fresh") from error
+
+
+def write_log(file: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a training log anew, all of it or none."""
+    with disk.whole(file) as half:
+        half.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -13,7 +13,7 @@ import torch
 from ..errors import UserError
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
-from .folder import PROCESSES, read_record
+from .folder import PROCESSES, held, read_record
 from .train import Job, train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
@@ -40,11 +40,13 @@ def folder_after(folder: Path, job: Job) -> Path:
 
 def swapped_after(folder: Path, job: Job) -> Path:
     """Make configuration (e) from the trained softmax model in `folder`: the law swapped after training."""
-    out = folder_after(folder, job)
-    if (out / TRAINING).is_file() and read_record(out) == read_record(folder) | {"retrofitted": "ssmax", "learned": {}}:
-        return out
-    shutil.rmtree(out, ignore_errors=True)
-    return retrofit(str(folder), "ssmax", out)
+    with held(folder):  # whoever makes (e) from it, or trains it anew, waits or is refused
+        out = folder_after(folder, job)
+        wanted = read_record(folder) | {"retrofitted": "ssmax", "learned": {}}
+        if (out / TRAINING).is_file() and read_record(out) == wanted:
+            return out
+        shutil.rmtree(out, ignore_errors=True)
+        return retrofit(str(folder), "ssmax", out)
 
 
 def train_all(

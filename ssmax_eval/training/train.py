@@ -21,7 +21,8 @@ from ..provenance import environment
 from .architecture import build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
-from .folder import LOG, PROCESSES, RANK, WORK, held, occupied, read_log, write_record
+from .folder import LOG, PROCESSES, RANK, WORK, entries, held, occupied, read_log, write_log, write_record
+from .length import continue_at
 from .recipes import Recipe
 from .throughput import throughput
 from .trainer import LateLaw, LawTrainer, Watch
@@ -120,7 +121,7 @@ def train_held(
     examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
     examples.check()
     if fresh:
-        for entry in folder.iterdir():  # the folder itself is held
+        for entry in entries(folder):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if RANK == 0:
         write_record(folder, {"job": key, "finished": False})
@@ -176,8 +177,10 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
         own = (getattr(model.config, "ssmax", None) or {"attention": "softmax"})["attention"]
-        if law is not None and law != own:  # what the model's own law learned is kept
-            attach(model, law)
+        keeps = law is None or law == own  # and what it learned
+        continue_at(model, tokenizer, job.recipe.train_length, keeps)
+        if not keeps:
+            attach(model, law or "softmax")
     return with_law(model), tokenizer
 
 
@@ -229,7 +232,7 @@ def run(
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
     if RANK == 0:
-        (folder / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
     watch = Watch(model, recipe, job.name, folder / LOG, before)
     trainer = LawTrainer(

@@ -138,9 +138,9 @@ class Watch(TrainerCallback):
     def learned(self) -> dict[str, float]:
         """Return the least, mean and greatest value over layers and heads of what the laws learn per head."""
         values: dict[str, list[Tensor]] = {}
-        for law in law_modules(self.model).values():
-            for name, parameter in law.named_parameters():
-                values.setdefault(name, []).append(parameter.detach().float().cpu())
+        laws = nn.ModuleList(law_modules(self.model).values())
+        for name, parameter in laws.named_parameters():  # one that layers share counts once
+            values.setdefault(name.split(".", 1)[1], []).append(parameter.detach().float().cpu())
         found: dict[str, float] = {}
         for name, parts in values.items():
             every = torch.cat(parts)

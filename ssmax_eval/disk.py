@@ -1,0 +1,57 @@
+"""What keeps processes out of each other's files: one lock, and one way to write a file or folder whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError
+
+LOCK = ".lock"  # in a folder while a process holds it
+
+
+@contextmanager
+def held(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder for this process alone; it is made if it is missing, and taken away again if it is left empty.
+
+    busy: what to say if another process holds it; nothing is touched then. Whoever writes into the folder or cleans it
+    does so inside the block. Raises UserError, also for a folder that cannot be made.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError) as error:  # not found: its holder has just taken it away
+        raise UserError(busy) from error
+    except OSError as error:
+        raise UserError(f"folder {str(folder)!r}: cannot be written ({error.strerror}); give another") from error
+    try:
+        yield
+    finally:
+        # while it is held: a lock on a file that is gone is none, so nobody who comes now holds what is removed here
+        with suppress(OSError):  # where an open file cannot be removed, releasing it does that
+            (folder / LOCK).unlink()
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
+        lock.release()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yield a path of this process's own for a file or folder, and put what is there in the place of `path` at the end.
+
+    A block that fails or is interrupted leaves nothing. Raises OSError if `path` is a folder that is not empty.
+    """
+    own = Path(tempfile.mkdtemp(prefix=".half-", dir=path.parent))
+    try:
+        yield own / path.name
+        if (own / path.name).is_dir():
+            with suppress(OSError):  # an empty folder, which some systems do not let another replace
+                path.rmdir()
+        os.replace(own / path.name, path)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What a model says of the length it was trained at, when training goes on at another: that of the last training."""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..attention.interface import attach, law_modules, train_length_of
+from ..errors import UserError
+from ..models import checkpoint
+from ..models.rope import rotary_modules, rotation
+
+
+def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_law: bool) -> None:
+    """Make `length` tokens the training length of a model that goes on training.
+
+    A law that is kept keeps what it learned, with L the new length; learned-p's table grows along its own line. Raises
+    UserError if the model has no positions for so many tokens, or what its law learned does not fit the length.
+    """
+    before = train_length_of(model.config)
+    if length == before:
+        return
+    entry = vars(model.config).pop("ssmax", None)
+    say_length(model, length)
+    if tokenizer.model_max_length == before:
+        tokenizer.model_max_length = length
+    if entry is None:
+        return
+    model.config.ssmax = {**entry, "train_length": length}
+    if not keeps_law:
+        return
+    learned = law_modules(model)
+    attach(model, entry["attention"])
+    for name, law in law_modules(model).items():
+        try:
+            law.take_over(learned[name])
+        except RuntimeError as error:  # of a user's own law, with shapes that depend on L
+            raise UserError(
+                f"recipe train_length {length}: what attention law {law.name} learned at {before} does not fit; "
+                f"go on at {before}, or give the law a take_over"
+            ) from error
+
+
+def say_length(model: PreTrainedModel, length: int) -> None:
+    """Write a training length into a config that names no law.
+
+    max_position_embeddings says it, unless something is computed from that; then an entry `train_length` does.
+    """
+    config = model.config.get_text_config()
+    vars(config).pop("train_length", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions != length:
+        if has_weights_of_positions(model, length):
+            if length > positions:
+                raise UserError(
+                    f"recipe train_length {length}: the model to start from has learned positions for {positions} tokens; "
+                    f"--set train_length to at most that"
+                )
+        elif not turns_by_positions(model, length):
+            config.max_position_embeddings = length
+    if train_length_of(model.config) != length:
+        config.train_length = length
+
+
+def has_weights_of_positions(model: PreTrainedModel, length: int) -> bool:
+    """Tell whether a model made with other max_position_embeddings has weights or buffers of other shapes."""
+    config = copy.deepcopy(model.config)
+    config.get_text_config().max_position_embeddings = length
+    plain = next(base for base in type(model).__mro__ if base.__module__ != checkpoint.__name__)
+    with torch.device("meta"):
+        other = plain(config)
+    one, two = (
+        {
+            name: tensor.shape
+            for name, tensor in (*each.named_parameters(), *each.named_buffers())
+            if ".ssmax." not in name
+        }
+        for each in (model, other)
+    )
+    return one != two
+
+
+def turns_by_positions(model: PreTrainedModel, length: int) -> bool:
+    """Tell whether rotary modules made with other max_position_embeddings turn otherwise, within them or beyond."""
+    for old in rotary_modules(model).values():
+        config: Any = copy.deepcopy(old.config)
+        far = 2 * max(length, config.max_position_embeddings)
+        config.max_position_embeddings = length
+        for at in (length, far):
+            new = type(old)(config=config).to(next(old.buffers()).device)
+            if not torch.equal(rotation(new, at), rotation(copy.deepcopy(old), at)):
+                return True
+    return False

@@ -1,0 +1,79 @@
+"""Who holds a folder, and what is written whole: tried with real processes, interruptions and races."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ssmax_eval.disk import held, whole
+from ssmax_eval.errors import UserError
+
+STRESS = """
+import os, sys
+from pathlib import Path
+from ssmax_eval.disk import held
+from ssmax_eval.errors import UserError
+folder, inside, turns = Path(sys.argv[1]), sys.argv[2], 0
+while turns < 150:
+    try:
+        with held(folder, "busy"):
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # two at once: FileExistsError
+            (folder / "work").mkdir()
+            (folder / "work").rmdir()
+            os.unlink(inside)
+            turns += 1
+    except UserError:
+        pass
+"""
+
+
+def test_processes_that_make_and_remove_one_folder_never_hold_it_together(tmp_path):
+    arguments = [sys.executable, "-c", STRESS, tmp_path / "made" / "out", tmp_path / "inside"]
+    for process in [subprocess.Popen(arguments, stderr=subprocess.PIPE) for _ in range(3)]:
+        _, err = process.communicate()
+        assert (process.returncode, err) == (0, b"")
+    assert not (tmp_path / "made" / "out").exists()
+
+
+def test_who_does_not_hold_a_folder_touches_nothing(tmp_path):
+    folder = tmp_path / "out"
+    with held(folder, "busy"):
+        for _ in range(2):
+            with pytest.raises(UserError, match="busy"), held(folder, "busy"):
+                pytest.fail("held twice")
+            assert folder.is_dir()
+        (folder / "kept").touch()
+    assert [file.name for file in folder.iterdir()] == ["kept"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), held(tmp_path / "file" / "x", "busy"):
+        pass
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
+def test_what_is_not_whole_leaves_nothing(tmp_path, stop):
+    (tmp_path / "a").write_text("before")
+
+    def fail(half):
+        half.write_text("half")
+        raise stop
+
+    for name in ("a", "folder"):
+        with pytest.raises(stop), whole(tmp_path / name) as half:
+            fail(half)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "before"}
+
+
+def test_what_is_whole_takes_its_place(tmp_path):
+    (tmp_path / "plain").touch()
+    (tmp_path / "folder").mkdir()
+    with whole(tmp_path / "file") as half:
+        half.write_text("1")
+    with whole(tmp_path / "folder") as half:
+        half.mkdir()
+        (half / "x").touch()
+    with pytest.raises(OSError), whole(tmp_path / "folder") as half:
+        half.mkdir()
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder", "plain", "x"]
+    # with the permissions that any file has
+    assert os.stat(tmp_path / "file").st_mode == os.stat(tmp_path / "plain").st_mode

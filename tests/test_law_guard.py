@@ -1,0 +1,136 @@
+"""A model with a law never runs without it, however its attention is chosen."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from test_checkpoint import saved
+from tiny import build, tokens
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+
+from ssmax_eval.attention.interface import IMPLEMENTATION, attach, attention_law, attention_modules, detach
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.checkpoint import with_law
+from ssmax_eval.models.load import load_model
+
+DROPS = "attention implementation '(eager|sdpa)': it would drop the model's law"
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def by_method(model, name):
+    model.set_attn_implementation(name)
+
+
+def by_method_of_the_decoder(model, name):
+    model.get_decoder().set_attn_implementation(name)
+
+
+def by_hand(model, name):
+    model.config._attn_implementation = name
+
+
+def by_hand_of_the_text(model, name):
+    model.config.get_text_config()._attn_implementation = name
+
+
+def choose_and_run(model, way, name):
+    way(model, name)
+    return model(tokens())
+
+
+WAYS = (by_method, by_method_of_the_decoder, by_hand, by_hand_of_the_text)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+@pytest.mark.parametrize("lawful", [False, True])
+def test_another_implementation_is_refused(way, name, lawful):
+    model, ids = build("Llama"), tokens()
+    attach(model, "ssmax:s=0.4")
+    if lawful:
+        with_law(model)
+    logits = model(ids).logits
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(UserError, match=DROPS) as refused:
+            choose_and_run(each, way, name)
+        assert "\n" not in str(refused.value)
+        each.config._attn_implementation = IMPLEMENTATION
+        assert torch.equal(each(ids).logits, logits)
+
+
+def test_also_in_the_text_part_of_a_multimodal_model():
+    text = dict(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    vision = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, image_size=28)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision | {"patch_size": 14}))
+    model.eval()
+    attach(model, "ssmax")
+    model(tokens().clamp(max=63))
+    model.config.text_config._attn_implementation = "sdpa"
+    with pytest.raises(UserError, match=DROPS):
+        model(tokens().clamp(max=63))
+
+
+def test_without_a_law_any_implementation_runs():
+    model, ids = build("Llama"), tokens()
+    model.set_attn_implementation("sdpa")
+    logits = model(ids).logits
+    attach(model, "ssmax")
+    detach(model)
+    with attention_law(model, "ssmax-fixed"):
+        pass
+    assert not any(module._forward_pre_hooks for module in attention_modules(model).values())
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(ids).logits, logits)
+    # a law that is off is softmax, as before a late swap
+    attach(model, "ssmax")
+    for module in attention_modules(model).values():
+        module.ssmax.active = False
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(ids).logits, logits)
+
+
+def test_a_law_that_comes_back_is_guarded_once():
+    model = build("Llama")
+    attach(model, "ssmax")
+    with attention_law(model, "softmax"):
+        model.config._attn_implementation = "eager"
+        model(tokens())
+    model.config._attn_implementation = "eager"
+    with pytest.raises(UserError, match=DROPS):
+        model(tokens())
+    assert [len(module._forward_pre_hooks) for module in attention_modules(model).values()] == [1, 1]
+
+
+def test_a_checkpoint_with_a_law_is_not_opened_with_another_implementation(tmp_path, tokenizer):
+    folder = tmp_path / "model"
+    logits = saved(folder, tokenizer, "ssmax")
+    for asked in ("eager", {"": "sdpa"}):
+        with pytest.raises(UserError, match=DROPS):
+            AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, attn_implementation=asked)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True, attn_implementation="eager")
+    with pytest.raises(UserError, match=DROPS):
+        AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, attn_implementation=IMPLEMENTATION)
+    assert torch.equal(model(tokens()).logits, logits)
+    # in a config.json it is a wish of which kernel, which load_model does not follow
+    asks = json.loads((folder / "config.json").read_text()) | {"attn_implementation": "flash_attention_2"}
+    (folder / "config.json").write_text(json.dumps(asks))
+    assert torch.equal(load_model(str(folder))[0](tokens()).logits, logits)
+
+
+def test_the_guard_breaks_no_graph():
+    model, ids = build("Llama"), tokens()
+    attach(model, "ssmax:s=0.4")
+    logits = model(ids).logits
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(ids, use_cache=False).logits, logits)
