@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
+from ..models.train_length import train_length_of
 from .laws import Law, Softmax, format_law, parse_law
 
 IMPLEMENTATION = "ssmax_eval"
@@ -105,19 +106,6 @@ def is_windowed(config: Any, module: nn.Module, index: int) -> bool:
     return getattr(module, "sliding_window", getattr(config, "sliding_window", None)) is not None
 
 
-def train_length_of(config: Any) -> int | None:
-    """Return the length a model was trained at, as its config tells it, in tokens; None if it does not."""
-    entry = getattr(config, "ssmax", None) or {}
-    text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or {}
-    known = (
-        entry.get("train_length"),
-        rope.get("original_max_position_embeddings"),
-        getattr(text, "max_position_embeddings", None),
-    )
-    return next((int(length) for length in known if isinstance(length, int | float)), None)
-
-
 def refuse_unsupported(model: PreTrainedModel) -> None:
     """Raise UserError for a model whose attention our function cannot run."""
     name = type(model).__name__
@@ -156,9 +144,11 @@ def attach(model: PreTrainedModel, attention: str = "softmax") -> Attached:
         model.set_attn_implementation(IMPLEMENTATION)
         return Attached(spelling, train_length)
     if not scaled:
+        # a key to null is named only where the config has it
+        null = ", or set the config's sliding_window to null" if getattr(config, "sliding_window", None) else ""
         raise UserError(
             f"attention law {law_class.name}: every attention layer of {type(model).__name__} is windowed, none can take "
-            "a law of n; use softmax, or set the config's sliding_window to null"
+            f"a law of n; use softmax{null}"
         )
     if train_length is None or train_length < 2:
         raise UserError(

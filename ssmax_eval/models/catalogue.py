@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, configured_length, packaged_path
+from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path
+from .train_length import train_length_of
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
@@ -45,7 +46,7 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
     config, count = read_gguf(source.path) if source.is_gguf else (source.config(), count_parameters(source))
     entry = config.get("ssmax")
     law = entry if isinstance(entry, dict) else {}
-    length = configured_length(config)
+    length = train_length_of(config)
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
     return [
         name,

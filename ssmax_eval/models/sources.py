@@ -107,14 +107,6 @@ class ModelSource:
         return config
 
 
-def configured_length(config: dict[str, Any]) -> int | None:
-    """Return the training length that a config.json tells, in tokens: its law's, else its longest position; None if neither."""
-    entry = config.get("ssmax")
-    law = entry if isinstance(entry, dict) else {}
-    length = law.get("train_length") or config.get("max_position_embeddings") or config.get("n_positions")
-    return length if isinstance(length, int) else None
-
-
 def bundled_names() -> list[str]:
     """Return the names of the models that ship with this package."""
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))

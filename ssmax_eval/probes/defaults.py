@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
-from ..models.sources import configured_length, resolve
+from ..models.sources import resolve
+from ..models.train_length import train_length_of
 
 SHORT = 1024  # tokens: the longest training length whose sixteenfold every machine can read
 WINDOW = 256  # tokens
@@ -24,7 +25,7 @@ def default_lengths(models: Sequence[str]) -> list[int]:
     Models with learned positions, which end where training did, are read up to there.
     """
     configs = [resolve(reference).config() for reference in models]
-    lengths = [configured_length(config) for config in configs]
+    lengths = [train_length_of(config) for config in configs]
     ends = [length for config, length in zip(configs, lengths, strict=True) if length and learns_positions(config)]
     if ends:
         return [max(1, min(ends) // part) for part in (4, 2, 1)]
@@ -39,5 +40,5 @@ def learns_positions(config: dict[str, Any]) -> bool:
 
 def default_window(models: Sequence[str]) -> int:
     """Return the near context that the context gain leaves: the models' shortest training length, at most 256 tokens."""
-    lengths = [configured_length(resolve(reference).config()) for reference in models]
+    lengths = [train_length_of(resolve(reference).config()) for reference in models]
     return min([WINDOW, *filter(None, lengths)])
