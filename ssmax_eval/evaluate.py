@@ -2,11 +2,12 @@
 
 import hashlib
 import inspect
+import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .attention.interface import attention_law, law_state, native_law
 from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
-from .models.load import fingerprint, load_model, pick_device
+from .models.identity import identify
+from .models.load import load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
 from .provenance import command, describe_model, describe_rope, environment, peak_memory
@@ -67,7 +69,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights."""
+    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights.
+
+    not_resumable: why its runs start over each time and are never served from stored rows; None if they may be.
+    """
 
     label: str
     reference: str
@@ -75,6 +80,11 @@ class Subject:
     native_attention: str
     source: ModelSource | None = None
     loaded: Loaded | None = None
+    not_resumable: str | None = None
+
+    @property
+    def resumable(self) -> bool:
+        return self.not_resumable is None
 
     def load(self, settings: Settings) -> Loaded:
         if self.loaded is not None:
@@ -115,7 +125,18 @@ def subject(label: str, reference: Any) -> Subject:
             f"model {label or name!r}: its config names attention law {native}, but its layers carry none; "
             "load it with ssmax_eval.load_model"
         )
-    return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
+    if not getattr(model.config, "return_dict", True):
+        raise UserError(f"model {label or name!r}: its config has return_dict False; set model.config.return_dict = True")
+    identity = identify(model, tokenizer)
+    reason = None
+    if identity.unknown_code:
+        reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label or name, reason
+        )
+    return Subject(
+        label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason
+    )
 
 
 def run_probe(
@@ -138,7 +159,8 @@ def run_probes(
 ) -> list[Run]:
     """Run probes on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
 
-    Attention None is the model's own law with its learned values, a name swaps a fresh law in. A model is loaded once, and
+    Runs of a model whose code cannot be told (Subject.not_resumable) start over. Attention None is the model's own law with its
+    learned values, a name swaps a fresh law in. A model is loaded once, and
     checked for all probes before any runs. Returns the runs, a model's laws and settings in that order, each with every
     probe. Raises UserError.
     """
@@ -155,13 +177,14 @@ def run_probes(
             for rope in ropes
             for probe in probes
         ]
-        missing = [plan for plan in planned if settings.fresh or not plan[-1].is_scored]
+        own = settings if each.resumable else replace(settings, fresh=True)
+        missing = [plan for plan in planned if own.fresh or not plan[-1].is_scored]
         if missing:
             model, tokenizer = each.load(settings)
             for probe in {id(plan[0]): plan[0] for plan in missing}.values():
                 probe.check(model, tokenizer)
             for probe, law, rope, run in missing:
-                execute(each, model, tokenizer, probe, law, rope, run, settings)
+                execute(each, model, tokenizer, probe, law, rope, run, own)
         for *_, run in planned:
             keep_thresholds(run, settings.thresholds)
         runs += [run for *_, run in planned]

@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 import ssmax_eval
 from ssmax_eval.attention.interface import attach, law_state
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.load import fingerprint, load_model
+from ssmax_eval.models.identity import identify
+from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import resolve
 
 

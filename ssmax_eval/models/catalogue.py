@@ -29,7 +29,7 @@ def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
         for config in sorted(folder.rglob("config.json")):
             source = ModelSource(config.parent.name, str(config.parent), config.parent)
             # not what a Trainer left on its way
-            if source.files("*.safetensors") and not (config.parent / "trainer_state.json").exists():
+            if any(config.parent.glob("*.safetensors")) and not (config.parent / "trainer_state.json").exists():
                 lines.append(describe(str(config.parent), source, "folder", card_licence(source)))
     return lines
 
@@ -75,7 +75,7 @@ def training_in_words(source: ModelSource) -> str:
 def count_parameters(source: ModelSource) -> int:
     """Count the parameters of a safetensors checkpoint from its headers."""
     total = 0
-    for file in source.files("*.safetensors"):
+    for file in sorted(source.path.glob("*.safetensors")):
         with file.open("rb") as stream:
             try:
                 header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
