@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .attention.interface import attention_law, law_state, native_law
 from .attention.laws import Law, format_law, parse_law
 from .errors import UserError
-from .models.identity import identify
+from .models.identity import Identity, identify, identify_source
 from .models.load import load_model, pick_device
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
@@ -116,7 +116,11 @@ def subject(label: str, reference: Any) -> Subject:
         source = resolve(f"{label}={reference}" if label else reference)
         entry = source.config().get("ssmax")
         native = entry.get("attention", "softmax") if isinstance(entry, dict) else "softmax"
-        return Subject(source.label, source.reference, source.fingerprint, native, source=source)
+        identity = identify_source(source)
+        reason = told(source.label, identity)
+        return Subject(
+            source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason
+        )
     model, tokenizer = reference
     name = type(model).__name__
     native = (getattr(model.config, "ssmax", None) or {}).get("attention", "softmax")
@@ -126,17 +130,23 @@ def subject(label: str, reference: Any) -> Subject:
             "load it with ssmax_eval.load_model"
         )
     if not getattr(model.config, "return_dict", True):
-        raise UserError(f"model {label or name!r}: its config has return_dict False; set model.config.return_dict = True")
-    identity = identify(model, tokenizer)
-    reason = None
-    if identity.unknown_code:
-        reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
-        logging.getLogger(__name__).warning(
-            "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label or name, reason
+        raise UserError(
+            f"model {label or name!r}: its config has return_dict False; set model.config.return_dict = True"
         )
-    return Subject(
-        label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason
+    identity = identify(model, tokenizer)
+    reason = told(label or name, identity)
+    return Subject(label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason)
+
+
+def told(label: str, identity: Identity) -> str | None:
+    """Say why a model's runs are not resumed, and return the reason; None if they are."""
+    if identity.unknown_code is None:
+        return None
+    reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
+    logging.getLogger(__name__).warning(
+        "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label, reason
     )
+    return reason
 
 
 def run_probe(
@@ -160,9 +170,8 @@ def run_probes(
     """Run probes on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
 
     Runs of a model whose code cannot be told (Subject.not_resumable) start over. Attention None is the model's own law with its
-    learned values, a name swaps a fresh law in. A model is loaded once, and
-    checked for all probes before any runs. Returns the runs, a model's laws and settings in that order, each with every
-    probe. Raises UserError.
+    learned values, a name swaps a fresh law in. A model is loaded once, and checked for all probes before any runs. Returns the
+    runs, a model's laws and settings in that order, each with every probe. Raises UserError.
     """
     settings = settings or Settings()
     pick_device(settings.device)

@@ -1,4 +1,4 @@
-"""Read a config.json as its model needs it: nothing of it ignored in silence, and nothing in it that only changes what a forward returns."""
+"""Read a config.json as its model needs it: nothing ignored in silence, and nothing that only changes what a forward returns."""
 
 import json
 import logging
@@ -79,7 +79,11 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> PreTrai
 
 def neutral(raw: dict[str, Any], source: ModelSource) -> dict[str, Any]:
     """Return a config.json's values, those of nested configs too, without SWITCHES and fast attention, and with RoPE types known."""
-    kept = {key: neutral(each, source) if isinstance(each, dict) else each for key, each in raw.items() if key not in SWITCHES}
+    kept = {
+        key: neutral(each, source) if isinstance(each, dict) else each
+        for key, each in raw.items()
+        if key not in SWITCHES
+    }
     for key in IMPLEMENTATION:
         if key in kept:
             kept[key] = known_implementation(kept[key], source)
@@ -114,11 +118,13 @@ def known_implementation(name: Any, source: ModelSource) -> Any:
 
 
 def known_rope(parameters: Any, key: str, config: dict[str, Any], source: ModelSource) -> Any:
-    """Return RoPE parameters of a config.json with a type that transformers knows by that name. Raises UserError for one that would be ignored."""
+    """Return RoPE parameters with the names transformers knows. Raises UserError for some that it would ignore."""
     if parameters is None:
         return None
     if not isinstance(parameters, dict):
-        raise UserError(f"model {source.reference!r}: {key} {parameters!r} in its config: allowed are null and an object")
+        raise UserError(
+            f"model {source.reference!r}: {key} {parameters!r} in its config: allowed are null and an object"
+        )
     if nested := {name: each for name, each in parameters.items() if isinstance(each, dict)}:
         return parameters | {name: known_rope(each, key, config, source) for name, each in nested.items()}
     kind = parameters.get("rope_type") or parameters.get("type")
@@ -158,7 +164,8 @@ def check_rope(config: PreTrainedConfig, source: ModelSource) -> None:
         scaled = kinds - {"default", "mrope"}
         lost = scaled and not (isinstance(given, dict) and rope_kinds(given) - {"default"})
         misplaced = isinstance(given, dict) and any(
-            isinstance(each, dict) and name not in built.nested_rope_parameter_keys(given) for name, each in given.items()
+            isinstance(each, dict) and name not in built.nested_rope_parameter_keys(given)
+            for name, each in given.items()
         )
         if lost or misplaced:
             raise UserError(
@@ -184,7 +191,10 @@ def auto_class(config: PreTrainedConfig, source: ModelSource) -> Any:
         raise UserError(
             f"model {source.reference!r}: {name} is an encoder-decoder, not a causal (decoder-only) language model"
         )
-    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}) or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if (
+        "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+        or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
         return AutoModelForCausalLM
     if text is not config and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText

@@ -117,17 +117,11 @@ def load_tokenizer(
 
 
 def refuse_without_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UserError for a tokenizer whose class reads a vocabulary from files, where there are none of them or merges are missing."""
-    named = dict(type(tokenizer).vocab_files_names)  # none for a tokenizer of bytes
-    whole = ("tokenizer.json", "tekken.json", "*.model", "*.tiktoken")
-    if not named or any(any(source.path.glob(pattern)) for pattern in whole):
-        return
-    missing = [name for name in named.values() if not (source.path / name).is_file()]
-    if len(missing) == len(named):
-        looked = ", ".join(dict.fromkeys([*named.values(), *whole]))
-        raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {looked})")
-    if named.get("merges_file") in missing:
-        raise UserError(f"model {source.reference!r}: its tokenizer lacks {named['merges_file']}; the checkpoint is incomplete")
+    """Raise UserError for a tokenizer whose class reads a vocabulary from files, where there is none of them."""
+    named = type(tokenizer).vocab_files_names.values()  # none for a tokenizer of bytes
+    looked = dict.fromkeys([*named, "tokenizer.json", "tekken.json", "*.model", "*.tiktoken"])
+    if named and not any(any(source.path.glob(pattern)) for pattern in looked):
+        raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {', '.join(looked)})")
 
 
 def load_checkpoint(
@@ -205,11 +199,13 @@ def return_plainly(model: PreTrainedModel) -> None:
     """Let generate return token ids, whatever a generation config or code of its own says of the form of outputs."""
     model.config.return_dict = True
     generation = getattr(model, "generation_config", None)
-    for name in ("return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"):
+    if generation is None:
+        return
+    outputs = ("return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits")
+    for name in outputs:
         if getattr(generation, name, None):
             setattr(generation, name, False)
-    if getattr(generation, "use_cache", None) is False:
-        generation.use_cache = True
+    generation.use_cache = True
 
 
 def base_type(source: ModelSource) -> str:

@@ -18,7 +18,9 @@ NEVER_OPENED = (
     "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf",
     "*.svg", "*.png", "*.jpg", "*.jpeg", "*.pdf", "*.lock",
 )  # fmt: skip
-DISTRIBUTED = r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors"  # transformers reads such shards before any other weights
+DISTRIBUTED = (
+    r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors"  # transformers reads such shards before any other weights
+)
 
 
 def weight_files(folder: Path, config: dict[str, Any], reference: str) -> list[Path]:

@@ -49,7 +49,8 @@ class ModelSource:
         if self.is_gguf:
             # a tokenizer config beside it chooses the class of the tokenizer that is read from the file
             beside = self.path.parent / "tokenizer_config.json"
-            files = {"weights": self.path} | ({beside.name: beside} if beside.is_file() else {})
+            # named otherwise than when its metadata was read in part, so that rows of then do not come back
+            files = {"weights and metadata": self.path} | ({beside.name: beside} if beside.is_file() else {})
         else:
             opened = opened_files(self.path, self.config(), self.reference)
             files = {file.relative_to(self.path).as_posix(): file for file in opened}
