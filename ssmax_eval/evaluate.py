@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,7 +19,8 @@ from .attention.interface import Attached, attention_law, implementations, law_s
 from .attention.laws import Law, format_law, parse_law
 from .cost import announcer
 from .errors import UserError
-from .models.load import fingerprint, load_model, pick_device
+from .models.identity import Identity, identify, identify_source
+from .models.load import load_model, pick_device
 from .models.preflight import preflight
 from .models.rope import RopeSetting, rope_scaled
 from .models.sources import ModelSource, resolve
@@ -71,7 +73,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights."""
+    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights.
+
+    not_resumable: why its runs start over each time and are never served from stored rows; None if they may be.
+    """
 
     label: str
     reference: str
@@ -79,6 +84,11 @@ class Subject:
     native_attention: str
     source: ModelSource | None = None
     loaded: Loaded | None = None
+    not_resumable: str | None = None
+
+    @property
+    def resumable(self) -> bool:
+        return self.not_resumable is None
 
     def load(self, settings: Settings) -> Loaded:
         if self.loaded is not None:
@@ -110,7 +120,11 @@ def subject(label: str, reference: Any) -> Subject:
         source = resolve(f"{label}={reference}" if label else reference)
         entry = source.config().get("ssmax")
         native = entry.get("attention", "softmax") if isinstance(entry, dict) else "softmax"
-        return Subject(source.label, source.reference, source.fingerprint, native, source=source)
+        identity = identify_source(source)
+        reason = told(source.label, identity)
+        return Subject(
+            source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason
+        )
     model, tokenizer = reference
     name = type(model).__name__
     native = native_mechanism(model)
@@ -119,7 +133,20 @@ def subject(label: str, reference: Any) -> Subject:
             f"model {label or name!r}: its config names attention law {native}, but its layers carry none; "
             "load it with ssmax_eval.load_model"
         )
-    return Subject(label or name, name, fingerprint(model, tokenizer), native, loaded=reference)
+    identity = identify(model, tokenizer)
+    reason = told(label or name, identity)
+    return Subject(label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason)
+
+
+def told(label: str, identity: Identity) -> str | None:
+    """Say why a model's runs are not resumed, and return the reason; None if they are."""
+    if identity.unknown_code is None:
+        return None
+    reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
+    logging.getLogger(__name__).warning(
+        "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label, reason
+    )
+    return reason
 
 
 class PlannedRun(NamedTuple):
@@ -152,22 +179,23 @@ def run_probes(
 ) -> list[Run]:
     """Run probes on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
 
-    Attention None is the model's own law with its learned values, a name swaps a fresh law in. A model is loaded once, and
-    checked for all probes before any runs. Returns the runs, a model's laws and settings in that order, each with every
-    probe. Raises UserError.
+    Runs of a model whose code cannot be told (Subject.not_resumable) start over. Attention None is the model's own law with its
+    learned values, a name swaps a fresh law in. A model is loaded once, and checked for all probes before any runs. Returns the
+    runs, a model's laws and settings in that order, each with every probe. Raises UserError.
     """
     settings = settings or Settings()
     plans = planned_runs(probes, models, attentions, ropes, settings)
     announce = announcer(plans, settings)
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         own = list(group)
-        missing = [plan for plan in own if settings.fresh or not plan.run.is_scored]
+        how = settings if each.resumable else replace(settings, fresh=True)
+        missing = [plan for plan in own if how.fresh or not plan.run.is_scored]
         if missing:
             model, tokenizer = each.load(settings)
             for probe in {id(plan.probe): plan.probe for plan in missing}.values():
                 probe.check(model, tokenizer)
             for plan in missing:
-                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, settings, announce)
+                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, how, announce)
     return [plan.run for plan in plans]
 
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import train_length_of
 from .models.rope import RopeRecord, RopeSetting
 from .models.sources import ModelSource
+from .models.train_length import train_length_of
 from .training.recipes import RECIPES
 
 if TYPE_CHECKING:

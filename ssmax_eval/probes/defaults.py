@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..models.sources import ModelSource, configured_length, resolve
+from ..models.sources import ModelSource, resolve
+from ..models.train_length import train_length_of
 
 LONGEST = 2**27  # tokens of a prompt
 DEPTH_PERCENTS = (0, 25, 50, 75, 100)
@@ -86,7 +87,7 @@ def name_of(model: Any) -> str:
 def training_length(model: Any) -> int | None:
     """Return the tokens that a reference or (model, tokenizer) was trained at, from its config or .gguf metadata; None if unknown."""
     config = config_of(resolve(model)) if isinstance(model, str) else model[0].config.to_dict()
-    length = configured_length(config)
+    length = train_length_of(config)
     # beyond, its grid would be longer than any prompt: not a length that anybody trained at
     return length if length is not None and 2 <= length <= LONGEST >> 3 else None
 

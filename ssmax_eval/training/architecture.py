@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from ..errors import UserError
-from ..models.load import first_line
+from ..models.config import first_line
 from .recipes import Recipe
 
 # share of a head's frequencies that turn: rope all, p-rope the fast half, nope none
