@@ -271,7 +271,9 @@ def test_generate_is_the_models_own_greedy_decoding(tokenizer):
 def test_a_model_that_sees_what_comes_is_refused(tokenizer, tmp_path):
     model = build("Bert", vocab_size=1024, is_decoder=False)
     for probe in ("needle", "attention"):
-        with pytest.raises(UserError, match="not a causal language model: its rows see what comes after them"):
+        with pytest.raises(
+            UserError, match="not a causal .decoder-only. language model: its rows see what comes after them"
+        ):
             run(probe, model, tokenizer, tmp_path)
     assert not list(tmp_path.rglob("run.json"))
 

@@ -8,7 +8,7 @@ import torch
 from test_training import TINY
 from tiny import build, tokens
 
-from ssmax_eval.attention.interface import attach, law_modules, law_state, train_length_of
+from ssmax_eval.attention.interface import attach, law_modules, law_state
 from ssmax_eval.attention.laws import LAWS, Law, mean_log_n, register
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.catalogue import catalogue

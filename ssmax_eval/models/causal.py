@@ -14,8 +14,8 @@ def refuse_unless_causal(model: PreTrainedModel) -> None:
     """Change the last token of a short text and raise UserError if an earlier row of logits changes, or if text alone cannot be read.
 
     Class names and config flags tell too little: prefix models, encoders with a language-model head and multimodal wrappers
-    differ from decoders only in what their rows see. Equal shapes give equal roundings; 4 of them are allowed for kernels
-    that sort tokens, as mixtures of experts do.
+    differ from decoders only in what their rows see. Equal shapes give equal roundings; some are allowed for kernels that
+    sort tokens, as mixtures of experts do.
     """
     name = type(model).__name__
     config = model.config.get_text_config(decoder=True)
@@ -31,7 +31,8 @@ def refuse_unless_causal(model: PreTrainedModel) -> None:
         raise UserError(f"{name}: it cannot read a text of token ids alone ({first_line(error)})") from error
     change = (rows[0] - rows[1]).abs().max()
     # a NaN is no sign of this kind, and is told where scores are
-    if change > 4 * torch.finfo(model.dtype).eps * rows[0].abs().max():
+    roundings = (64 if model.dtype == torch.float32 else 4) * torch.finfo(model.dtype).eps
+    if change > roundings * rows[0].abs().max():
         raise UserError(
             f"{name} is not a causal (decoder-only) language model: its rows see what comes after them; use a decoder"
         )

@@ -27,6 +27,7 @@ KNOWN = (
     "typing_extensions", "jinja2", "sympy",
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+COMPILED = ("__compiled_fn_", "__resume_at_")  # what torch.compile leaves in a module for its own graphs
 FRAMEWORK = set(vars(nn.Module())) - {"training"}  # of every module's attributes, those that torch keeps
 # modules whose functions every model calls by name
 SHARED = (
@@ -98,6 +99,8 @@ def unknown_in_classes(
         loaded = sys.modules.get(name) or importlib.import_module(name)
         if is_known_file(getattr(loaded, "__file__", None)):  # of an unknown one its classes tell
             for attribute, value in list(vars(loaded).items()):
+                if attribute.startswith(COMPILED):
+                    continue
                 yield from foreign(f"{where}.{attribute}", value, seen, imported=True)
 
 

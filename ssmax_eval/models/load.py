@@ -50,7 +50,6 @@ def load_model(
     if source.is_gguf:
         tokenizer = load_tokenizer(source, trust_remote_code)
         model = load_gguf(source, torch.bfloat16 if dtype == "auto" else DTYPES[dtype])
-        attach(model)
     else:
         config = check_config(source, trust_remote_code)
         tokenizer = load_tokenizer(source, trust_remote_code, config)

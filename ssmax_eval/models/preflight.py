@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..probes.head import READS_MORE, logits_of, nll_of
 from ..probes.nll import token_nll
 from ..probes.prefill import prefill
+from .causal import refuse_unless_causal
 from .rope import rope_that_turns
 
 SHORTEST = 64  # tokens of the input
@@ -37,8 +38,6 @@ NATS = {torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}
 MEAN_NATS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 # and in an attention weight, or an output against its layer's largest
 SHARE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
-# in nats of rows whose own inputs are the same: only the grouping of tokens by expert may change their sums
-LEAK = {torch.float32: 2e-5, torch.float16: 0.01, torch.bfloat16: 0.05}
 LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
 MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
 
@@ -59,11 +58,11 @@ def preflight(
     ids = input_ids(model, tokenizer, longest)
     found: dict[str, Any] = {"tokens": ids.shape[1], "head": "rows"}
     READS_MORE.discard(model)
+    refuse_unless_causal(model)
     own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
     if not torch.isfinite(own).all():  # nothing to compare; every row will say so
         return {**found, "finite": False}
-    refuse_leaks(model, ids, own)
     try:
         kept = token_nll(model, ids)
         last = nll_of(logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)[0], ids[:, -ROWS:])
@@ -90,20 +89,6 @@ def preflight(
     if laws or masses:
         found |= compare_attention(model, ids, masses)
     return found
-
-
-def refuse_leaks(model: PreTrainedModel, ids: Tensor, own: Tensor) -> None:
-    """Raise UserError for a model whose rows change with what comes after them: a forced answer would be read, not predicted."""
-    other, kept = ids.clone(), ids.shape[1] * 3 // 4
-    other[:, kept:] = ids[:, :1]
-    away = difference(
-        own[:, : kept - 1], nll_of(model(input_ids=other, use_cache=False).logits[:, : kept - 1], ids[:, 1:kept])
-    )
-    if away > LEAK[model.dtype]:
-        raise UserError(
-            f"{type(model).__name__} is not a causal language model: its rows see what comes after them (they change by "
-            f"{away:.3g} nats); use a decoder"
-        )
 
 
 def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict[str, Any]:

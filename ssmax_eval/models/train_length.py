@@ -20,7 +20,8 @@ TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", 
 def train_length_of(config: Any) -> int | None:
     """Return the training length that a transformers config, or a config.json as a dict, tells; None if it tells none.
 
-    In this order: the `ssmax` entry's train_length, and a train_length of its own (a model that we trained further); under RoPE scaling `original_max_position_embeddings`, which
+    In this order: the `ssmax` entry's train_length; a train_length of the config's own (a model that we trained further);
+    under RoPE scaling `original_max_position_embeddings`, which
     published yarn, llama3 and longrope configs name, beside the RoPE parameters or in them; the config's longest position.
     RoPE parameters can be one set or one for each layer type; then the full-attention layers' set counts, which is the one
     that was stretched. Under linear (and proportional) scaling by a factor the longest position is the stretched one, as in
