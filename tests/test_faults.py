@@ -44,8 +44,8 @@ FAULTS = {
     "test_trap_7": (LAWS, "return self.s.float()[:, None] * n.log()[:, None]", "return 1 + 0 * n[:, None]"),
     "test_trap_8_learned": (
         LOAD,
-        "model_class.from_pretrained(source.path, config=config, **options)",
-        "model_class.from_pretrained(source.path, config=config, **options)\n"
+        "model_class.from_pretrained(source.path, **options)",
+        "model_class.from_pretrained(source.path, **options)\n"
         '            attach(model, config.ssmax["attention"])',
     ),
     "test_trap_8_tensors": (LOAD, 'if of_law := [key for key in unexpected if ".ssmax." in key]:', "if of_law := []:"),

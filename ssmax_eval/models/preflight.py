@@ -51,7 +51,7 @@ def preflight(
     The model has its law and RoPE setting on. longest: tokens of the longest prompt to come. laws: a law is on, swapped in
     or its own. masses: attention will be recorded. Returned: tokens, the length of the input, to which all of it is proved;
     head, what the head is read from (rows or full logits); and the largest differences found: kept_rows, with_a_token_more
-    (the model's own rows when another token follows) and our_attention in nats,
+    (the model's own rows when another token follows), own_decoding (its own generate) and our_attention in nats,
     recorded_output as a share of a layer's largest output, eager_maps as weights; called, the attention modules that ran.
     Raises UserError for a model whose attention our function, or whose weights our recorder, does not give as the model does.
     """
@@ -77,6 +77,7 @@ def preflight(
             type(model).__name__,
             found["with_a_token_more"],
         )
+    found["own_decoding"] = compare_decoding(model, ids)
     if rope_that_turns(model) == "dynamic":
         logging.getLogger(__name__).warning(
             "ssmax-eval: note: %s: dynamic RoPE turns by the length of each forward, so beyond the trained length one "
@@ -89,6 +90,32 @@ def preflight(
     if laws or masses:
         found |= compare_attention(model, ids, masses)
     return found
+
+
+def compare_decoding(model: PreTrainedModel, ids: Tensor) -> float | None:
+    """Return the largest difference of two steps of a model's own `generate` from its forward, in nats; None where it cannot generate.
+
+    Some hand their decoder other positions when they generate, or forget what a window of no layer holds. The forward's numbers
+    stay the model's; a note says that greedy decoding's are others.
+    """
+    try:
+        out = model.generate(
+            ids, max_new_tokens=2, min_new_tokens=2, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        steps = torch.stack([each.float() for each in out.logits], 1).log_softmax(-1)
+        own = model(input_ids=out.sequences, use_cache=False).logits[:, -3:-1].float().log_softmax(-1)
+        chosen = out.sequences[:, -2:, None]
+        one, other = steps.gather(2, chosen)[..., 0], own.gather(2, chosen)[..., 0]
+    except Exception:  # generation fails in as many ways as there are models
+        return None
+    if not close(one, other, model.dtype):
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: %s: its own generate differs from its forward by %.3g nats, so forced verdicts, which are the "
+            "forward's, can differ from greedy decoding's; --scoring generate decodes",
+            type(model).__name__,
+            difference(one, other),
+        )
+    return difference(one, other)
 
 
 def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict[str, Any]:

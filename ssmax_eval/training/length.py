@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import attach, law_modules, train_length_of
+from ..attention.interface import attach, law_modules
 from ..errors import UserError
 from ..models import checkpoint
 from ..models.rope import rotary_modules, rotation
+from ..models.train_length import train_length_of
 
 
 def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_law: bool) -> None:
