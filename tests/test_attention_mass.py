@@ -9,6 +9,7 @@ from tiny import build
 from ssmax_eval import attention_law
 from ssmax_eval.attention.interface import attach, attention_modules, native_law
 from ssmax_eval.attention.recorder import Recorder, recording
+from ssmax_eval.models.preflight import laws_off
 from ssmax_eval.probes.attention_mass import HAYSTACK_TOKENS, MEASURES
 from ssmax_eval.probes.needle import NeedleProbe
 from ssmax_eval.probes.scoring import forced
@@ -39,10 +40,10 @@ def eager_maps(model, ids, attention):
     AttentionInterface.register("scaled_eager", scaled)
     AttentionMaskInterface.register("scaled_eager", eager_mask)
     before = model.config._attn_implementation
-    model.set_attn_implementation("scaled_eager")
-    with torch.no_grad():
+    with laws_off(model), torch.no_grad():  # a layer refuses to run without its law, which the hook applies here
+        model.set_attn_implementation("scaled_eager")
         maps = model(input_ids=ids, output_attentions=True).attentions
-    model.set_attn_implementation(before)
+        model.set_attn_implementation(before)
     return torch.stack(maps)
 
 

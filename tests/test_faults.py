@@ -45,8 +45,7 @@ FAULTS = {
     "test_trap_8_learned": (
         LOAD,
         "model_class.from_pretrained(source.path, **options)",
-        "model_class.from_pretrained(source.path, **options)\n"
-        '            attach(model, config.ssmax["attention"])',
+        'model_class.from_pretrained(source.path, **options)\n            attach(model, config.ssmax["attention"])',
     ),
     "test_trap_8_tensors": (LOAD, 'if of_law := [key for key in unexpected if ".ssmax." in key]:', "if of_law := []:"),
     "test_trap_8_a_law": (CHECKPOINT, '(*info["missing_keys"], *info["unexpected_keys"])', "()"),

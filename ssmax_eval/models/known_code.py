@@ -113,7 +113,7 @@ def foreign(where: str, value: Any, seen: dict[int, Any], imported: bool = False
         return
     seen[id(value)] = value
     if isinstance(value, dict | list | tuple | set | frozenset):
-        for each in list(value.values() if isinstance(value, dict) else value):
+        for each in list(dict.values(value) if isinstance(value, dict) else value):  # lazy mappings load what they name
             yield from foreign(where, each, seen, imported)
     elif isinstance(value, types.MethodType):
         yield from foreign(where, value.__func__, seen)
