@@ -24,7 +24,7 @@ fi
 run() { # NAME MODEL ARGUMENTS...
     ssmax-eval lm-eval --model ssmax-eval --model_args "pretrained=$2" --batch_size auto --output_path "results/$1-$2" "${@:3}"
 }
-for model in softmax-2m ssmax-2m; do
+for model in softmax-bible-2m ssmax-bible-2m; do
     run downstream $model --tasks piqa,hellaswag --limit "$limit"
     # ruler_vt's example alone has 500 tokens, and lm-eval tries for ever to fit it into lengths that cannot hold it
     run ruler $model --tasks niah_single_1,niah_multikey_2,ruler_vt --limit $((limit / 10)) --metadata 'max_seq_lengths=[2048]'

@@ -23,7 +23,7 @@ REPEATS = 3
 GREEDY = {"do_sample": False, "temperature": 0.0, "until": []}
 
 
-def main(folder: str = str(BUNDLED / "ssmax-2m"), length: str = "2048", prompts: str = "4") -> None:
+def main(folder: str = str(BUNDLED / "ssmax-bible-2m"), length: str = "2048", prompts: str = "4") -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"pretrained": folder, "device": device, "trust_remote_code": True}
     stock, ours = HFLM(**options, max_length=int(length) + 128), SSMaxLM(**options, batch_size="auto")

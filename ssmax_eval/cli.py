@@ -78,7 +78,8 @@ def list_models(
     if as_json:
         print(json.dumps(entries))
         return
-    columns = ["model", "attention", "parameters", "trained at", "architecture", "licence", "where", "training"]
+    columns = ["model", "attention", "parameters", "trained at", "needles found", "architecture", "licence"]
+    columns += ["where", "training"]
     print_table(columns, entries)
 
 

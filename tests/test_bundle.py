@@ -11,25 +11,26 @@ from transformers import AutoModelForCausalLM
 import ssmax_eval
 from ssmax_eval.models.catalogue import catalogue
 from ssmax_eval.models.load import load_model
-from ssmax_eval.models.sources import BUNDLED, PAIR, bundled_names
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.sources import BUNDLED, PAIR, bundled_names, resolve
 
-MODELS = {"softmax-2m": "softmax", "softmax-3m": "softmax", "ssmax-2m": "ssmax", "ssmax-3m": "ssmax"}
-PAIRS = [("softmax-2m", "ssmax-2m"), ("softmax-3m", "ssmax-3m")]
+MODELS = {"softmax-bible-2m": "softmax", "ssmax-bible-2m": "ssmax"}
+OLD = {f"{law}-{size}": law for size in ("2m", "3m") for law in ("softmax", "ssmax")}  # on texts that are not free
 MIB = 2**20
 
 
 def test_what_is_bundled():
     assert bundled_names() == list(MODELS)
-    assert PAIRS[0] == PAIR
+    assert tuple(MODELS) == PAIR
     lines = {line[0]: line for line in catalogue()}
     for name, law in MODELS.items():
-        _, attention, parameters, length, _, licence, where, training = lines[name]
-        assert (attention, length, where) == (law, "256", "bundled")
+        _, attention, parameters, length, found, _, licence, where, training = lines[name]
+        assert (attention, length, where, licence) == (law, "256", "bundled", "cc0-1.0")
+        assert re.fullmatch(r"(1?\.\d\d ){4}1?\.\d\d at 1x to 16x", found)
         assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
-        assert licence
         assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s", training)
         card = (BUNDLED / name / "README.md").read_text()
-        assert all(word in card for word in ("CC BY-SA 4.0", "GPL", "public domain", "seed", "Limits"))
+        assert all(word in card for word in ("World English Bible (public domain)", "seed", "Limits"))
 
 
 def test_sizes_and_kinds_of_files():
@@ -43,12 +44,11 @@ def test_sizes_and_kinds_of_files():
     )
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_the_two_differ_in_their_law_alone(pair):
-    records = [json.loads((BUNDLED / name / "training.json").read_text()) for name in pair]
+def test_the_two_differ_in_their_law_alone():
+    records = [json.loads((BUNDLED / name / "training.json").read_text()) for name in PAIR]
     jobs = [record["job"] | {"attention": None} for record in records]
     assert jobs[0] == jobs[1]
-    tokenizers = [(BUNDLED / name / "tokenizer.json").read_bytes() for name in pair]
+    tokenizers = [(BUNDLED / name / "tokenizer.json").read_bytes() for name in PAIR]
     assert tokenizers[0] == tokenizers[1]
 
 
@@ -70,28 +70,43 @@ def test_the_needle_at_the_training_length_and_far_beyond(tmp_path):
     assert near.groupby("model")["correct"].mean().min() >= 0.95
     far = ssmax_eval.needle(list(PAIR), context_lengths=[2048], trials=4, **grid)
     found = far.groupby("model")["correct"].mean()
-    assert found["ssmax-2m"] - found["softmax-2m"] >= 0.5
+    assert found["ssmax-bible-2m"] - found["softmax-bible-2m"] >= 0.5
+
+
+def test_the_study_set_opens_by_name():
+    """Its seed 0 is the bundled pair; the first pairs, whose texts leave no plain licence, are there and not in the package."""
+    for law in ("softmax", "ssmax"):
+        assert resolve(f"study/cpu-{law}-s0").fingerprint == resolve(f"{law}-bible-2m").fingerprint
+    lines = {line[0]: line for line in catalogue()}
+    assert len([name for name in lines if name.startswith("study/cpu-")]) == 14
+    for name, law in OLD.items():
+        assert lines[f"study/{name}"][1] == law
+        assert lines[f"study/{name}"][6] == "other"
+        card = resolve(f"study/{name}").path / "README.md"
+        assert all(word in card.read_text() for word in ("CC BY-SA 4.0", "GPL", "not in the package"))
+    with pytest.raises(UserError, match="study/nothing.*no such model of the study set; allowed are study/cpu-"):
+        resolve("study/nothing")
 
 
 @pytest.mark.slow
 def test_the_larger_pair_fades_later_and_reads_values_nobody_listed(tmp_path):
     """Gap at 16 times the training length; made-up words at 4 times; of a UUID nearly every token."""
     grid = {"depth_percents": [0, 50, 100], "output_path": tmp_path}
-    far = ssmax_eval.needle(list(PAIRS[1]), context_lengths=[4096], trials=5, **grid)
+    far = ssmax_eval.needle(["study/softmax-3m", "study/ssmax-3m"], context_lengths=[4096], trials=5, **grid)
     found = far.groupby("model")["correct"].mean()
     assert found["ssmax-3m"] - found["softmax-3m"] >= 0.5
-    words = ssmax_eval.needle("ssmax-3m", value="word", context_lengths=[1024], trials=10, **grid)
+    words = ssmax_eval.needle("study/ssmax-3m", value="word", context_lengths=[1024], trials=10, **grid)
     assert words["correct"].mean() >= 0.8
-    uuids = ssmax_eval.needle("ssmax-3m", value="uuid", context_lengths=[256], trials=10, **grid)
+    uuids = ssmax_eval.needle("study/ssmax-3m", value="uuid", context_lengths=[256], trials=10, **grid)
     assert (
         sum(rank == 0 for ranks in uuids["answer_ranks"] for rank in ranks) / uuids["answer_ranks"].map(len).sum() > 0.9
     )
 
 
 def test_text_is_read_better_than_by_chance():
-    model, tokenizer = load_model("ssmax-2m")
+    model, tokenizer = load_model("ssmax-bible-2m")
     ids = tokenizer(
-        "The people of the town were glad, and the president of the United States said", return_tensors="pt"
+        "And the people of the city were glad, and he said to them, I will give you the land", return_tensors="pt"
     ).input_ids
     with torch.no_grad():
         assert model(ids, labels=ids).loss < 0.8 * math.log(len(tokenizer))

@@ -62,7 +62,7 @@ def test_experts_count_as_they_are_chosen_and_windows_as_they_see():
 def test_a_model_without_weights_has_the_shape_of_the_loaded_one(checkpoint, tmp_path):
     from ssmax_eval import load_model
 
-    for reference in (str(checkpoint), "ssmax-2m"):
+    for reference in (str(checkpoint), "ssmax-bible-2m"):
         assert work_of(blank(resolve(reference))) == work_of(load_model(reference)[0])
     assert all(parameter.is_meta for parameter in blank(resolve(str(checkpoint))).parameters())
 

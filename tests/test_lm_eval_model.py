@@ -35,7 +35,7 @@ def requests(pairs, kind="loglikelihood"):
 
 
 BUNDLED_TOO = pytest.mark.parametrize(
-    "name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ssmax-2m", "softmax-2m"))]
+    "name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ssmax-bible-2m", "softmax-bible-2m"))]
 )
 
 
@@ -185,11 +185,11 @@ def test_the_command_runs_lm_eval_and_report_draws_what_it_wrote(capsys, monkeyp
 
 
 def test_samples_of_lm_evals_own_model_type_and_masses_are_read(capsys, monkeypatch, tmp_path):
-    folder = BUNDLED / "ssmax-2m"
+    folder = BUNDLED / "ssmax-bible-2m"
     small = json.dumps({**GRID, "trials": 1, "context_lengths": [96]})
     for model, arguments, task in (
         ("hf", f"pretrained={folder},trust_remote_code=True", "ssmax_needle"),
-        ("ssmax-eval", "pretrained=ssmax-2m", "ssmax_attention_mass"),
+        ("ssmax-eval", "pretrained=ssmax-bible-2m", "ssmax_attention_mass"),
     ):
         out = ("--output_path", tmp_path / model, "--log_samples", "--metadata", small)
         assert (
@@ -209,7 +209,7 @@ def test_samples_of_lm_evals_own_model_type_and_masses_are_read(capsys, monkeypa
             == 0
         )
     stock_rows = load_results(tmp_path / "hf")
-    assert set(stock_rows["model"]) == {"ssmax-2m"}
+    assert set(stock_rows["model"]) == {"ssmax-bible-2m"}
     assert set(stock_rows["attention"]) == {"ssmax"}  # the law of its config
     assert all(isinstance(mass, list) for mass in load_results(tmp_path / "ssmax-eval")["mass_answer"])
     assert call(capsys, monkeypatch, "report", tmp_path, "--out", tmp_path / "page.html")[0] == 0

@@ -48,14 +48,14 @@ def check_pair(name, **grid):
     return [row["correct"] for row in rows.values()]
 
 
-PAIR = pytest.mark.parametrize("name", ["softmax-2m", "ssmax-2m"])
+PAIR = pytest.mark.parametrize("name", ["softmax-bible-2m", "ssmax-bible-2m"])
 
 
 @PAIR
 def test_verdicts_are_the_native_probes_sample_by_sample(name):
     """One right and one wrong answer for softmax, both right for SSMax."""
     verdicts = check_pair(name, context_lengths=[128, 2048], depth_percents=[0], trials=1)
-    assert verdicts == [True, name == "ssmax-2m"]
+    assert verdicts == [True, name == "ssmax-bible-2m"]
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_verdicts_are_the_native_probes_sample_by_sample(name):
 def test_verdicts_on_a_larger_grid(name):
     verdicts = check_pair(name, context_lengths=[256, 1024, 2048], depth_percents=[0, 25, 50, 75, 100], trials=1)
     assert any(verdicts)
-    assert not all(verdicts) or name == "ssmax-2m"
+    assert not all(verdicts) or name == "ssmax-bible-2m"
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_is_greedy_of_stock_is_our_correct_on_many(name):
     theirs = lm.loglikelihood(loaded.instances, disable_tqdm=True)
     correct = [rows[each.doc["prompt_sha256"]]["correct"] for each in loaded.instances]
     assert len(correct) == 560
-    assert set(correct) == {True, False} or name == "ssmax-2m"
+    assert set(correct) == {True, False} or name == "ssmax-bible-2m"
     assert [greedy for _, greedy in theirs] == correct
 
 
@@ -121,7 +121,7 @@ def test_other_ids_are_an_error(checkpoint, tmp_path):
     with pytest.raises(UserError, match="makes 97 tokens of it, not the 96 .* let add_bos_token in --model_args be"):
         evaluate(stock(checkpoint, tokenizer=bos), "ssmax_needle", pretrained=str(checkpoint), **GRID)
     with pytest.raises(UserError, match="give task and model one tokenizer"):
-        evaluate(stock(checkpoint), "ssmax_needle", tokenizer=str(BUNDLED / "ssmax-2m"), **GRID)
+        evaluate(stock(checkpoint), "ssmax_needle", tokenizer=str(BUNDLED / "ssmax-bible-2m"), **GRID)
 
 
 @pytest.mark.parametrize(

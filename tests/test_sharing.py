@@ -179,6 +179,6 @@ def test_what_is_pushed_holds_the_file_that_opens_it(model, tmp_path, monkeypatc
 def test_a_bundled_model_and_its_file_are_unchanged(tmp_path):
     from ssmax_eval.models.sources import BUNDLED
 
-    model, _ = load_model("ssmax-2m")
+    model, _ = load_model("ssmax-bible-2m")
     model.save_pretrained(tmp_path)
-    assert (tmp_path / REMOTE_FILE).read_text() == (BUNDLED / "ssmax-2m" / REMOTE_FILE).read_text()
+    assert (tmp_path / REMOTE_FILE).read_text() == (BUNDLED / "ssmax-bible-2m" / REMOTE_FILE).read_text()

