@@ -83,7 +83,7 @@ def on_a_grid(
     depth_percents: Annotated[
         str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
     ] = "0,25,50,75,100",
-    trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 5,
+    trials: Annotated[int, typer.Option(help="Prompts a cell.")] = 8,
     task: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +103,9 @@ def on_a_grid(
         str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")
     ] = "",
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Prompts in a forward pass.")] = "auto",
+    plan: Annotated[
+        int, typer.Option(metavar="1|2", help="2: a trial is one haystack for all lengths and depths. 1: one a prompt.")
+    ] = 2,
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts, spread over the grid.")] = None,
 ) -> None:
     """Options of probes on needle prompts."""
@@ -222,6 +225,7 @@ def needle_probe(given: dict[str, Any], models: list[str]) -> Any:
         limit=given["limit"],
         chunk=auto("chunk", given["chunk"]),
         attention_mass=given["attention_mass"],
+        plan_version=given["plan"],
     )
 
 
