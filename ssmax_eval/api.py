@@ -38,6 +38,7 @@ def needle(
     limit: int | None = NeedleProbe.limit,
     limit_tokens: int | None = NeedleProbe.limit_tokens,
     chunk: int | None = NeedleProbe.chunk,
+    plan: int = NeedleProbe.plan_version,
     batch_size: int | None = Settings.batch_size,
     dtype: str = Settings.dtype,
     device: str = Settings.device,
@@ -53,7 +54,8 @@ def needle(
     training length (probes.defaults.default_lengths). depth_percents: 0 (start) to 100. trials: prompts a cell.
     task None is what our recipes trained the models for, else single. controls: no-needle, needle-only. scoring: forced or
     generate. limit: the first N prompts. limit_tokens: at most N tokens a model and setting. chunk: tokens to prefill at
-    a time, batch_size: prompts in a forward; None chooses. Raises UserError.
+    a time, batch_size: prompts in a forward; None chooses. plan: 2, a trial is one haystack for all lengths and depths; 1, one
+    for each prompt. Raises UserError.
     """
     probe = needle_probe(
         models,
@@ -72,6 +74,7 @@ def needle(
         limit=limit,
         limit_tokens=limit_tokens,
         chunk=chunk,
+        plan_version=plan,
     )
     settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
     return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, settings, dry_run)

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ssmax_eval
+from ssmax_eval.errors import UserError
 from ssmax_eval.models.catalogue import catalogue
 from ssmax_eval.models.load import load_model
-from ssmax_eval.errors import UserError
 from ssmax_eval.models.sources import BUNDLED, PAIR, bundled_names, resolve
 
 MODELS = {"softmax-bible-2m": "softmax", "ssmax-bible-2m": "ssmax"}

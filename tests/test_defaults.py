@@ -199,13 +199,13 @@ def parsed(name, default):
 @pytest.mark.parametrize(
     ("command", "function", "probe", "own", "hers"),
     [
-        (commands.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle"}),
+        (commands.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
         (
             commands.attention_command,
             api.attention,
             NeedleProbe,
             {"attended", "blow_up"},
-            {"needle", "scoring", "attention_mass"},
+            {"needle", "plan_version", "scoring", "attention_mass"},
         ),
         (commands.loss_command, api.loss, LossProbe, set(), set()),
     ],

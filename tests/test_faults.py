@@ -222,8 +222,8 @@ FAULTS = {
     ),
     "test_loss_is_of": (
         "harness/documents.py",
-        "whole.ids[len(whole.ids) - length + whole.bos :]",
-        "whole.ids[whole.bos : length]",
+        "whole.ids[len(whole.ids) - length + whole.prefix :]",
+        "whole.ids[whole.prefix : length]",
     ),
     "test_a_score_that_is": ("harness/tasks.py", "if not all(math.isfinite(value)", "if not all(True"),
     "test_laws_and_rope": ("harness/model.py", "rope.theta_factor, rope.theta,", "1.0, rope.theta,"),

@@ -188,7 +188,7 @@ def test_files_of_one_name_and_folders_called_bible(tokenizer, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert Documents("bible").name == "bible"
     assert "a.txt" not in Documents("bible").texts
-    assert Documents("./bible").texts == {"a.txt": "Not scripture. " * 500}
+    assert Documents("./bible").texts == {"a.txt": b"Not scripture. " * 500}
     assert Documents(".").name == tmp_path.name
     prose = LossProbe(pack=True).parameters()
     assert prose == LossProbe().parameters()
@@ -268,7 +268,7 @@ def test_bos_is_part_of_the_length(tokenizer):
     with_bos = make_tokenizer("bos")
     window = Documents().windows(with_bos, 128, 1, 0)[0]
     assert window.ids[0] == with_bos.bos_token_id
-    assert (len(window.ids), window.bos) == (128, 1)
+    assert (len(window.ids), window.prefix) == (128, 1)
     model = build("Llama", vocab_size=1024)
     probe = LossProbe(context_length=128, documents=1, window=32)
     gain = next(probe(model, with_bos))[-1]

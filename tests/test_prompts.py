@@ -7,10 +7,11 @@ from itertools import islice
 import pytest
 
 from ssmax_eval.data import vocabulary
-from ssmax_eval.data.haystacks import Document, haystack, split_sentences
+from ssmax_eval.data.haystacks import Document, haystack
 from ssmax_eval.data.needles import TASKS, VALUES, Needle
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.prose import prose
+from ssmax_eval.data.sentences import split_sentences
 from ssmax_eval.errors import UserError
 
 TEXT = haystack("text")

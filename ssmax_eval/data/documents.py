@@ -5,17 +5,21 @@ import logging
 import os
 import random
 import struct
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .encoding import Encoder
-from .haystacks import bible, dataset_texts, read_text, text_files
 from .prose import prose
+from .reading import BLOCK, bible, dataset_texts, read_blocks, text_files
+from .tokens import Tokens
 
 SENTENCES_AT_FIRST = 64
 SPARE_TOKENS = 64
@@ -23,11 +27,14 @@ SPARE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Window:
-    """A document of exactly the length asked for: where it comes from, and its token ids, the `bos` of its tokenizer first."""
+    """A document of exactly the length asked for: where it comes from, and its token ids.
+
+    prefix: how many of them, the first, are what the tokenizer puts in front of every text.
+    """
 
     name: str
     ids: list[int] = field(repr=False)
-    bos: int = 0
+    prefix: int = 0
 
     @property
     def sha256(self) -> str:
@@ -45,24 +52,29 @@ class Documents:
     pack: bool = False
 
     @cached_property
-    def texts(self) -> dict[str, str]:
-        """The texts by name, read once; {} for prose, which is made as it is asked for."""
+    def texts(self) -> dict[str, bytes | bytearray]:
+        """The texts by name, in UTF-8, read once; {} for prose, which is made as it is asked for."""
         path = Path(os.path.expanduser(self.reference))
         if not self.reference:
             raise UserError("text '': allowed are text, bible, hf:DATASET, a file or a directory")
-        if self.reference in ("text", "bible"):
-            texts = {"bible": bible()} if self.reference == "bible" else {}
+        texts: dict[str, bytes | bytearray] = {}
+        if self.reference == "bible":
+            texts = {"bible": bible().encode()}
         elif self.reference.startswith("hf:"):
-            texts = {str(i): text for i, text in enumerate(dataset_texts(self.reference))}
+            texts = {str(i): text.encode() for i, text in enumerate(dataset_texts(self.reference))}
+        elif self.reference == "text":
+            pass
         elif path.is_dir():
-            texts = dict(text_files(path))
+            texts = {name: joined(read_blocks(file, str(path))) for name, file in text_files(path)}
         elif path.is_file():
-            texts = {path.name: read_text(path, self.reference)}
+            texts = {path.name: joined(read_blocks(path, self.reference))}
         else:
             raise UserError(
                 f"text {self.reference!r}: no such file; allowed are text, bible, hf:DATASET, a file or a directory"
             )
-        return {self.name: "\n\n".join(texts.values())} if self.pack and texts else texts
+        if self.pack and texts:
+            texts = {self.name: b"\n\n".join(texts.values()) if len(texts) > 1 else next(iter(texts.values()))}
+        return texts
 
     @property
     def name(self) -> str:
@@ -77,41 +89,64 @@ class Documents:
             return None
         digest = hashlib.sha256()
         for name, text in self.texts.items():
-            digest.update(f"{name}\0{len(text)}\0{text}".encode())
+            digest.update(f"{name}\0{characters(text)}\0".encode(errors="surrogateescape"))
+            digest.update(text)
         return digest.hexdigest()
 
     def windows(self, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int) -> list[Window]:
         """Return `count` windows of exactly `length` tokens, no two overlapping, drawn by seed. Raises UserError for too few."""
-        bos = Encoder(tokenizer, ".", " ").bos
-        room = length - len(bos)
+        prefix = Encoder(tokenizer, ".", " ").prefix
+        room = length - len(prefix)
+        if room < 1:
+            raise UserError(
+                f"context length {length}: this tokenizer puts {len(prefix)} tokens in front of every text; give more"
+            )
         if not self.texts:
             return [
-                Window(f"text {i}", bos + prose_ids(tokenizer, room, f"{seed}/document/{i}"), len(bos))
+                Window(f"text {i}", prefix + prose_ids(tokenizer, room, f"{seed}/document/{i}"), len(prefix))
                 for i in range(count)
             ]
-        encoded = {name: encode(tokenizer, text) for name, text in self.texts.items()}
-        places = [(name, k) for name, ids in encoded.items() for k in range(len(ids) // room)]
-        short = [name for name, ids in encoded.items() if len(ids) < room]
-        if len(places) < count:
-            longest = max(map(len, encoded.values()))
+        encoded = {name: Tokens(tokenizer, text, name) for name, text in self.texts.items()}
+        sizes = {name: len(tokens) for name, tokens in encoded.items()}
+        ends = list(accumulate(size // room for size in sizes.values()))
+        if ends[-1] < count:
             advice = "; --pack joins files" if len(encoded) > 1 and not self.pack else ""
             raise UserError(
-                f"documents {count}: {self.name} holds {len(places)} windows of {length} tokens (longest text: {longest}); "
+                f"documents {count}: {self.name} holds {ends[-1]} windows of {length} tokens "
+                f"(longest text: {max(sizes.values())}); "
                 f"ask for fewer, for a shorter context length, or give more text{advice}"
             )
-        if short:
+        if short := sum(size < room for size in sizes.values()):
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: text %s: %d of %d files are shorter than %d tokens and left out; --pack joins them",
                 self.name,
-                len(short),
+                short,
                 len(encoded),
                 length,
             )
-        chosen = sorted(random.Random(f"{seed}/documents").sample(range(len(places)), count))
-        return [
-            Window(f"{name} {k}", bos + encoded[name][k * room : (k + 1) * room], len(bos))
-            for name, k in (places[i] for i in chosen)
-        ]
+        names, chosen = list(encoded), sorted(random.Random(f"{seed}/documents").sample(range(ends[-1]), count))
+        found: list[Window] = []
+        for text, places in groupby(chosen, key=lambda place: bisect_right(ends, place)):
+            own = [place - (ends[text - 1] if text else 0) for place in places]
+            parts = encoded[names[text]].stretches((k * room, (k + 1) * room) for k in own)
+            found += [
+                Window(f"{names[text]} {k}", prefix + part, len(prefix)) for k, part in zip(own, parts, strict=True)
+            ]
+        return found
+
+
+def joined(blocks: Iterable[str]) -> bytearray:
+    """Return a text's blocks as UTF-8."""
+    text = bytearray()
+    for block in blocks:
+        text += block.encode()
+    return text
+
+
+def characters(text: bytes | bytearray) -> int:
+    """Return how many characters a UTF-8 text has."""
+    blocks = (np.frombuffer(text, np.uint8, min(BLOCK, len(text) - i), i) for i in range(0, len(text), BLOCK))
+    return sum(int(np.count_nonzero(block & 0xC0 != 0x80)) for block in blocks)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -28,9 +28,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.anchor, self.joiner = anchor, joiner
         self.anchor_ids = self._ids([anchor])[0]
-        first = tokenizer("a").input_ids[:1]
-        bos = tokenizer.bos_token_id
-        self.bos = [bos] if bos is not None and first == [bos] else []
+        self.prefix = prefix_of(tokenizer)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         # quiet: a text longer than the model's limit is cut into windows later
@@ -106,6 +104,26 @@ class Encoder:
             return ids[:length], [*(end for end in ends if end < length), length]
         fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
         return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
+
+
+def prefix_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that a tokenizer puts in front of every text; what it puts behind one (T5, BERT) is no part of them.
+
+    Raises UserError where the two cannot be told from the text itself.
+    """
+    shared: set[tuple[int, ...]] | None = None
+    for text in ("a", "b", "1"):
+        whole = list(tokenizer(text, verbose=False).input_ids)
+        bare = list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        starts = range(len(whole) - len(bare) + 1)
+        fits = {tuple(whole[:i]) for i in starts if whole[i : i + len(bare)] == bare}
+        shared = fits if shared is None else shared & fits
+    if not shared:
+        raise UserError(
+            f"tokenizer {type(tokenizer).__name__}: what it puts in front of a text cannot be told from the text; "
+            "give one whose special tokens stand around the text's own"
+        )
+    return list(min(shared, key=len))
 
 
 def join(sentences: list[list[int]]) -> tuple[list[int], list[int]]:

@@ -53,10 +53,45 @@ class Needle:
         elif not 2 <= self.needles <= len(CITIES):
             raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
 
+    def draw_in_trial(self, trial: random.Random, cell: random.Random) -> Draw:
+        """Draw one prompt of plan 2: what is asked for is the cell's own, what is haystack is shared by the whole trial.
+
+        Haystack are the other cities' facts of multikey, and which letter of ABCDigits is not in it.
+        """
+        if self.task == "digits":
+            return digits(trial, cell)
+        if self.task != "multikey":
+            return self.draw(cell)
+        others = trial.sample(CITIES, self.needles - 1)
+        told = draw_values(trial, self.value, self.needles - 1)
+        city = cell.choice([city for city in CITIES if city not in others])
+        value = next(value for value in iter(lambda: draw_values(cell, self.value, 1)[0], "") if value not in told)
+        pairs = zip([city, *others], [value, *told], strict=True)
+        facts = [statement(city, self.value, value) for city, value in pairs]
+        return Draw(facts, [value, *told], question(city, self.value), value)
+
+    def spoken(self) -> dict[str, str]:
+        """Return every key that the task can ask for, and values of all words and digits that it can, each in a fact of its own."""
+        if self.task == "recall":
+            return {city: recall_fact(city, "0") for city in RECALL_CITIES} | {
+                value: recall_fact("Tokyo", value) for value in RECALL_VALUES
+            }
+        if self.task == "digits":
+            keys = {letter: f"{letter}=102345" for letter in string.ascii_uppercase}
+            return keys | {value: f"A={value}" for value in ("102345", "986708")}
+        values = {
+            "number": ["1023456", "7890123"],
+            "word": [f"{adjective}-{VALUE_NOUNS[0]}" for adjective in VALUE_ADJECTIVES]
+            + [f"{VALUE_ADJECTIVES[0]}-{noun}" for noun in VALUE_NOUNS],
+            "uuid": ["01234567-89ab-4cde-af01-23456789abcd"],
+        }[self.value]
+        facts = {city: statement(city, self.value, values[0]) for city in CITIES}
+        return facts | {value: statement("Tokyo", self.value, value) for value in values}
+
     def draw(self, rng: random.Random) -> Draw:
         """Draw cities and values for one trial."""
         if self.task == "digits":
-            return digits(rng)
+            return digits(rng, rng)
         if self.task == "recall":
             city, value = rng.choice(RECALL_CITIES), rng.choice(RECALL_VALUES)
             return Draw([recall_fact(city, value)], [value], recall_question(city), value, gap="")
@@ -109,10 +144,10 @@ def draw_values(rng: random.Random, kind: str, count: int) -> list[str]:
     return list(values)
 
 
-def digits(rng: random.Random) -> Draw:
-    """Draw one ABCDigits trial: the line `L=dddddd` stands once, and `L=` asks for it."""
-    letter = rng.choice(string.ascii_uppercase)
-    value = str(rng.randrange(100_000, 1_000_000))
+def digits(keys: random.Random, values: random.Random) -> Draw:
+    """Draw one ABCDigits prompt: the line `L=dddddd` stands once, and `L=` asks for it."""
+    letter = keys.choice(string.ascii_uppercase)
+    value = str(values.randrange(100_000, 1_000_000))
     return Draw([f"{letter}={value}"], [value], f"{letter}=", value, gap="")
 
 

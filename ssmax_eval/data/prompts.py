@@ -11,8 +11,11 @@ from ..errors import UserError
 from .encoding import Encoder
 from .haystacks import Haystack
 from .needles import Needle, haystack_for
+from .windows import Window
 
 CONTROLS = ("no-needle", "needle-only")
+FAR_OFF = 5  # percent of the context: a needle that stands further from its depth than this is said
+LONG_SENTENCE = 64  # tokens: a needle stays out of sentences that are shorter, however short the context
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,26 @@ def assemble(
     depth_percent: float,
     seed: str,
     control: str | None = None,
+    haystack_seed: str | None = None,
 ) -> Prompt:
     """Build one prompt of exactly context_length tokens, the needle at the sentence end nearest to depth_percent.
 
-    seed decides everything that is drawn, so equal tokenizers get equal ids. control: `no-needle` leaves the asked facts
-    out (the guess rate), `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is).
-    Raises UserError if context_length cannot hold the facts, the question and the answer.
+    seed decides what is drawn, so equal tokenizers get equal ids. haystack_seed (plan 2): decides the haystack instead, what
+    of it can be shared by other lengths and depths first; where a long sentence keeps the needle more than 5 points from
+    its depth, it stands at the nearest word or character. control: `no-needle` leaves the asked facts out (the guess rate),
+    `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). Raises UserError if
+    context_length cannot hold the facts, the question and the answer.
     """
-    rng = random.Random(seed)
-    draw = needle.draw(rng)
+    cell = random.Random(seed)
+    rng = cell if haystack_seed is None else random.Random(haystack_seed)  # the haystack's
+    draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
+    if haystack_seed is None and encoder.prefix not in ([], [tokenizer.bos_token_id]):
+        raise UserError(
+            f"plan 1: it knows a bos_token in front of a prompt and nothing else, but {type(tokenizer).__name__} puts "
+            f"{encoder.decode(encoder.prefix)!r} there; take plan 2"
+        )
     *fact_ids, tail = encoder.encode([*draw.facts, f"{draw.question}{draw.gap}{draw.answer}"])
     answer_start, answer_end = encoder.find(tail, draw.answer)
     tail = tail[:answer_end]
@@ -70,7 +82,7 @@ def assemble(
     if control == "no-needle":
         # the other cities' facts of multikey stay: they are the haystack's, not the question's
         facts = facts[1:] if needle.task == "multikey" else []
-    fixed = len(encoder.bos) + len(tail) + sum(len(fact_ids[i]) for i in facts)
+    fixed = len(encoder.prefix) + len(tail) + sum(len(fact_ids[i]) for i in facts)
     room = 0 if control == "needle-only" else context_length - fixed
     if room < 0:
         raise UserError(
@@ -79,11 +91,19 @@ def assemble(
         )
     before = random.Random()  # draws what the window draws first, without drawing it from rng
     before.setstate(rng.getstate())
-    hay, ends = encoder.window(source, rng, room)
-    places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
-    if 0 in facts:
-        others = sorted((place, len(fact_ids[i])) for i, place in places.items())
-        places[0] = place_at(ends, others, depth_percent)
+    sizes = {i: len(fact_ids[i]) for i in facts}
+    if haystack_seed is None:
+        hay, ends = encoder.window(source, rng, room)
+        places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
+        if 0 in facts:
+            places[0] = place_at(ends, others_of(places, sizes), depth_percent)
+    else:
+        spread = rng if needle.task == "multikey" else cell  # whose facts they are: the trial's, or this prompt's
+        shares = {i: spread.random() for i in range(1, len(draw.facts))}
+        before.setstate(rng.getstate())
+        window = Window(encoder, source, rng, room, 0 if control else depth_percent)
+        places = places_in(window, sizes, shares, depth_percent)
+        hay, ends = window.ids, window.ends
     if draw.ordered:
         # the k-th place holds the k-th fact; the one at the tested depth is whichever comes to stand there
         order = sorted(places, key=lambda i: (places[i], i))
@@ -91,7 +111,7 @@ def assemble(
         places = {rank: places[i] for rank, i in enumerate(order)}
     else:
         asked = 0
-    ids, starts = list(encoder.bos), {}
+    ids, starts = list(encoder.prefix), {}
     cut = 0
     for i in sorted(places, key=lambda i: (places[i], i)):
         ids += hay[cut : places[i]]
@@ -99,13 +119,13 @@ def assemble(
         starts[i] = len(ids)
         ids += fact_ids[i]
     ids += hay[cut:]
-    context = len(ids) - len(encoder.bos)
+    context = len(ids) - len(encoder.prefix)
     ids += tail
     assert control == "needle-only" or len(ids) == context_length
     shown = asked in starts
     start = starts.get(asked)
     value = encoder.find(fact_ids[asked], draw.values[asked]) if shown else None
-    in_front = None if start is None else start - len(encoder.bos)
+    in_front = None if start is None else start - len(encoder.prefix)
     around = context - len(fact_ids[asked])
     return Prompt(
         ids=ids,
@@ -122,6 +142,37 @@ def assemble(
         haystack_start=source.start(before) if room else None,
         haystack_sentences=len(ends) - 1,
     )
+
+
+def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], depth_percent: float) -> dict[int, int]:
+    """Return where plan 2's facts stand: fact 0 at its depth, the others at their shares of the haystack, 0 to 1.
+
+    sizes: tokens of the facts that there are. The window's sentence is cut where it is long and fact 0 would be too far off.
+    """
+
+    def at_shares() -> dict[int, int]:
+        inner = window.ends[1:-1] or window.ends
+        return {i: min(inner, key=lambda end: abs(end - shares[i] * window.length)) for i in sizes if i}
+
+    places = at_shares()
+    if 0 not in sizes:
+        return places
+    others = others_of(places, sizes)
+    place = place_at(window.ends, others, depth_percent)
+    context = window.length + sum(length for _, length in others)
+    in_front = sum(length for at, length in others if at < place)
+    wanted = round(depth_percent / 100 * context) - in_front
+    is_off = 100 * abs(place - wanted) > FAR_OFF * context
+    if is_off and 0 < wanted < window.length and window.sentence_at(wanted) > LONG_SENTENCE:
+        window.cut_at(wanted)
+        places = at_shares()
+        place = place_at(window.ends, others_of(places, sizes), depth_percent)
+    return {0: place, **places}
+
+
+def others_of(places: dict[int, int], sizes: dict[int, int]) -> list[tuple[int, int]]:
+    """Return place and length of each fact but the one at the tested depth."""
+    return sorted((place, sizes[i]) for i, place in places.items() if i)
 
 
 def place_at(ends: list[int], others: list[tuple[int, int]], depth_percent: float) -> int:

@@ -18,6 +18,7 @@ from ..data.documents import Documents
 from ..data.encoding import Encoder
 from ..data.needles import Needle
 from ..data.prompts import Prompt
+from ..data.unknown import refuse_unknown
 from ..errors import UserError
 from ..models.load import load_tokenizer
 from ..models.shape import without_weights
@@ -29,9 +30,7 @@ from ..probes.needle import NeedleProbe, Sample
 log = logging.getLogger("lm_eval.ssmax_eval")  # below lm-eval's own, so that it is shown as its messages are
 Given = Mapping[str, Any]
 Built = dict[str, Any]
-SETTINGS = (
-    "context_lengths depth_percents trials haystack task value needles seed text documents window limit_tokens".split()
-)
+SETTINGS = "context_lengths depth_percents trials haystack task value needles seed plan text documents window limit_tokens".split()
 
 
 def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **given: Any) -> Built:
@@ -51,10 +50,12 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
         seed=number(given, "seed", SEED),
         limit_tokens=limit_tokens(given),
         attention_mass=with_mass,
+        plan_version=number(given, "plan", NeedleProbe.plan_version),
     )
     if left := cut_in_words(probe):
         log.warning("%s", left)
     tokenizer = tokenizer_of(given)
+    refuse_unknown(tokenizer, probe.needle)
     docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
 
@@ -76,9 +77,9 @@ def loss_documents(**given: Any) -> Built:
     docs = []
     for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
         for length in lengths:
-            ids = whole.ids[: whole.bos] + whole.ids[len(whole.ids) - length + whole.bos :]
+            ids = whole.ids[: whole.prefix] + whole.ids[len(whole.ids) - length + whole.prefix :]
             prompt = Prompt(ids, window, "", "", "", None, None, None, None, None, len(ids) - window, None, 0)
-            text = decoded(tokenizer, ids[whole.bos : -window]), decoded(tokenizer, ids[-window:])
+            text = decoded(tokenizer, ids[whole.prefix : -window]), decoded(tokenizer, ids[-window:])
             docs.append(
                 {"sample": f"{length}/{i}", "document": whole.name, "text": source.name, "seed": seed}
                 | {"context_length": length, **asdict(prompt), "prompt_sha256": prompt.sha256}
@@ -105,11 +106,12 @@ def interleaved(probe: NeedleProbe) -> list[Sample]:
 def needle_document(tokenizer: PreTrainedTokenizerBase, probe: NeedleProbe, sample: Sample) -> dict[str, Any]:
     """Return a native prompt as text, cut where its answer's tokens begin, with all that its native row says of it.
 
-    Its ids go along where encoding the text would give others: the empty lines that fill up ABCDigits with some tokenizers.
+    Its ids go along where encoding the text would give others: the empty lines that fill up ABCDigits with some tokenizers,
+    and what a tokenizer puts behind every text.
     """
     prompt = probe.prompt(tokenizer, sample)
     encoder = Encoder(tokenizer, ".", " ")
-    own = prompt.ids[len(encoder.bos) :]
+    own = prompt.ids[len(encoder.prefix) :]
     context, answer = encoder.decode(own[: -prompt.answer_length]), encoder.decode(own[-prompt.answer_length :])
     ids = None if tokenizer(context + answer, verbose=False).input_ids == prompt.ids else prompt.ids
     return {**probe.row(sample, prompt, {}), **asdict(prompt), "ids": ids, "context": context, "answer": answer}

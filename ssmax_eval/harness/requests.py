@@ -15,8 +15,9 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook, TemplateLM
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.encoding import Encoder
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..models.rope import rotary_modules
@@ -35,7 +36,22 @@ def prompt_of(lm: TemplateLM, doc: dict[str, Any]) -> Prompt:
             f"prompt {doc['sample']}: the model's tokenizer makes {len(ids)} tokens of it, not the {doc['context_length']} that the task "
             "assembled, or others; give task and model one tokenizer, and let add_bos_token in --model_args be as that has it"
         )
+    if doc.get("ids") and not reads_as(lm, prompt, doc):
+        raise UserError(
+            f"prompt {doc['sample']}: to the model's tokenizer its ids are another text than the task assembled; "
+            "give task and model one tokenizer"
+        )
     return prompt
+
+
+def reads_as(lm: TemplateLM, prompt: Prompt, doc: dict[str, Any]) -> bool:
+    """Tell whether a prompt's ids are its document's text to the model's own tokenizer, if the backend shows that."""
+    tokenizer = getattr(lm, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return True
+    decode = Encoder(tokenizer, ".", " ").decode
+    before, answer = prompt.ids[: -prompt.answer_length], prompt.ids[-prompt.answer_length :]
+    return decode(answer) == doc["answer"] and decode(before).endswith(doc["context"])
 
 
 @contextmanager

