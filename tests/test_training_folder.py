@@ -124,7 +124,8 @@ def test_of_two_retrofits_into_one_folder_one_is_there_whole(tmp_path, checkpoin
     assert slow.returncode == 2
     assert "not empty; give another folder" in err
     assert [file.name for file in out.parent.iterdir()] == ["model"]
-    assert {round(s, 6) for law in law_state(load_model(str(out))[0]).values() for s in law["s"]} == {0.2}
+    learned = law_state(load_model(str(out))[0])
+    assert {round(s, 6) for law in learned.values() for s in law["s"]} == {0.2}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("no space left")])
