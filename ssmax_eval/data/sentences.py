@@ -125,7 +125,7 @@ def ends(text: bytearray, find: Callable[[str], Iterator[tuple[int, int]]]) -> I
                 yield at, what
 
 
-def border(text: bytearray, at: int) -> int:
+def border(text: bytes | bytearray, at: int) -> int:
     """Return the last byte at or before `at` that starts a character."""
     while 0 < at < len(text) and text[at] & 0xC0 == 0x80:
         at -= 1

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from .sentences import border
 
-PIECE = 1 << 16  # bytes encoded at a time
+PIECE = 1 << 18  # bytes encoded at a time
 OVERLAP = 1 << 12  # characters that two pieces share, to find where both have come to the same tokens
 AGREE = 16  # tokens in a row that must be equal in both
 LONGEST_WITHOUT_OFFSETS = 1 << 24  # bytes
@@ -120,8 +120,8 @@ def agreement(
     for i in range(begin, len(ids) - AGREE):
         if spans[i][0] == spans[i - 1][0]:
             continue  # inside a character of several tokens
-        j = at.get(spans[i][0])
-        if j is None or ids[i : i + AGREE] != next_ids[j : j + AGREE]:
+        j = at.get(spans[i][0], -1)
+        if j < 0 or ids[i : i + AGREE] != next_ids[j : j + AGREE]:
             continue
         if spans[i : i + AGREE] == [(a + offset, b + offset) for a, b in next_spans[j : j + AGREE]]:
             return i, j
