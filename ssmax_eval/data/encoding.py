@@ -123,7 +123,8 @@ def prefix_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             f"tokenizer {type(tokenizer).__name__}: what it puts in front of a text cannot be told from the text; "
             "give one whose special tokens stand around the text's own"
         )
-    return list(min(shared, key=lambda prefix: len(prefix)))
+    shortest: tuple[int, ...] = min(shared, key=len)
+    return list(shortest)
 
 
 def join(sentences: list[list[int]]) -> tuple[list[int], list[int]]:
