@@ -99,10 +99,11 @@ HALF = {
     "decoder_attention_heads": 2,
     "d_model": 16,
 }
+ENCODER_DECODER = "is an encoder-decoder, not a causal"
 OTHERS = {
-    "BartForConditionalGeneration": ({**HALF, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}, "is an encoder-decoder, not a causal"),
-    "T5ForConditionalGeneration": ({"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}, "is an encoder-decoder, not a causal"),
-    "WhisperForConditionalGeneration": ({**HALF, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 60000}, "is an encoder-decoder, not a causal"),
+    "BartForConditionalGeneration": ({**HALF, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}, ENCODER_DECODER),
+    "T5ForConditionalGeneration": ({"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}, ENCODER_DECODER),
+    "WhisperForConditionalGeneration": ({**HALF, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 60000}, ENCODER_DECODER),
     "BertForMaskedLM": (COMMON, "is not a causal"),
     "ModernBertForMaskedLM": (COMMON, "is an encoder, not a causal"),
     "CLIPModel": ({}, "is multimodal and not a causal"),

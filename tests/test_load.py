@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import build, tokens
+from tiny import tokens
 from transformers import LlamaForCausalLM
 
 import ssmax_eval
