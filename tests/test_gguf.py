@@ -71,6 +71,10 @@ CASES = {
         {}, yarn(4, 512, 16, 2), 0.9 * (1 + 0.1 * math.log(4)), 512,
     ),
     "llama 3.1": ({}, {"rope_freqs.weight": llama3_factors()}, BASE / llama3_factors(), 1.0, 8192),
+    "phi 3's": (
+        {S + "original_context_length": 512, S + "attn_factor": 1.2},
+        {"rope_factors_short.weight": OTHER, "rope_factors_long.weight": OTHER * 2}, BASE / OTHER, 1.2, 512,
+    ),
     "other factors": ({}, {"rope_freqs.weight": OTHER}, BASE / OTHER, 1.0, 2048),
     "linear and factors": ({S + "factor": 2.0}, {"rope_freqs.weight": OTHER}, BASE / OTHER / 2, 1.0, 2048),
 }  # fmt: skip

@@ -147,8 +147,10 @@ def says(config: PreTrainedConfig, key: str, value: Any) -> bool:
         return windowed == (every or value)
     if key in ("attention.key_length", "attention.value_length") and not getattr(config, "head_dim", None):
         return bool(value == config.hidden_size // config.num_attention_heads)
+    if key == "expert_feed_forward_length" and not hasattr(config, ATTRIBUTES[key]):
+        return bool(value == getattr(config, "intermediate_size", None))
     held = getattr(config, ATTRIBUTES.get(key, key), None)
-    return isinstance(held, int | float) and math.isclose(held, value, rel_tol=1e-6)
+    return all(isinstance(each, int | float) for each in (held, value)) and math.isclose(held, value, rel_tol=1e-6)
 
 
 def consumed(architecture: str, metadata: dict[str, Any], tensors: Iterable[str]) -> set[str]:

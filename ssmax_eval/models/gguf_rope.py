@@ -41,6 +41,8 @@ def apply_rope(
     parameters = parameters["full_attention"] if nested else parameters
     if theta:
         parameters["rope_theta"] = float(theta)
+    if nested and (local := left.pop("rope.freq_base_swa", None)):
+        config.rope_parameters["sliding_attention"]["rope_theta"] = float(local)
     length = int(given.get("original_context_length") or own.get("context_length") or 0)
     parameters.update(rope_scaling(given, factors, parameters["rope_theta"], length, source))
     if original := parameters.get("original_max_position_embeddings", given.get("original_context_length")):
@@ -73,7 +75,8 @@ def rope_scaling(
     scaled = factor if kind == "linear" else 1.0
     if "rope_freqs.weight" in factors and kind in ("linear", "none") and temperature == 1:
         return by_factors(factors["rope_freqs.weight"] * scaled, theta, length)
-    if kind == "longrope" and len(factors) == 2:
+    # the converter of Phi-3 names no type
+    if len(factors) == 2 and "rope_freqs.weight" not in factors and (kind == "longrope" or scaled == 1):
         sides = {name: factors[f"rope_factors_{name}.weight"].tolist() for name in ("short", "long")}
         return {
             "rope_type": "longrope", "short_factor": sides["short"], "long_factor": sides["long"],
