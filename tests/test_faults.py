@@ -111,7 +111,7 @@ FAULTS = {
     "test_models_that_are_not_the_same": ("models/preflight.py", "if all(close(*pair", "if True or all(close(*pair"),
     "test_longrope_is_read_as": ("probes/scoring.py", "inputs - rows < switch < inputs", "False"),
     "test_logits_that_are_not_finite": ("probes/scoring.py", "    if not finite():", "    if False:"),
-    "test_a_model_that_sees": ("models/preflight.py", "    refuse_unless_causal(model)\n", ""),
+    "test_a_model_that_sees": ("models/preflight.py", "    refuse_unless_causal(model, ids)\n", ""),
     "test_layers_that_never_run": ("evaluate.py", "if name in called", ""),
     "test_every_chunk_up_to": ("probes/scoring.py", "if start else None", ""),
     "test_theta_factors_are_an_axis": (ROPE, "    parameters.update(new)", "    pass"),

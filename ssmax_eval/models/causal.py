@@ -1,6 +1,10 @@
 """Whether a loaded model is a causal language model: its rows see nothing that comes after them."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import UserError
@@ -10,23 +14,21 @@ TOKENS = 9
 
 
 @torch.inference_mode()
-def refuse_unless_causal(model: PreTrainedModel) -> None:
-    """Change the last token of a short text and raise UserError if an earlier row of logits changes, or if text alone cannot be read.
+def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> None:
+    """Change the end of a text and raise UserError if an earlier row of logits changes, or if text alone cannot be read.
 
-    Class names and config flags tell too little: prefix models, encoders with a language-model head and multimodal wrappers
-    differ from decoders only in what their rows see. Equal shapes give equal roundings; some are allowed for kernels that
-    sort tokens, as mixtures of experts do.
+    ids (1, tokens): the text; None takes a short one. Class names and config flags tell too little: prefix models, encoders
+    with a language-model head and multimodal wrappers differ from decoders only in what their rows see. Equal shapes give
+    equal roundings; some are allowed for kernels that sort tokens, as mixtures of experts do. A model that draws at random in
+    each forward differs too.
     """
     name = type(model).__name__
-    config = model.config.get_text_config(decoder=True)
-    special = {value for key, value in config.to_dict().items() if key.endswith(("_token_id", "_token_index"))}
-    special |= {value for key, value in model.config.to_dict().items() if key.endswith(("_token_id", "_token_index"))}
-    plain = [token for token in range(min(64, config.vocab_size)) if token not in special] or [0]
-    ids = torch.tensor([[plain[i % len(plain)] for i in range(TOKENS)]], device=model.device)
+    ids = short_text(model) if ids is None else ids
+    kept = ids.shape[1] * 3 // 4
     other = ids.clone()
-    other[0, -1] = plain[TOKENS % len(plain)]
+    other[:, kept:] = ids[:, :1]
     try:
-        rows = [model(input_ids=each).logits[0, :-1].float() for each in (ids, other)]
+        rows = [model(input_ids=each).logits[0, :kept].float() for each in (ids, other)]
     except Exception as error:  # a model that needs more than text raises anything
         raise UserError(f"{name}: it cannot read a text of token ids alone ({first_line(error)})") from error
     change = (rows[0] - rows[1]).abs().max()
@@ -36,3 +38,18 @@ def refuse_unless_causal(model: PreTrainedModel) -> None:
         raise UserError(
             f"{name} is not a causal (decoder-only) language model: its rows see what comes after them; use a decoder"
         )
+
+
+def short_text(model: PreTrainedModel) -> Tensor:
+    """Return TOKENS ids, none of them special."""
+    config = model.config.get_text_config(decoder=True)
+    special = {*special_ids(config.to_dict()), *special_ids(model.config.to_dict())}
+    plain = [token for token in range(min(64, config.vocab_size)) if token not in special] or [0]
+    return torch.tensor([[plain[i % len(plain)] for i in range(TOKENS)]], device=model.device)
+
+
+def special_ids(config: dict[str, Any]) -> Iterator[int]:
+    """Yield the token ids that a config gives a meaning: one for each, or several."""
+    for key, value in config.items():
+        if key.endswith(("_token_id", "_token_index")):
+            yield from value if isinstance(value, list | tuple) else [value]

@@ -150,7 +150,9 @@ def says(config: PreTrainedConfig, key: str, value: Any) -> bool:
     if key == "expert_feed_forward_length" and not hasattr(config, ATTRIBUTES[key]):
         return bool(value == getattr(config, "intermediate_size", None))
     held = getattr(config, ATTRIBUTES.get(key, key), None)
-    return all(isinstance(each, int | float) for each in (held, value)) and math.isclose(held, value, rel_tol=1e-6)
+    if not isinstance(held, int | float) or not isinstance(value, int | float):
+        return False
+    return math.isclose(held, value, rel_tol=1e-6)
 
 
 def consumed(architecture: str, metadata: dict[str, Any], tensors: Iterable[str]) -> set[str]:

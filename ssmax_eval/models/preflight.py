@@ -58,7 +58,7 @@ def preflight(
     ids = input_ids(model, tokenizer, longest)
     found: dict[str, Any] = {"tokens": ids.shape[1], "head": "rows"}
     READS_MORE.discard(model)
-    refuse_unless_causal(model)
+    refuse_unless_causal(model, ids)
     own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
     if not torch.isfinite(own).all():  # nothing to compare; every row will say so
