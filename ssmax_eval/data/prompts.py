@@ -101,7 +101,7 @@ def assemble(
         spread = rng if needle.task == "multikey" else cell  # whose facts they are: the trial's, or this prompt's
         shares = {i: spread.random() for i in range(1, len(draw.facts))}
         before.setstate(rng.getstate())
-        window = Window(encoder, source, rng, room)
+        window = Window(encoder, source, rng, room, 0 if control else depth_percent)
         places = places_in(window, sizes, shares, depth_percent)
         hay, ends = window.ids, window.ends
     if draw.ordered:

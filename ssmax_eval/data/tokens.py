@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from .sentences import border
 
-PIECE = 1 << 18  # bytes encoded at a time
+PIECE = 1 << 16  # bytes encoded at a time
 OVERLAP = 1 << 12  # characters that two pieces share, to find where both have come to the same tokens
 AGREE = 16  # tokens in a row that must be equal in both
 LONGEST_WITHOUT_OFFSETS = 1 << 24  # bytes

@@ -10,17 +10,21 @@ from ..statistics.clusters import trial_names
 from ..verdict import too_few, verdict
 from . import figures
 from .context import Context
+from .depths import FAR_OFF, with_placed
 
-UNTESTED: dict[str, Any] = {"accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}
+UNTESTED: dict[str, Any] = {"placed": None, "accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}
 
 
 def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any]:
     """Return what the template shows of one task and haystack."""
     cells, train_lengths = statistics.cells(rows), context.train_lengths(rows)
     base = {"heading": heading, "number": number, "controls": statistics.controls(rows).to_dict("records")}
+    base |= {"far_off": FAR_OFF, "placed": False}
     base |= {"failed": int(rows["correct"].isna().sum()), "samples": len(rows), "trials": 0}
     if cells.empty:
         return base | {"figure": None, "tables": [], "reach": [], "verdict": [], "baseline": ""}
+    cells = with_placed(cells, rows)
+    base["placed"] = bool(cells["placed"].notna().any())
     baseline = context.baseline_of(rows[rows["control"].isna()])
     by_cell = statistics.compare(rows, baseline)
     name = "".join(c if c.isalnum() else "-" for c in heading)[:80]
@@ -69,6 +73,7 @@ def table(cells: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
                     "value": None if math.isnan(value) else value,
                     "low": cell["low"],
                     "high": cell["high"],
+                    "placed": cell["placed"],
                     "background": background,
                     "ink": background and figures.ink(background),
                     "scored": int(cell["scored"]),

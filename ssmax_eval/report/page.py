@@ -66,7 +66,7 @@ def face(cell: dict[str, Any]) -> Markup:
     value = "failed" if cell["value"] is None else f"{cell['value']:.2f}"
     interval = "" if cell["value"] is None else f"{cell['low']:.2f}–{cell['high']:.2f}"
     failed = f"{cell['failed']} failed" if cell["failed"] else ""
-    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed])))
+    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed, cell["placed"]])))
 
 
 def compact(data: Any) -> Markup:

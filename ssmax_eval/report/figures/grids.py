@@ -23,7 +23,8 @@ def pivot(cells: pd.DataFrame, value: str) -> pd.DataFrame:
 def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | None = None) -> Axes:
     """Draw one series' cells (as statistics.cells gives them) as a heatmap, the mean of each length above it.
 
-    Untested cells stay empty, cells of which no sample could be scored are hatched.
+    Untested cells stay empty, cells of which no sample could be scored are hatched. A column `placed`, if there, says in each
+    cell where its needles stand if that is not the depth asked for.
     """
     accuracy, failed = pivot(cells, "accuracy"), pivot(cells, "failed")
     heatmap(ax, accuracy, ACCURACY, 0, 1, ".2f")
@@ -41,6 +42,11 @@ def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | Non
             fontsize=8,
             weight="bold",
         )
+    if "placed" in cells and cells["placed"].notna().any():
+        ax.set_ylabel("needle depth asked")
+        placed = pivot(cells, "placed")
+        for y, x in zip(*np.where(placed.notna()), strict=True):
+            ax.text(x + 0.5, y + 0.93, placed.iat[y, x], ha="center", va="bottom", fontsize=4.5)
     mark_train_length(ax, list(accuracy.columns), train_length)
     ax.set_title(plain(title), pad=18)
     return ax
