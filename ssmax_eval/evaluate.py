@@ -1,7 +1,5 @@
 """Load a model, with an attention law, set its RoPE, probe it, store rows: one run for every model, law and RoPE setting."""
 
-import hashlib
-import inspect
 import itertools
 import logging
 import sys
@@ -16,10 +14,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .attention.interface import Attached, attention_law, implementations, law_state, native_law, native_mechanism
-from .attention.laws import Law, format_law, parse_law
+from .attention.laws import format_law, parse_law
 from .cost import announcer
 from .errors import UserError
-from .models.identity import Identity, identify, identify_source
+from .models.identity import Identity, identify, identify_source, mechanism_asked
+from .models.law_code import told_law, user_law_source
 from .models.load import load_model, pick_device
 from .models.preflight import preflight
 from .models.rope import RopeSetting, rope_scaled
@@ -119,7 +118,7 @@ def subject(label: str, reference: Any) -> Subject:
     if isinstance(reference, str):
         source = resolve(f"{label}={reference}" if label else reference)
         entry = source.config().get("ssmax")
-        native = entry.get("attention", "softmax") if isinstance(entry, dict) else "softmax"
+        native = entry.get("attention", "softmax") if isinstance(entry, dict) else mechanism_asked(source.config())
         identity = identify_source(source)
         reason = told(source.label, identity)
         return Subject(
@@ -188,14 +187,15 @@ def run_probes(
     announce = announcer(plans, settings)
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         own = list(group)
-        how = settings if each.resumable else replace(settings, fresh=True)
-        missing = [plan for plan in own if how.fresh or not plan.run.is_scored]
+        fresh = replace(settings, fresh=True)
+        how = {id(plan): settings if each.resumable and told_law(plan.swap) else fresh for plan in own}
+        missing = [plan for plan in own if how[id(plan)].fresh or not plan.run.is_scored]
         if missing:
             model, tokenizer = each.load(settings)
             for probe in {id(plan.probe): plan.probe for plan in missing}.values():
                 probe.check(model, tokenizer)
             for plan in missing:
-                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, how, announce)
+                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, how[id(plan)], announce)
     return [plan.run for plan in plans]
 
 
@@ -234,17 +234,6 @@ def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, s
         "rope": asdict(rope),
     }
     return Run(settings.output_path / probe.name / run_id_of(key))
-
-
-def user_law_source(law: str) -> str | None:
-    """Return the sha256 of the code of a law that a user registered: edited code is another law. None for those of laws.py."""
-    law_class, _ = parse_law(law)
-    if law_class.__module__ == Law.__module__:
-        return None
-    try:
-        return hashlib.sha256(inspect.getsource(law_class).encode()).hexdigest()
-    except (OSError, TypeError):  # typed into a prompt: nothing to tell versions apart by
-        return None
 
 
 def execute(

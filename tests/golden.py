@@ -21,7 +21,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False, "mamba_d_state": 8, "mamba_dt_rank": 4,
     },
 }  # fmt: skip
-NOT_ROWS = ("run_id",)  # of the store's key, which holds the code of a model in memory
+NOT_ROWS = ("run_id", "fingerprint")  # of a model in memory these hold names of the libraries' code
 
 
 def machine() -> dict[str, str]:

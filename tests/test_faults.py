@@ -82,7 +82,7 @@ FAULTS = {
     "test_no_forward_reads": ("probes/scoring.py", "*(positions[0] - 1 for positions in read if positions)", "0"),
     "test_a_chunk_is_how": ("probes/needle.py", 'del parameters["chunk"]', 'parameters["chunk"]'),
     "test_out_of_memory_is_tried": ("probes/scoring.py", "self.chunk = smaller\n", "self.chunk, _ = None, smaller\n"),
-    "test_the_mask_of_a_chunk": ("models/preflight.py", "MASK_ENTRIES // length)", "length)"),
+    "test_the_mask_of_a_chunk": ("models/parts.py", "MASK_ENTRIES // length)", "length)"),
     "test_models_that_sdpa": (
         INTERFACE,
         "if capped or not model._supports_sdpa",
@@ -108,7 +108,7 @@ FAULTS = {
         "    if not close(own, ours, model.dtype):",
         "    if False:",
     ),
-    "test_models_that_are_not_the_same": ("models/preflight.py", "if all(close(*pair", "if True or all(close(*pair"),
+    "test_models_that_are_not_the_same": ("models/parts.py", "if all(close(*pair", "if True or all(close(*pair"),
     "test_longrope_is_read_as": ("probes/scoring.py", "inputs - rows < switch < inputs", "False"),
     "test_logits_that_are_not_finite": ("probes/scoring.py", "    if not finite():", "    if False:"),
     "test_a_model_that_sees": ("models/preflight.py", "    refuse_unless_causal(model, ids)\n", ""),
@@ -152,7 +152,7 @@ FAULTS = {
     "test_holm_is_over": ("statistics/paired.py", 'method="holm"', 'method="bonferroni"'),
     "test_prompts_of_one_haystack": ("statistics/clusters.py", 'if "haystack_start" not in rows or', "if True or"),
     "test_the_interval_of_a_rate": ("statistics/clusters.py", "if units < 2 or np.ptp(values) == 0:", "if units < 2:"),
-    "test_trials_of_overlapping": ("statistics/clusters.py", 'name.map("text " + chain).fillna(name)', "name"),
+    "test_trials_of_overlapping": ("statistics/clusters.py", "name.map(lambda each: joined.get(each, each))", "name"),
     "test_a_comparison_is_over": (
         "statistics/paired.py",
         "if part[cluster].duplicated()",

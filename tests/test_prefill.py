@@ -11,7 +11,7 @@ from ssmax_eval import attention_law
 from ssmax_eval.attention.interface import native_law
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.preflight import smaller_chunk
+from ssmax_eval.models.parts import smaller_chunk
 from ssmax_eval.models.rope import rope_scaled
 from ssmax_eval.probes import scoring
 from ssmax_eval.probes.attention_mass import MEASURES

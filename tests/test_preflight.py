@@ -15,6 +15,7 @@ from ssmax_eval.attention.interface import attach, implementations, native_law, 
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.evaluate import inference
 from ssmax_eval.models import preflight as proof
+from ssmax_eval.models.parts import smaller_chunk
 from ssmax_eval.models.preflight import preflight
 from ssmax_eval.models.rope import rope_switch
 from ssmax_eval.probes.head import READS_MORE
@@ -174,7 +175,7 @@ def test_models_that_are_not_the_same_in_parts_are_refused(chunk, tokenizer, tmp
             run(probe, model, tokenizer, tmp_path, chunk=chunk, **options)
     with pytest.raises(UserError, match=f"chunk {chunk}: JambaForCausalLM cannot be read in parts"):
         api.loss((model, tokenizer), context_length=LENGTH, documents=1, window=16, chunk=chunk, output_path=tmp_path)
-    assert proof.smaller_chunk(model, None, 16_384) is None
+    assert smaller_chunk(model, None, 16_384) is None
 
 
 @pytest.mark.parametrize("probe", ["needle", "attention"])
@@ -330,3 +331,61 @@ def test_needles_of_several_values_go_the_same_way(tokenizer, tmp_path):
     assert rows["answer_nll"].tolist() == pytest.approx(
         [nll for nll, _ in right_answers(model, tokenizer, probe)], abs=1e-3
     )
+
+
+def test_thresholds_that_a_proof_cannot_reach_are_lowered_for_it(tokenizer, tmp_path, monkeypatch):
+    """As of a model too large to read so far: what it does beyond a sparse indexer's or a window's threshold is seen all the same."""
+    monkeypatch.setattr(proof, "WORK", 1.0)
+    model = build("DeepseekV32", vocab_size=1024, **{**SPARSE, "index_topk": 100})
+    for attention in ({}, {"attention": "ssmax"}):
+        probe = "needle" if attention else "attention"
+        with pytest.raises(UserError, match="softmax through our attention function differs .* on 64 tokens"):
+            run(probe, model, tokenizer, tmp_path, **attention)
+    windowed = build("Gemma3Text", vocab_size=1024, sliding_window=100)
+    before = [vars(module).get("sliding_window") for module in windowed.modules()]
+    found = preflight(windowed, tokenizer, 160, masses=True)
+    assert found["thresholds_lowered"] == ["sliding_window"]
+    assert [vars(module).get("sliding_window") for module in windowed.modules()] == before
+    assert windowed.config.sliding_window == 100
+
+
+def test_a_proof_that_is_not_finite_proves_nothing(tokenizer, tmp_path):
+    model = odd("indexer asks for the implementation's name")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[700:] = math.inf  # of tokens that the prompts do not hold
+    with pytest.raises(UserError, match="not finite on|differs from its own"):
+        run("needle", model, tokenizer, tmp_path, attention="ssmax")
+
+
+@pytest.mark.parametrize("name", ["nothing", "sdpa"])
+def test_softmax_asked_of_a_model_with_its_own_attention_is_softmax(name, tokenizer, tmp_path, monkeypatch):
+    def nothing(module, query, key, value, attention_mask, **kwargs):
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, name, nothing)
+    AttentionMaskInterface.register("nothing", sdpa_mask)
+    stock, own = build("Llama", vocab_size=1024), build("Llama", vocab_size=1024)
+    own.set_attn_implementation(name)
+    label = "nothing" if name == "nothing" else "own-sdpa"
+    mine = run("needle", own, tokenizer, tmp_path)
+    assert set(mine["attention"]) == {label}
+    softmax = run("needle", own, tokenizer, tmp_path, attention="softmax")
+    assert set(softmax["attention"]) == {"softmax"}
+    assert own.config._attn_implementation == name
+    monkeypatch.undo()
+    right = [nll for nll, _ in right_answers(stock, tokenizer, grid())]
+    assert softmax["answer_nll"].tolist() == pytest.approx(right, abs=1e-3)
+    assert mine["answer_nll"].tolist() != pytest.approx(right, abs=1e-3)
+
+
+def test_haystack_nll_of_a_head_that_reads_more(tokenizer):
+    """In parts too it comes from the forward's own rows."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    probe = grid(context_lengths=(300,), trials=1, attention_mass=True)
+    prompt = probe.prompt(tokenizer, probe.plan()[0])
+    right = forced(model, tokenizer, [prompt], attention_mass=True)[0]["haystack_nll"]
+    READS_MORE.add(model)
+    for chunk in (None, 50):
+        found = forced(model, tokenizer, [prompt], chunk, attention_mass=True)[0]["haystack_nll"]
+        assert found == pytest.approx(right, rel=1e-4)
+    READS_MORE.discard(model)

@@ -38,8 +38,8 @@ STOCK_IMPLEMENTATIONS = (
     "flash_attention_3",
     "flash_attention_4",
 )
-# an additive term below it leaves no weight: e^-104 is 0 in float32, and scores do not span hundreds
-BLOCKED = -500.0
+# an additive term below it leaves no weight: e^-104 is 0 in float32, and a row's scores span less than another hundred
+BLOCKED = -200.0
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
 
 
@@ -198,8 +198,17 @@ def native_mechanism(model: PreTrainedModel) -> str:
     """Return the name of what a model attends with by itself: its law, a user's own attention function, or softmax."""
     if (entry := getattr(model.config, "ssmax", None)) is not None:
         return str(entry["attention"])
-    own = str(model.config.get_text_config()._attn_implementation or "eager")
-    return "softmax" if own in (*STOCK_IMPLEMENTATIONS, IMPLEMENTATION) else own
+    return mechanism_named(model.config.get_text_config()._attn_implementation)
+
+
+def mechanism_named(implementation: str | None) -> str:
+    """Return what an attention implementation computes: softmax if it is transformers' own, else its name."""
+    name = str(implementation or "eager")
+    if name not in (*STOCK_IMPLEMENTATIONS, IMPLEMENTATION):
+        return name
+    function = AttentionInterface._global_mapping.get(name, sdpa_attention_forward)
+    own = name == IMPLEMENTATION or str(getattr(function, "__module__", "")).startswith("transformers.")
+    return "softmax" if own else f"own-{name}"  # a function that somebody put in its place
 
 
 @contextmanager
@@ -243,6 +252,10 @@ def attach(model: PreTrainedModel, attention: str = "softmax", longest: int | No
     spelling = format_law(law_class, options if given is None else {**options, "train_length": given})
     if issubclass(law_class, Softmax):
         detach(model)
+        if native_mechanism(model) != "softmax":  # its own attention is another: sdpa's softmax, by way of our function
+            refuse_unsupported(model)
+            vars(model)["attention_before"] = implementations(model)
+            model.set_attn_implementation(IMPLEMENTATION)
         return Attached(spelling, train_length)
     refuse_unsupported(model)
     modules = attention_modules(model)

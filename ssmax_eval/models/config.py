@@ -31,6 +31,13 @@ SWITCHES = {
 }  # fmt: skip
 IMPLEMENTATION = ("attn_implementation", "_attn_implementation")
 # what a set of RoPE parameters can hold without a type that says what to do with it
+STRETCHING = {
+    "factor",
+    "short_factor",
+    "long_factor",
+    "low_freq_factor",
+    "high_freq_factor",
+}  # mean nothing under `default`
 TYPELESS = {"rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved", "rope_type", "type"}
 
 
@@ -128,12 +135,15 @@ def known_rope(parameters: Any, key: str, config: dict[str, Any], source: ModelS
     if nested := {name: each for name, each in parameters.items() if isinstance(each, dict)}:
         return parameters | {name: known_rope(each, key, config, source) for name, each in nested.items()}
     kind = parameters.get("rope_type") or parameters.get("type")
+    given = {name for name, value in parameters.items() if value not in (None, 1, 1.0)}
+    ignored = given - TYPELESS if kind is None else given & STRETCHING if kind == "default" else set()
+    if ignored:
+        what = "no 'rope_type'" if kind is None else "rope_type 'default'"
+        raise UserError(
+            f"model {source.reference!r}: {key} in its config has {min(ignored)!r} but {what}, and would be "
+            f"ignored; give a type, one of {', '.join(sorted(ROPE_INIT_FUNCTIONS))}, or take {key} out"
+        )
     if kind is None:
-        if meaningless := sorted(name for name in parameters.keys() - TYPELESS if parameters[name] is not None):
-            raise UserError(
-                f"model {source.reference!r}: {key} in its config has {meaningless[0]!r} but no 'rope_type', and would be "
-                f"ignored; add one of {', '.join(sorted(ROPE_INIT_FUNCTIONS))}, or take {key} out"
-            )
         return parameters
     if kind == "su":  # longrope's first name; the same formula as long as its temperature comes from the two lengths
         named = [place.get("original_max_position_embeddings") for place in (config, parameters)]

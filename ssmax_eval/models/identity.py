@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import IMPLEMENTATION
+from ..attention.interface import IMPLEMENTATION, mechanism_named
 from .checkpoint import PREFIX
 from .known_code import FRAMEWORK, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
@@ -75,6 +75,15 @@ def identify_source(source: ModelSource) -> Identity:
         return Identity(source.fingerprint, None)
     digest = hashlib.sha256(json.dumps([source.fingerprint, hashes(unknown)]).encode())
     return Identity(digest.hexdigest()[:16], first_of(unknown))
+
+
+def mechanism_asked(config: dict[str, Any]) -> str:
+    """Return what the text part of a config.json asks to attend with: softmax, or a user's own function by its name."""
+    parts = [config, *(each for each in config.values() if isinstance(each, dict))]
+    asked = [part.get(key) for part in parts for key in ("attn_implementation", "_attn_implementation")]
+    named = [mechanism_named(each) for each in asked if isinstance(each, str)]
+    own = [name for name in named if name != "softmax" and not any(word in name for word in ("flash", "flex"))]
+    return own[0] if own else "softmax"
 
 
 def model_types(config: dict[str, Any]) -> set[str]:
@@ -168,7 +177,10 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """Return all that makes a tokenizer's ids: its rules with their post-processor, special tokens, and what it does with some text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
-    plain = {name: each for name, each in vars(tokenizer).items() if isinstance(each, bool | int | float | str)}
+    kinds: tuple[type, ...] = (bool, int, float, str)
+    if backend is None:  # merges and the like are its own
+        kinds += (dict, list, tuple, set)
+    plain = {name: each for name, each in vars(tokenizer).items() if isinstance(each, kinds)}
     return [
         type(tokenizer).__qualname__,
         rules,

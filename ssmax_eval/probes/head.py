@@ -31,7 +31,7 @@ def decoder_of(model: PreTrainedModel) -> nn.Module | None:
 
 @torch.inference_mode()
 def logits_of(model: PreTrainedModel, ids: Tensor, rows: slice, **options: Any) -> tuple[Tensor, Any]:
-    """Return the logits (batch, rows, vocabulary) of some rows of ids, and the decoder's whole output, None where it cannot be had.
+    """Return the logits (batch, rows, vocabulary) of some rows of ids, and the decoder's whole output, or all logits.
 
     Only these rows reach the head, where the decoder's output is all that the head reads (head_is_apart).
     """
@@ -39,7 +39,8 @@ def logits_of(model: PreTrainedModel, ids: Tensor, rows: slice, **options: Any) 
         with hidden_states(model, head_rows=rows) as caught:
             logits: Tensor = model(input_ids=ids, **options).logits
         return logits, caught[0]
-    return model(input_ids=ids, **options).logits[:, rows], None
+    logits = model(input_ids=ids, **options).logits
+    return logits[:, rows], logits
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
-from ..models.preflight import refuse_unlike_parts, smaller_chunk
+from ..models.parts import refuse_unlike_parts, smaller_chunk
 from .budget import within
 from .defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
 from .needle import check_tokenizer, require

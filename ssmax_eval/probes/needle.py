@@ -15,7 +15,7 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, FAR_OFF, Prompt, assemble
 from ..data.unknown import refuse_unknown
 from ..errors import UserError
-from ..models.preflight import refuse_unlike_parts
+from ..models.parts import refuse_unlike_parts
 from ..models.shape import position_end
 from .budget import within
 from .defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN

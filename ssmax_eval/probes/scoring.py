@@ -15,11 +15,11 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..attention.recorder import recording
 from ..data.prompts import Prompt
 from ..errors import UserError
-from ..models.preflight import refuse_unlike_parts, smaller_chunk
+from ..models.parts import refuse_unlike_parts, smaller_chunk
 from ..models.rope import rope_switch
 from .attention_mass import AttentionMass, haystack_ends, rounded
-from .head import logits_of
-from .nll import nll_at, token_nll
+from .head import logits_of, nll_of
+from .nll import nll_at
 from .prefill import is_out_of_memory, prefill
 
 EXTRA_GENERATED_TOKENS = 16
@@ -98,7 +98,10 @@ def haystack_nll(
         return [None] * len(positions)
     # prompts with fewer such tokens repeat one that does not count
     padded = torch.tensor([[*each, *[1] * (longest - len(each))] for each in positions])
-    nll = token_nll(model, ids).gather(1, padded - 1) if decoded is None else nll_at(model, decoded, ids, padded)
+    if isinstance(decoded, torch.Tensor):  # all logits
+        nll = nll_of(decoded[:, :-1], ids[:, 1:]).gather(1, padded - 1)
+    else:
+        nll = nll_at(model, decoded, ids, padded)
     return rounded(torch.stack([nll[i, : len(each)].mean() for i, each in enumerate(positions)]))
 
 
