@@ -103,7 +103,7 @@ class Subject:
 
 def subjects(models: str | Sequence[Any] | dict[str, Any] | Loaded) -> list[Subject]:
     """Return the subjects of references (`[LABEL=]REF`), of {label: reference or (model, tokenizer)}, or of one loaded pair."""
-    if isinstance(models, str) or (isinstance(models, tuple) and models and isinstance(models[0], PreTrainedModel)):
+    if isinstance(models, str) or (isinstance(models, tuple) and models and hasattr(models[0], "config")):
         models = [models]
     items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
     found = [subject(label, reference) for label, reference in items]

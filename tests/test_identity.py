@@ -2,8 +2,12 @@
 
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +23,9 @@ import ssmax_eval
 from ssmax_eval import rope_scaled
 from ssmax_eval.attention.interface import attach
 from ssmax_eval.evaluate import subject
-from ssmax_eval.models.identity import identify
+from ssmax_eval.models.identity import identify, identify_source
+from ssmax_eval.models.known_code import ALL_ATTENTION_FUNCTIONS, unknown_library_code
+from ssmax_eval.models.sources import resolve
 
 SMALL = {"vocab_size": 1024, "max_position_embeddings": 512}
 
@@ -266,3 +272,64 @@ def test_an_attention_function_that_a_config_names_counts(checkpoint, tmp_path):
     AttentionInterface.register("named", mine)
     AttentionMaskInterface.register("named", sdpa_mask)
     assert not subject("", str(folder)).resumable
+
+
+def head_of(weight):
+    return functools.partial(torch.nn.functional.linear, weight=weight)
+
+
+def test_state_that_known_code_carries_decides_too(model, tokenizer):
+    """A function bound to weights, another module's method, a head outside the tree: known code, and other numbers."""
+    weights = [torch.ones(1024, 32), 2 * torch.ones(1024, 32)]
+    found = []
+    for weight in weights:
+        model.lm_head.forward = head_of(weight)
+        found.append(identify(model, tokenizer).fingerprint)
+    outside = nn.Linear(32, 1024, bias=False)
+    for scale in (1, 50):
+        outside.weight.data.mul_(scale)
+        model.lm_head.forward = outside.forward
+        found.append(identify(model, tokenizer).fingerprint)
+    del model.lm_head.forward
+    for layer in (0, 1):
+        model.model.norm.forward = model.model.layers[layer].input_layernorm.forward
+        model.model.layers[layer].input_layernorm.weight.data.fill_(layer + 2.0)
+        found.append(identify(model, tokenizer).fingerprint)
+    assert len(set(found)) == 6
+
+
+def test_one_known_function_in_anothers_place_is_seen(model, tokenizer, plain, monkeypatch, checkpoint):
+    stock = identify_source(resolve(str(checkpoint)))
+    monkeypatch.setattr(torch.nn.functional, "silu", torch.nn.functional.gelu)
+    changed = identify(model, tokenizer)
+    assert "silu is gelu" in changed.unknown_code
+    assert changed.fingerprint != plain.fingerprint
+    assert identify_source(resolve(str(checkpoint))).fingerprint != stock.fingerprint
+    monkeypatch.undo()
+    assert identify(model, tokenizer) == plain
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", modeling_llama.eager_attention_forward)
+    assert "attention implementation sdpa" in identify(model, tokenizer).unknown_code
+
+
+def test_code_put_over_a_model_type_of_another_modules_name_is_seen(monkeypatch):
+    """gemma3_text is a type of the module gemma3."""
+    from transformers.models.gemma3 import modeling_gemma3
+
+    assert not list(unknown_library_code({"gemma3_text"}, {"sdpa"}))
+    monkeypatch.setattr(modeling_gemma3, "rotate_half", lambda x: x)
+    assert list(unknown_library_code({"gemma3_text"}, {"sdpa"}))
+
+
+def test_the_fingerprint_of_an_object_is_every_processs(tokenizer):
+    code = "import sys; sys.path.insert(0, 'tests'); import conftest; from tiny import build; "
+    code += "from ssmax_eval.models.identity import identify; "
+    code += "print(identify(build('Llama', vocab_size=1024), conftest.make_tokenizer('digits')).fingerprint)"
+    top = Path(__file__).parent.parent
+    seen = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], cwd=top, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(top)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert seen[0] == seen[1]

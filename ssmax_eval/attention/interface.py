@@ -38,8 +38,8 @@ STOCK_IMPLEMENTATIONS = (
     "flash_attention_3",
     "flash_attention_4",
 )
-# an additive term below it leaves no weight: e^-104 is 0 in float32, and a row's scores span less than another hundred
-BLOCKED = -200.0
+# an additive term of this or less leaves no weight: e^-104 is 0 in float32
+BLOCKED = -104.0
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
 
 

@@ -60,6 +60,7 @@ class SSMaxLM(HFLM):
         if unknown := sorted(options.keys() - set(HF_OPTIONS.split())):
             known = f"pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, dtype, {HF_OPTIONS.replace(' ', ', ')}"
             raise UserError(f"model_args {unknown[0]}: not taken by model type ssmax-eval; allowed are {known}")
+        pretrained = str(pretrained)  # lm-eval reads a folder called 123 as a number
         self._source = resolve(pretrained)
         self._settings = Settings(dtype=dtype, trust_remote_code=trust_remote_code)
         rope = RopeSetting(float(rope_theta_factor), rope_theta, rope_scaling)

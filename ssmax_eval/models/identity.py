@@ -7,6 +7,7 @@ it reads, a global of its module) can change without the hash changing.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -20,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..attention.interface import IMPLEMENTATION, mechanism_named
 from .checkpoint import PREFIX
-from .known_code import FRAMEWORK, code_hash, origin, unknown_code, unknown_library_code
+from .known_code import FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
 
 # of no bearing on numbers: names, and what a forward or generate leaves behind
@@ -31,6 +32,7 @@ PASSING = {
     "warnings_issued",
     "max_seq_len_cached",
     "long_inv_freq",
+    "_original_object_hash",
 }
 
 
@@ -56,6 +58,10 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iden
         sorted(implementations(model)),
         {name: [named(type(module)), canonical(plain_attributes(module))] for name, module in model.named_modules()},
         called_names(model),
+        {
+            name: canonical([list(getattr(each, kind).values()) for kind in HOOKS])
+            for name, each in model.named_modules()
+        },
         tokenizer_state(tokenizer),
         hashes(unknown),
     ):
@@ -154,7 +160,10 @@ def canonical(value: Any, depth: int = 6) -> Any:
     """Return a value as JSON has it, the same in every process; of objects their class and, some levels down, their attributes."""
     if isinstance(value, bool | int | float | str) or value is None:
         return repr(value) if isinstance(value, float) else value
-    if depth == 0 or isinstance(value, nn.Module):
+    if isinstance(value, nn.Module):  # one that is called from outside the tree of modules, or from another place of it
+        held = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        return [type(value).__qualname__, {name: canonical(tensor) for name, tensor in held.items()}]
+    if depth == 0:
         return type(value).__qualname__
     if isinstance(value, Tensor):
         return hashlib.sha256(tensor_bytes(value)).hexdigest()
@@ -164,6 +173,10 @@ def canonical(value: Any, depth: int = 6) -> Any:
         return [canonical(each, depth - 1) for each in value]
     if isinstance(value, set | frozenset):
         return sorted(str(each) for each in value)
+    if isinstance(value, functools.partial):
+        return ["partial", *(canonical(each, depth - 1) for each in (value.func, list(value.args), value.keywords))]
+    if isinstance(value, types.MethodType):
+        return [named(value), canonical(value.__self__, depth - 1)]
     if callable(value) or isinstance(value, type):
         return named(value)
     if isinstance(value, PreTrainedConfig):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 KNOWN = (
     "ssmax_eval", "transformers", "torch", "peft", "accelerate",
@@ -35,6 +36,25 @@ SHARED = (
     "transformers.activations", "transformers.cache_utils", "transformers.modeling_utils", "transformers.utils.generic",
     "transformers.integrations.sdpa_attention",
 )  # fmt: skip
+
+
+def renamed() -> Iterator[tuple[str, Any]]:
+    """Yield functions that stand under another's name in SHARED modules: some do from the start, others were put there."""
+    for name in SHARED:
+        for attribute, value in list(vars(sys.modules.get(name) or importlib.import_module(name)).items()):
+            own = getattr(value, "__name__", attribute)
+            if (
+                isinstance(value, types.FunctionType | types.BuiltinFunctionType)
+                and own != attribute
+                and not own.startswith("<")
+            ):
+                yield f"{name}.{attribute} is {own}", value
+
+
+def of_dataclass(function: types.FunctionType) -> bool:
+    """Tell whether a function is one that a dataclass of a known module had written for it: such code has no file."""
+    made = function.__code__.co_filename == "<string>" and function.__name__.startswith("__")
+    return made and is_known_module(function.__module__)
 
 
 def unknown_code(
@@ -66,7 +86,10 @@ def unknown_library_code(kinds: Iterable[str], implementations: Iterable[str]) -
 
     kinds: its model types; without any, every type that is imported counts.
     """
-    folders = [f"transformers.models.{kind.replace('-', '_')}." for kind in kinds] or ["transformers.models."]
+    homes = [CONFIG_MAPPING[kind].__module__ if kind in CONFIG_MAPPING else "" for kind in kinds]
+    folders = [f"{home.rpartition('.')[0]}." if home else "transformers.models." for home in homes] or [
+        "transformers.models."
+    ]
     modules = [
         each for name, each in list(sys.modules.items()) if name.startswith(tuple(folders)) and ".modeling_" in name
     ]
@@ -89,6 +112,10 @@ def unknown_in_classes(
         for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
             if name in registry.valid_keys():
                 yield from foreign(f"attention implementation {name}", registry[name], seen)
+        for registry, mapping in AS_THEY_CAME:
+            if name in mapping and registry[name] is not mapping[name]:
+                yield f"attention implementation {name}", registry[name]
+    yield from ((where, each) for where, each in renamed() if where not in RENAMED)
     modules = {name: name for name in SHARED}
     for kind, where in classes.items():
         for base in kind.__mro__[:-1]:
@@ -121,7 +148,7 @@ def foreign(where: str, value: Any, seen: dict[int, Any], imported: bool = False
     elif isinstance(value, functools.partial):
         yield from foreign(where, [value.func, value.args, value.keywords], seen)
     elif isinstance(value, types.FunctionType):
-        if not is_known_code(value.__code__):
+        if not (is_known_code(value.__code__) or of_dataclass(value)):
             yield where, value
             return
         yield from foreign(where, [cell_of(each) for each in value.__closure__ or ()], seen)
@@ -198,9 +225,9 @@ def origin(code: Any) -> str:
     if isinstance(code, types.FunctionType):
         file: str = code.__code__.co_filename
     else:
-        module = code if isinstance(code, types.ModuleType) else sys.modules.get(code.__module__)
-        file = getattr(module, "__file__", None) or code.__name__
-    return f"{getattr(code, '__qualname__', code.__name__)} of {Path(file).name}"
+        module = code if isinstance(code, types.ModuleType) else sys.modules.get(str(getattr(code, "__module__", "")))
+        file = getattr(module, "__file__", None) or getattr(code, "__name__", type(code).__name__)
+    return f"{getattr(code, '__qualname__', getattr(code, '__name__', type(code).__name__))} of {Path(file).name}"
 
 
 def code_hash(code: Any) -> str:
@@ -210,6 +237,8 @@ def code_hash(code: Any) -> str:
         digest.update(code_bytes(code.__code__))
         held = [code.__defaults__, code.__kwdefaults__, *map(cell_of, code.__closure__ or ())]
         digest.update(visible(held).encode())
+    elif isinstance(code, types.BuiltinFunctionType | functools.partial):
+        digest.update(str(getattr(code, "__qualname__", type(code).__name__)).encode())
     else:
         for name, member in sorted(vars(code).items()):
             inner = getattr(member, "__func__", getattr(member, "fget", member))
@@ -238,3 +267,8 @@ def code_bytes(code: types.CodeType) -> bytes:
         code_bytes(each) if isinstance(each, types.CodeType) else repr(each).encode() for each in code.co_consts
     ]
     return b"\0".join([code.co_code, *constants, repr((code.co_names, code.co_freevars)).encode()])
+
+
+# what stood where when this module was first imported: one known function in another's place is another model too
+RENAMED = {where for where, _ in renamed()}
+AS_THEY_CAME = [(each, dict(each._global_mapping)) for each in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS)]
