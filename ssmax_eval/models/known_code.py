@@ -81,7 +81,7 @@ def unknown_library_code(kinds: Iterable[str], implementations: Iterable[str]) -
 def unknown_in_classes(
     classes: dict[type, str], implementations: Iterable[str], seen: dict[int, Any]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield what is not known in classes, in the modules they are of, in SHARED modules (which hold global hooks) and attention functions."""
+    """Yield what is not known in classes, in the modules they are of, in SHARED (global hooks too), and attention functions."""
     for name in implementations:
         for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
             if name in registry.valid_keys():
