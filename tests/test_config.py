@@ -82,6 +82,8 @@ def test_every_scoring_works_on_them(make, switches, tmp_path):
         options = {"context_lengths": (128,), "depth_percents": (50,), "trials": 1, "scoring": scoring}
         rows = ssmax_eval.needle(str(folder), output_path=tmp_path / "runs", **options)
         assert rows.error.isna().all()
+    model, _ = load_model(str(folder))
+    assert model.generate(IDS, max_new_tokens=2, do_sample=False).shape == (1, 122)
 
 
 def test_a_registered_attention_function_that_a_config_names_stays(make):

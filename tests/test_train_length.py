@@ -68,6 +68,10 @@ def copied(value):
         ({"max_sequence_length": 300}, 300),
         ({"text_config": {"max_position_embeddings": 5}, "max_position_embeddings": 9}, 5),
         ({"max_position_embeddings": 8, "ssmax": {"train_length": 4}}, 4),
+        (
+            {"max_position_embeddings": 64, "rope_parameters": {"chunked_attention": PLAIN, "full_attention": LLAMA_3}},
+            8192,
+        ),
         ({"max_position_embeddings": "long", "ssmax": "odd"}, None),
         ({}, None),
     ],

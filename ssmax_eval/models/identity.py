@@ -47,14 +47,13 @@ class Identity:
 def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Identity:
     """Return the identity of a loaded pair.
 
-    Over config, generation config, parameters and buffers (those that are not saved too), plain attributes of every module,
-    the attention functions in use, the tokenizer with its post-processor, and whatever code is not known.
+    Over config, parameters and buffers (those that are not saved too), plain attributes of every module (the generation config is
+    one), the attention functions in use, the tokenizer with its post-processor, and whatever code is not known.
     """
     unknown = list(unknown_code(model, tokenizer, implementations(model)))
     digest = hashlib.sha256()
     for part in (
         canonical(model.config),
-        canonical(getattr(model, "generation_config", None)),
         sorted(implementations(model)),
         {name: [named(type(module)), canonical(plain_attributes(module))] for name, module in model.named_modules()},
         called_names(model),

@@ -105,9 +105,7 @@ def unknown_library_code(kinds: Iterable[str], implementations: Iterable[str]) -
 def unknown_in_classes(
     classes: dict[type, str], implementations: Iterable[str], seen: dict[int, Any]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield what is not known in classes, in the modules they are of, in SHARED modules, attention functions and global hooks."""
-    hooks = [list(getattr(nn.modules.module, f"_global{kind}").values()) for kind in HOOKS]
-    yield from foreign("global hooks", hooks, seen)
+    """Yield what is not known in classes, in the modules they are of, in SHARED (global hooks too), and attention functions."""
     for name in implementations:
         for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
             if name in registry.valid_keys():
@@ -140,7 +138,8 @@ def foreign(where: str, value: Any, seen: dict[int, Any], imported: bool = False
         return
     seen[id(value)] = value
     if isinstance(value, dict | list | tuple | set | frozenset):
-        for each in list(dict.values(value) if isinstance(value, dict) else value):  # lazy mappings load what they name
+        # a dict's own values: transformers' lazy ones import every model when asked for theirs
+        for each in list(dict.values(value) if isinstance(value, dict) else value):
             yield from foreign(where, each, seen, imported)
     elif isinstance(value, types.MethodType):
         yield from foreign(where, value.__func__, seen)
