@@ -28,7 +28,7 @@ def test_what_is_bundled():
         assert (attention, length, where, licence) == (law, "256", "bundled", "cc0-1.0")
         assert re.fullmatch(r"(1?\.\d\d ){4}1?\.\d\d at 1x to 16x", found)
         assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
-        assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s", training)
+        assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s, \d+% of its matmul rate", training)
         card = (BUNDLED / name / "README.md").read_text()
         assert all(word in card for word in ("World English Bible (public domain)", "seed", "Limits"))
 

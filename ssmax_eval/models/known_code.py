@@ -47,6 +47,7 @@ def renamed() -> Iterator[tuple[str, Any]]:
                 isinstance(value, types.FunctionType | types.BuiltinFunctionType)
                 and own != attribute
                 and not own.startswith("<")
+                and not attribute.startswith(COMPILED)
             ):
                 yield f"{name}.{attribute} is {own}", value
 

@@ -46,7 +46,9 @@ def grid(ax: Axes, cells: pd.DataFrame, title: str = "", train_length: int | Non
         ax.set_ylabel("needle depth asked")
         placed = pivot(cells, "placed")
         for y, x in zip(*np.where(placed.notna()), strict=True):
-            ax.text(x + 0.5, y + 0.93, placed.iat[y, x], ha="center", va="bottom", fontsize=4.5)
+            number = next((each for each in ax.texts if each.get_position() == (x + 0.5, y + 0.5)), None)
+            ink = number.get_color() if number is not None else "0.15"  # the cell's number is readable on its colour
+            ax.text(x + 0.5, y + 0.95, placed.iat[y, x], ha="center", va="bottom", fontsize=5, color=ink)
     mark_train_length(ax, list(accuracy.columns), train_length)
     ax.set_title(plain(title), pad=18)
     return ax
