@@ -90,8 +90,8 @@ def test_the_study_set_opens_by_name():
 
 @pytest.mark.slow
 def test_the_larger_pair_fades_later_and_reads_values_nobody_listed(tmp_path):
-    """Gap at 16 times the training length; made-up words at 4 times; of a UUID nearly every token."""
-    grid = {"depth_percents": [0, 50, 100], "output_path": tmp_path}
+    """Gap at 16 times the training length; made-up words at 4 times; of a UUID nearly every token. Plan 1's prompts, as published."""
+    grid = {"depth_percents": [0, 50, 100], "output_path": tmp_path, "plan": 1}
     far = ssmax_eval.needle(["study/softmax-3m", "study/ssmax-3m"], context_lengths=[4096], trials=5, **grid)
     found = far.groupby("model")["correct"].mean()
     assert found["ssmax-3m"] - found["softmax-3m"] >= 0.5

@@ -69,13 +69,13 @@ def run(probe: str, model, tokenizer, folder, **options):
 
 
 def right_answers(model, tokenizer, probe: NeedleProbe) -> list[tuple[float, bool]]:
-    """Each prompt's answer nll and verdict, from the model's own forward over all rows."""
+    """Each prompt's answer nll and verdict, from the model's own forward over all rows that predict something."""
     found = []
     for sample in probe.plan():
         prompt = probe.prompt(tokenizer, sample)
         ids, answer = torch.tensor([prompt.ids]), prompt.answer_length
         with torch.no_grad():
-            logits = model(input_ids=ids).logits[0, -answer - 1 : -1].float()
+            logits = model(input_ids=ids[:, :-1]).logits[0, -answer:].float()
         own = logits.log_softmax(-1).gather(1, ids[0, -answer:, None])
         found.append((-float(own.sum()), logits.argmax(-1).tolist() == prompt.ids[-answer:]))
     return found
@@ -83,7 +83,7 @@ def right_answers(model, tokenizer, probe: NeedleProbe) -> list[tuple[float, boo
 
 def right_nll(model, ids):
     with torch.no_grad():
-        logits = model(input_ids=ids).logits[:, :-1].float()
+        logits = model(input_ids=ids[:, :-1]).logits.float()
     return -logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
 
 
@@ -245,7 +245,7 @@ def test_longrope_is_read_as_greedy_decoding_reads_it(length, tokenizer):
         with torch.no_grad():
             nll -= float(model(torch.tensor([prompt.ids[:i]])).logits[0, -1].log_softmax(-1)[prompt.ids[i]])
     assert forced(model, tokenizer, [prompt])[0]["answer_nll"] == pytest.approx(nll, abs=1e-3)
-    if 128 < length < 128 + prompt.answer_length:
+    if 129 < length < 129 + prompt.answer_length:
         with pytest.raises(UserError, match="above 128 tokens, which is inside the answer"):
             forced(model, tokenizer, [prompt], attention_mass=True)
 

@@ -81,7 +81,7 @@ class Case:
         prompt = self.prompts[row["prompt_sha256"]]
         if not self.reference.is_causal(prompt.ids[:-1]):
             raise Wrong("scored, but the model is not causal: its rows see the answer")
-        return prompt.ids[-prompt.answer_length :], self.reference.logits(prompt.ids)[-prompt.answer_length - 1 : -1]
+        return prompt.ids[-prompt.answer_length :], self.reference.logits(prompt.ids[:-1])[-prompt.answer_length :]
 
     def compare_answer(self, row: Any, ids: list[int], logits: Tensor) -> None:
         nll = float(-logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
@@ -126,7 +126,7 @@ class Case:
             raise Wrong("no rows")
         for sha256, part in rows.groupby("prompt_sha256"):
             prompt = self.prompts[sha256]
-            maps = self.reference.maps(prompt.ids)
+            maps = self.reference.maps(prompt.ids[:-1])
             layers = sorted(part["layer"].unique().tolist())
             same("number of layers with attention", len(layers), len(maps))
             measured = dict(part.set_index(["layer", "head"]).iterrows())
@@ -157,7 +157,7 @@ class Case:
             ids, _ = self.answer(row)
             prompt = self.prompts[row["prompt_sha256"]]
             try:
-                logits = self.reference.under_law(prompt.ids)[-len(ids) - 1 : -1]
+                logits = self.reference.under_law(prompt.ids[:-1])[-len(ids) :]
             except NoReference as reason:
                 return f"finite ({reason})"
             self.compare_answer(row, ids, logits)

@@ -47,7 +47,7 @@ class Reference:
 
     def nll(self, ids: list[int]) -> Tensor:
         """Return each token's nll but the first's, in nats."""
-        return -self.logits(ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        return -self.logits(ids[:-1]).log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
 
     def is_causal(self, ids: list[int]) -> bool:
         """Tell whether rows are blind to what comes after them, at the same length."""

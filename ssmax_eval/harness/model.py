@@ -143,10 +143,7 @@ class SSMaxLM(HFLM):
                 if not all(math.isfinite(nats) for nats, _ in found):
                     raise UserError(f"a request has no score: {NOT_FINITE}")
                 return found
-            answers = [
-                (-score["answer_nll"], score["correct"])
-                for score in self.scores(prompts, partial(forced, read_last=False), disable_tqdm)
-            ]
+            answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answer)

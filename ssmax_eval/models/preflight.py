@@ -61,18 +61,18 @@ def preflight(
     READS_MORE.discard(model)
     FOUND.pop(model, None)
     refuse_unless_causal(model, ids)
-    own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
-    shorter = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits[:, :-1], ids[:, 1:-1])
+    own = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits, ids[:, 1:])
+    longer = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     if not torch.isfinite(own).all():  # nothing to compare; rows that are not finite say so
         return {**found, "finite": False, **(compare_attention(model, ids, masses, longest) if laws or masses else {})}
     try:
         kept = token_nll(model, ids)
-        last = nll_of(logits_of(model, ids, slice(-ROWS - 1, -1), use_cache=False)[0], ids[:, -ROWS:])
+        last = nll_of(logits_of(model, ids[:, :-1], slice(-ROWS, None), use_cache=False)[0], ids[:, -ROWS:])
     except Exception:  # a decoder that hands over something else than hidden states
         kept, last = own + math.inf, own[:, -ROWS:]
     found["kept_rows"] = max(difference(own, kept), difference(own[:, -ROWS:], last))
-    found["with_a_token_more"] = difference(own[:, :-1], shorter)
-    if not close(own[:, :-1], shorter, model.dtype):
+    found["with_a_token_more"] = difference(own, longer)
+    if not close(own, longer, model.dtype):
         logging.getLogger(__name__).warning(
             "ssmax-eval: note: %s: its own rows change by %.3g nats when a token follows, so one forward's verdict can "
             "differ from greedy decoding's; --scoring generate decodes",

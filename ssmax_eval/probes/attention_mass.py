@@ -19,7 +19,7 @@ DIGITS = 6  # kept of each stored number
 class AttentionMass:
     """What every head does in the rows that predict the answers of prompts of equal length.
 
-    recorder goes into `recording` around the forward over all tokens, or around its last part, from token
+    recorder goes into `recording` around the forward over all tokens but the last, or around its last part, from token
     `start` on over a cache of the rest; `of(i)` is prompt i's row part afterwards: layers, the index of each layer that
     attends, and for each measure a list of those layers of heads. Of the row that predicts the answer's first token:
     mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
@@ -35,9 +35,9 @@ class AttentionMass:
     def __init__(self, prompts: list[Prompt], start: int = 0) -> None:
         self.prompts = prompts
         longest = max(prompt.answer_length for prompt in prompts)
-        inputs = len(prompts[0].ids)
+        inputs = len(prompts[0].ids) - 1
         # the row in front of each answer token; shorter answers repeat their last one, with no weight
-        rows = [[inputs - 1 - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
+        rows = [[inputs - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
         weights = [[(i < p.answer_length) / p.answer_length for i in range(longest)] for p in prompts]
         self.weights = torch.tensor(weights)
         keys = [

@@ -19,20 +19,19 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
     lengths whose activations do not fit; None reads them at once. Raises UserError for a model that is not the same in parts.
     """
     ids = ids.to(model.device)
-    length = ids.shape[1]
-    if chunk is None or chunk >= length:
-        return part_nll(model, ids, ids[:, 1:], use_cache=False)
+    inputs = ids.shape[1] - 1
+    if chunk is None or chunk >= inputs:
+        return part_nll(model, ids[:, :-1], ids[:, 1:], use_cache=False)
     cache = DynamicCache(config=model.config)
     parts = [
         part_nll(model, ids[:, start:stop], ids[:, start + 1 : stop + 1], past_key_values=cache, use_cache=True)
-        for start, stop in chunks(model, length, chunk)
-        if start + 1 < length  # the last token alone predicts nothing
+        for start, stop in chunks(model, inputs, chunk)
     ]
     return torch.cat(parts, 1)
 
 
 def part_nll(model: PreTrainedModel, ids: Tensor, targets: Tensor, **options: Any) -> Tensor:
-    """Return the nll of targets (batch, rows), each given the ids before it, from one forward over ids (batch, rows or one more)."""
+    """Return the nll of targets (batch, rows), each given the ids before it, from one forward over ids (batch, rows)."""
     if head_is_apart(model):
         with hidden_states(model, slice(-1, None)) as caught:
             model(input_ids=ids, **options)

@@ -44,7 +44,6 @@ def forced(
     prompts: list[Prompt],
     chunk: int | None = None,
     attention_mass: bool = False,
-    read_last: bool = True,
 ) -> list[Score]:
     """Score prompts of equal length by one forward pass; only the answers' rows reach lm_head.
 
@@ -52,13 +51,11 @@ def forced(
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
     attention_mass adds, from the same forward, what every head does in the answer's rows (attention_mass.MEASURES), and
     haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question. chunk: tokens to prefill at
-    a time over a KV cache; None reads all at once. read_last: read the last token too, whose row predicts nothing that is
-    asked, so that rows are those of a forward over the whole prompt; lm-eval's sequences may leave no position for it.
-    Raises UserError for a model that is not the same in parts.
+    a time over a KV cache; None reads all at once. Raises UserError for a model that is not the same in parts.
     """
-    unread = None if read_last else -1
-    rows = max(prompt.answer_length for prompt in prompts) + read_last
-    ids = torch.tensor([prompt.ids[:unread] for prompt in prompts], device=model.device)
+    rows = max(prompt.answer_length for prompt in prompts)
+    # the last answer token predicts nothing that is asked; lm-eval leaves it out too
+    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
     inputs = ids.shape[1]
     refuse_unlike_parts(model, chunk, inputs)
     read = haystack_ends(prompts) if attention_mass else []
@@ -70,12 +67,12 @@ def forced(
     masses = AttentionMass(prompts, start) if attention_mass else None
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
     with recording(model, masses.recorder) if masses else nullcontext():
-        logits, decoded = logits_of(model, ids[:, start:], slice(-rows, -1 if read_last else None), **options)
+        logits, decoded = logits_of(model, ids[:, start:], slice(-rows, None), **options)
     if (switch := rope_switch(model)) is not None and inputs - rows < switch < inputs:
         if masses:
             raise UserError(
-                f"context length {inputs}: RoPE turns otherwise above {switch} tokens, which is inside the answer, so its rows "
-                f"come from two forwards; ask for at most {switch} or at least {switch + rows} tokens"
+                f"context length {inputs + 1}: RoPE turns otherwise above {switch} tokens, which is inside the answer, so its rows "
+                f"come from two forwards; ask for at most {switch} or at least {switch + rows + 1} tokens"
             )
         # greedy decoding reads up to the switch with the frequencies of short contexts
         early = switch - (inputs - rows)
