@@ -123,9 +123,9 @@ FAULTS = {
         "(whole, has_mass, has_mass)",
     ),
     "test_trap_13_of_the_haystack": (
-        "probes/nll.py",
-        "part.last_hidden_state = decoded.last_hidden_state.gather(1, rows)",
-        "pass",
+        "probes/scoring.py",
+        "slice(-rows, None), **options)",
+        "slice(None), **options)",
     ),
     "test_windows_of_a_file": ("data/prompts.py", "before.setstate(rng.getstate())", "pass"),
     "test_trap_14_exactly_l_tokens_and_true_spans": (

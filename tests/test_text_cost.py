@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from handmade import handmade
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from ssmax_eval.data import reading, sentences, tokens
 from ssmax_eval.data.documents import Documents
@@ -89,6 +91,26 @@ def test_ids_in_pieces_are_those_of_the_whole(any_tokenizer, monkeypatch):
         assert len(found) == len(whole)
         spans = [(start, min(start + 701, len(whole))) for start in range(0, len(whole), 701)]
         assert [id for ids in found.stretches(spans) for id in ids] == whole
+
+
+def prepending():
+    """Return a tokenizer that puts a space in front of every text it is given, as SentencePiece's do: a piece has one too many."""
+    letters = [*"▁abcdefghijklmnopqrstuvwxyz.T"]
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("a", "r"), ("▁", "h"), ("▁h", "ar"), ("o", "u"), ("q", "u")]
+    vocab = {name: i for i, name in enumerate(["<unk>", *letters, *(first + second for first, second in merges)])}
+    base = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
+    base.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    base.decoder = decoders.Replace("▁", " ")
+    return PreTrainedTokenizerFast(tokenizer_object=base, unk_token="<unk>")
+
+
+def test_pieces_meet_where_both_have_the_same_tokens(monkeypatch):
+    monkeypatch.setattr(tokens, "PIECE", 3000)
+    monkeypatch.setattr(tokens, "OVERLAP", 300)
+    tokenizer, text = prepending(), "The quiet harbour was the old one. " * 1000
+    whole = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    found = Tokens(tokenizer, text.encode())
+    assert next(found.stretches([(0, len(found))])) == whole
 
 
 def test_one_endless_word_is_cut_and_nothing_of_it_lost(monkeypatch):

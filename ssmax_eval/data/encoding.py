@@ -123,7 +123,7 @@ def prefix_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             f"tokenizer {type(tokenizer).__name__}: what it puts in front of a text cannot be told from the text; "
             "give one whose special tokens stand around the text's own"
         )
-    shortest: tuple[int, ...] = min(shared, key=len)
+    shortest = min(shared, key=len)
     return list(shortest)
 
 

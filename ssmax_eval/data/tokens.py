@@ -120,9 +120,9 @@ def agreement(
     for i in range(begin, len(ids) - AGREE):
         if spans[i][0] == spans[i - 1][0]:
             continue  # inside a character of several tokens
-        j = at.get(spans[i][0], -1)
-        if j < 0 or ids[i : i + AGREE] != next_ids[j : j + AGREE]:
+        same = at.get(spans[i][0])
+        if same is None or ids[i : i + AGREE] != next_ids[same : same + AGREE]:
             continue
-        if spans[i : i + AGREE] == [(a + offset, b + offset) for a, b in next_spans[j : j + AGREE]]:
-            return i, j
+        if spans[i : i + AGREE] == [(a + offset, b + offset) for a, b in next_spans[same : same + AGREE]]:
+            return i, same
     return begin, 0

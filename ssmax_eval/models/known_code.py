@@ -226,7 +226,7 @@ def origin(code: Any) -> str:
         file: str = code.__code__.co_filename
     else:
         module = code if isinstance(code, types.ModuleType) else sys.modules.get(str(getattr(code, "__module__", "")))
-        file = getattr(module, "__file__", None) or getattr(code, "__name__", type(code).__name__)
+        file = str(getattr(module, "__file__", None) or getattr(code, "__name__", type(code).__name__))
     return f"{getattr(code, '__qualname__', getattr(code, '__name__', type(code).__name__))} of {Path(file).name}"
 
 
