@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from ssmax_eval import attention_law, load_model
+from ssmax_eval import Setting, load_model
 
 REPEATS = 5
 
@@ -37,7 +37,7 @@ def main(reference: str = "smollm2-135m", length: str = "2048") -> None:
                 model.set_attn_implementation("eager")
                 ratios.append(forward() / plain)
             else:
-                with attention_law(model, setting):
+                with Setting.of(setting)(model):
                     ratios.append(forward() / plain)
         return statistics.median(ratios)
 

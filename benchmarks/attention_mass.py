@@ -9,8 +9,9 @@ import torch
 from memory import compare
 
 from ssmax_eval import load_model
-from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.scoring import forced
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers.answers import forced
+from ssmax_eval.readers.transformers import TransformersReader
 
 REPEATS = 3
 
@@ -33,7 +34,7 @@ def main(reference: str = "smollm2-135m", length: str = "4096") -> None:
     print(f"{reference}, {length} tokens, {model.dtype}, {model.device.type}, {torch.get_num_threads()} threads")
     forced(model, tokenizer, [prompt])
     compare(
-        ("needle with attention mass", lambda: forced(model, tokenizer, [prompt], attention_mass=True)),
+        ("needle with attention mass", lambda: masses_of(TransformersReader(model, tokenizer))([prompt])),
         {
             "needle without": lambda: forced(model, tokenizer, [prompt]),
             "eager attention with output_attentions": eager,

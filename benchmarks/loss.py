@@ -10,7 +10,7 @@ from memory import compare
 
 from ssmax_eval import load_model
 from ssmax_eval.data.documents import Documents
-from ssmax_eval.probes.nll import token_nll
+from ssmax_eval.readers.nll import token_nll
 
 REPEATS = 1
 

@@ -11,7 +11,7 @@ from memory import compare
 
 from ssmax_eval import load_model
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.scoring import forced
+from ssmax_eval.readers.answers import forced
 
 REPEATS = 3
 

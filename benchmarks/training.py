@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ssmax_eval.attention.interface import attach
+from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.training.architecture import build
 from ssmax_eval.training.recipes import recipe
 from ssmax_eval.training.throughput import flops_per_token, matmul_rate

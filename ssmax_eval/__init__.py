@@ -1,54 +1,62 @@
-"""Long-context evaluation of attention laws. `import ssmax_eval` is instant: names load what they need when first used."""
+"""Long-context evaluation of attention mechanisms. `import ssmax_eval` is instant: names load what they need when first used."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import attention, report
-    from .api import loss, needle, train
-    from .attention.interface import attach, attention_law, detach
-    from .attention.laws import Law, register
+    from . import report
+    from .api import attention, loss, needle, train
     from .errors import UserError
+    from .mechanisms.attach import attach, detach
+    from .mechanisms.mechanism import Layer, Mechanism, register
+    from .mechanisms.scales import QueryScale
     from .models.checkpoint import save_model
     from .models.load import load_model
     from .models.retrofit import retrofit
-    from .models.rope import rope_scaled
-    from .results import load_results
+    from .position.bias import Bias, register_bias
+    from .runs import load_results
+    from .setting import Setting
 
 _HOMES = {
-    "Law": "attention.laws",
+    "Bias": "position.bias",
+    "Layer": "mechanisms.mechanism",
+    "Mechanism": "mechanisms.mechanism",
+    "QueryScale": "mechanisms.scales",
+    "Setting": "setting",
     "UserError": "errors",
-    "attach": "attention.interface",
-    "attention": "attention",
-    "attention_law": "attention.interface",
-    "detach": "attention.interface",
+    "attach": "mechanisms.attach",
+    "attention": "api",
+    "detach": "mechanisms.attach",
     "load_model": "models.load",
-    "load_results": "results",
+    "load_results": "runs",
     "loss": "api",
     "needle": "api",
-    "register": "attention.laws",
+    "register": "mechanisms.mechanism",
+    "register_bias": "position.bias",
     "report": "report",
     "retrofit": "models.retrofit",
-    "rope_scaled": "models.rope",
     "save_model": "models.checkpoint",
     "train": "api",
 }
 
 __all__ = [
-    "Law",
+    "Bias",
+    "Layer",
+    "Mechanism",
+    "QueryScale",
+    "Setting",
     "UserError",
     "attach",
     "attention",
-    "attention_law",
     "detach",
     "load_model",
     "load_results",
     "loss",
     "needle",
     "register",
+    "register_bias",
     "report",
     "retrofit",
-    "rope_scaled",
     "save_model",
     "train",
 ]

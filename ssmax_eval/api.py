@@ -9,12 +9,14 @@ import pandas as pd
 from . import statistics
 from .data.needles import Needle
 from .dry_run import dry_run as plan_without_weights
-from .evaluate import Probe, Settings, planned_runs, rope_settings, run_probes
-from .probes.commands import takes
+from .evaluate import Probe, planned_runs, run_probes
+from .models.subjects import RunOptions
 from .probes.loss import LossProbe
 from .probes.make import loss_probe, needle_probe
 from .probes.needle import NeedleProbe
-from .results import load_results
+from .runs import load_results
+from .setting import settings_of
+from .signatures import takes
 
 
 def needle(
@@ -24,6 +26,7 @@ def needle(
     rope_theta: float | None = None,
     rope_theta_factor: float | Sequence[float] = 1.0,
     rope_scaling: str | None = None,
+    position: str | None = None,
     context_lengths: Sequence[int] | None = None,
     depth_percents: Sequence[float] = NeedleProbe.depth_percents,
     trials: int = NeedleProbe.trials,
@@ -39,23 +42,24 @@ def needle(
     limit_tokens: int | None = NeedleProbe.limit_tokens,
     chunk: int | None = NeedleProbe.chunk,
     plan: int = NeedleProbe.plan_version,
-    batch_size: int | None = Settings.batch_size,
-    dtype: str = Settings.dtype,
-    device: str = Settings.device,
-    output_path: str | Path = Settings.output_path,
-    fresh: bool = Settings.fresh,
-    trust_remote_code: bool = Settings.trust_remote_code,
+    batch_size: int | None = RunOptions.batch_size,
+    dtype: str = RunOptions.dtype,
+    device: str = RunOptions.device,
+    device_map: str | None = RunOptions.device_map,
+    output_path: str | Path = RunOptions.output_path,
+    fresh: bool = RunOptions.fresh,
+    trust_remote_code: bool = RunOptions.trust_remote_code,
     dry_run: bool = False,
 ) -> pd.DataFrame:
     """Run needle grids and return their rows, or with dry_run what they would cost by context length.
 
     models: references, {label: reference or (model, tokenizer)}, or one (model, tokenizer). attention and
-    rope_theta_factor take one value or several. context_lengths, in tokens of the whole prompt; None goes past the models'
-    training length (probes.defaults.default_lengths). depth_percents: 0 (start) to 100. trials: prompts a cell.
-    task None is what our recipes trained the models for, else single. controls: no-needle, needle-only. scoring: forced or
-    generate. limit: the first N prompts. limit_tokens: at most N tokens a model and setting. chunk: tokens to prefill at
-    a time, batch_size: prompts in a forward; None chooses. plan: 2, a trial is one haystack for all lengths and depths; 1, one
-    for each prompt. Raises UserError.
+    rope_theta_factor take one value or several. position: nope or alibi in RoPE's place. context_lengths, in tokens of the
+    whole prompt; None goes past the models' training length (probes.defaults.default_lengths). depth_percents: 0 (start) to
+    100. trials: prompts a cell. task None is what our recipes trained the models for, else single. controls: no-needle,
+    needle-only. scoring: forced or generate. limit: the first N prompts. limit_tokens: at most N tokens a model and setting.
+    chunk: tokens to prefill at a time, batch_size: prompts in a forward; None chooses. device_map: auto spreads a model over
+    all devices. plan: 2, a trial is one haystack for all lengths and depths; 1, one for each prompt. Raises UserError.
     """
     probe = needle_probe(
         models,
@@ -76,8 +80,8 @@ def needle(
         chunk=chunk,
         plan_version=plan,
     )
-    settings = Settings(dtype, device, batch_size, Path(output_path), fresh, trust_remote_code)
-    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, settings, dry_run)
+    options = RunOptions(dtype, device, device_map, batch_size, Path(output_path), fresh, trust_remote_code)
+    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, position, options, dry_run)
 
 
 @takes(needle, without=("scoring", "attention_mass"))
@@ -97,6 +101,7 @@ def loss(
     rope_theta: float | None = None,
     rope_theta_factor: float | Sequence[float] = 1.0,
     rope_scaling: str | None = None,
+    position: str | None = None,
     context_length: int | None = None,
     documents: int = LossProbe.documents,
     text: str = LossProbe.text,
@@ -105,11 +110,12 @@ def loss(
     seed: int = LossProbe.seed,
     limit_tokens: int | None = LossProbe.limit_tokens,
     chunk: int | None = LossProbe.chunk,
-    dtype: str = Settings.dtype,
-    device: str = Settings.device,
-    output_path: str | Path = Settings.output_path,
-    fresh: bool = Settings.fresh,
-    trust_remote_code: bool = Settings.trust_remote_code,
+    dtype: str = RunOptions.dtype,
+    device: str = RunOptions.device,
+    device_map: str | None = RunOptions.device_map,
+    output_path: str | Path = RunOptions.output_path,
+    fresh: bool = RunOptions.fresh,
+    trust_remote_code: bool = RunOptions.trust_remote_code,
     dry_run: bool = False,
 ) -> pd.DataFrame:
     """Run the loss probe and return its rows: nll_sum (nats) and tokens of each document's position bins and windows.
@@ -131,8 +137,8 @@ def loss(
         limit_tokens=limit_tokens,
         chunk=chunk,
     )
-    settings = Settings(dtype, device, None, Path(output_path), fresh, trust_remote_code)
-    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, settings, dry_run)
+    options = RunOptions(dtype, device, device_map, None, Path(output_path), fresh, trust_remote_code)
+    return run(probe, models, attention, rope_theta, rope_theta_factor, rope_scaling, position, options, dry_run)
 
 
 def run(
@@ -142,15 +148,16 @@ def run(
     rope_theta: float | None,
     rope_theta_factor: float | Sequence[float],
     rope_scaling: str | None,
-    settings: Settings,
+    position: str | None,
+    options: RunOptions,
     dry_run: bool,
 ) -> pd.DataFrame:
-    """Run a probe under every law and RoPE setting and return the rows, or what they would cost."""
+    """Run a probe in every setting and return the rows, or what they would cost."""
     factors = [rope_theta_factor] if isinstance(rope_theta_factor, int | float) else list(rope_theta_factor)
-    laws = [attention] if attention is None or isinstance(attention, str) else list(attention)
-    asked = ([probe], models, laws, rope_settings(rope_theta, factors, rope_scaling), settings)
+    mechanisms = [attention] if attention is None or isinstance(attention, str) else list(attention)
+    asked = ([probe], models, settings_of(mechanisms, rope_theta, factors, rope_scaling, position), options)
     if dry_run:
-        return pd.DataFrame(plan_without_weights(planned_runs(*asked), settings)["lengths"])
+        return pd.DataFrame(plan_without_weights(planned_runs(*asked), options)["lengths"])
     return load_results(*run_probes(*asked))
 
 

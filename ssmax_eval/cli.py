@@ -1,21 +1,22 @@
 """The command line: parse, call, print one result. Heavy imports stay inside the commands, so `--help` is instant."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
+from .commands.options import IMPORTS, import_files
+from .commands.probing import attention_command, loss_command, needle_command, run_command
+from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError
-from .harness.command import FORWARDED, lm_eval_command, lm_tasks_path_command
-from .probes.commands import attention_command, loss_command, needle_command, run_command
-from .training.commands import recipes_command, retrofit_command, train_command
+from .quiet import quiet_libraries
 
 app = typer.Typer(
     name="ssmax-eval",
-    help="Long-context evaluation of attention laws: does a model still find key information far past its training length?",
+    help="Long-context evaluation of attention mechanisms: does a model still find key information far past its training length?",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -70,7 +71,7 @@ def list_models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Models that are bundled or found: attention law, size, training length."""
+    """Models that are bundled or found: attention, size, training length."""
     from .models.catalogue import catalogue
     from .terminal import print_table
 
@@ -83,34 +84,48 @@ def list_models(
     print_table(columns, entries)
 
 
-@app.command("laws")
-def list_laws() -> None:
-    """Attention laws for --attention, with their formulas and options."""
-    from .attention.laws import LAWS, law_options
+@app.command("mechanisms")
+def list_mechanisms(
+    imports: IMPORTS = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Attention mechanisms for --attention: formula, options, what they learn, whether they can be swapped in, where they are from."""
+    quiet_libraries()
+    import_files(imports)
+    from .mechanisms.registry import told
     from .terminal import print_table
 
-    lines = [[name, law.summary, " ".join(f"{option}=" for option in law_options(law))] for name, law in LAWS.items()]
-    print_table(["law", "scale of the query: n visible keys, L training length", "options"], lines)
+    found = told()
+    if as_json:
+        print(json.dumps(found))
+        return
+    keys = ["mechanism", "formula", "options", "learned", "parts", "swap", "cache", "reference"]
+    title = "n visible keys, L training length, z the scaled product of q and k, C(n) what the query is multiplied with"
+    print_table(keys, [[str(each[key]) for key in keys] for each in found], title)
 
 
 @app.command("fading")
 def fading(
     attention: Annotated[
         list[str] | None,
-        typer.Option(metavar="LAW[:key=value,...]", help="Laws; repeatable. Default: softmax and ssmax:s=0.43."),
+        typer.Option(
+            metavar="NAME[:key=value,...]", help="Query scales; repeatable. Default: softmax and ssmax:s=0.43."
+        ),
     ] = None,
-    train_length: Annotated[int, typer.Option(help="L of laws that know a training length.")] = 1024,
+    train_length: Annotated[int, typer.Option(help="L of scales that know a training length.")] = 1024,
     largest: Annotated[int, typer.Option(help="The largest n.")] = 100_000,
     figure: Annotated[Path | None, typer.Option(help="Write the plot here: .svg, .png or .pdf.")] = None,
+    imports: IMPORTS = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """What laws do to one large score among n, without any model: Figure 1 of the paper, and the weight by lead, as numbers and a plot."""
+    """What query scales do to one large score among n, without a model: Figure 1 of the paper and the weight by lead, as a plot too."""
     quiet_libraries()
-    from .attention.fading import by_lead, by_length
+    import_files(imports)
+    from .mechanisms.fading import by_lead, by_length
     from .terminal import print_table
 
-    laws = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
-    lengths, leads = by_length(laws, train_length, largest), by_lead(laws, train_length, largest)
+    scales = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
+    lengths, leads = by_length(scales, train_length, largest), by_lead(scales, train_length, largest)
     if figure is not None:
         from .report.figures import fading_figure, save_as
 
@@ -123,9 +138,9 @@ def fading(
         (leads, "lead", "{:g}", f"weight of a score by its lead over all others, n = {largest:,}"),
     ):
         wide = table[table["n"] == largest] if column == "lead" else table
-        grid = wide.pivot(index=column, columns="attention", values="weight")[laws]
+        grid = wide.pivot(index=column, columns="attention", values="weight")[scales]
         print_table(
-            [column, *laws],
+            [column, *scales],
             [
                 [form.format(at), *(f"{w:.4f}" for w in line)]
                 for at, line in zip(grid.index, grid.to_numpy(), strict=True)
@@ -134,18 +149,6 @@ def fading(
         )
     if figure is not None:
         print(figure)
-
-
-def quiet_libraries() -> None:
-    """Keep the progress bars and advice of the libraries below out of our output."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ["MPLBACKEND"] = "agg"
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the default of the libraries' bars; our own decides for itself
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
 
 def dashed(argument: str) -> str:

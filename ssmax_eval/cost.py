@@ -16,7 +16,8 @@ from .models.shape import Work, blank, work_of
 from .probes.budget import cut_in_words
 
 if TYPE_CHECKING:
-    from .evaluate import PlannedRun, Settings, Subject
+    from .evaluate import PlannedRun
+    from .models.subjects import RunOptions, Subject
 
 FIRST_TIMED = 128  # tokens of the first forward that is timed
 TIMED = 0.5  # seconds that timing may take, about
@@ -36,15 +37,15 @@ class Line:
 
 
 def price(
-    plans: Iterable["PlannedRun"], settings: "Settings", loaded: dict[str, PreTrainedModel] | None = None
+    plans: Iterable["PlannedRun"], options: "RunOptions", loaded: dict[str, PreTrainedModel] | None = None
 ) -> list[Line]:
     """Return what is left of planned runs, a line for each run and context length. `loaded`: models at hand, by label."""
     lines = []
     works: dict[str, Work | None] = {}
     for plan in plans:
         left: dict[int, Counter[int]] = defaultdict(Counter)  # the sequences that prompts of a context length read
-        done = set() if settings.fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
-        finished = not settings.fresh and plan.run.is_scored
+        done = set() if options.fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
+        finished = not options.fresh and plan.run.is_scored
         prompts: dict[int, int] = defaultdict(int)
         for sample in [] if finished else plan.probe.plan():
             if not plan.probe.has(sample, done):
@@ -53,7 +54,7 @@ def price(
                 prompts[sequences[0]] += 1
         label = plan.subject.label
         if left and label not in works:
-            works[label] = shape(plan.subject, settings, (loaded or {}).get(label))
+            works[label] = shape(plan.subject, options, (loaded or {}).get(label))
         for length, read in sorted(left.items()):
             work, rows = works[label], plan.probe.all_rows
             operations = None
@@ -63,15 +64,15 @@ def price(
     return lines
 
 
-def shape(each: "Subject", settings: "Settings", loaded: PreTrainedModel | None = None) -> Work | None:
+def shape(each: "Subject", options: "RunOptions", loaded: PreTrainedModel | None = None) -> Work | None:
     """Return what a subject's forward multiplies, its weights loaded or not; None where only loading them could tell."""
     model = loaded or (each.loaded and each.loaded[0])
     if model is None and each.source is not None:
-        model = blank(each.source, settings.trust_remote_code)
+        model = blank(each.source, options.trust_remote_code)
     return None if model is None else work_of(model)
 
 
-def announcer(plans: Sequence["PlannedRun"], settings: "Settings") -> Callable[["Subject", PreTrainedModel], None]:
+def announcer(plans: Sequence["PlannedRun"], options: "RunOptions") -> Callable[["Subject", PreTrainedModel], None]:
     """Return what says the cost of all runs in one line on stderr, the first time that a model is about to be run."""
     said = False
 
@@ -79,10 +80,10 @@ def announcer(plans: Sequence["PlannedRun"], settings: "Settings") -> Callable[[
         nonlocal said
         if not said:
             said = True
-            lines = price(plans, settings, {each.label: model})
+            lines = price(plans, options, {each.label: model})
             if not lines:  # all rows are there, and only the record is not
                 return
-            times = seconds(model, shape(each, settings, model), lines)
+            times = seconds(model, shape(each, options, model), lines)
             print(f"ssmax-eval: cost: {in_words(lines, times)}", file=sys.stderr, flush=True)
 
     return announce
@@ -92,9 +93,9 @@ def in_words(lines: Sequence[Line], times: tuple[float, float] | None = None) ->
     """Say what lines cost in all: models and settings, prompts, tokens, operations, and seconds where they can be told."""
     if not lines:
         return "nothing; all runs are finished"
-    settings = {(line.plan.subject.label, line.plan.swap, str(line.plan.rope)) for line in lines}
-    models = {label for label, *_ in settings}
-    most = max(sum(label == each for label, *_ in settings) for each in models)
+    settings = {(line.plan.subject.label, str(line.plan.setting)) for line in lines}
+    models = {label for label, _ in settings}
+    most = max(sum(label == each for label, _ in settings) for each in models)
     counts: dict[str, int] = defaultdict(int)
     for line in lines:
         counts["document" if line.plan.probe.all_rows else "prompt"] += line.prompts

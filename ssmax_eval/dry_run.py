@@ -5,19 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from .cost import by_length, cuts, in_words, price, total
-from .evaluate import PlannedRun, Settings
+from .evaluate import PlannedRun
 from .models.load import check_config, load_tokenizer
 from .models.shape import blank
+from .models.subjects import RunOptions
 from .probes.defaults import training_length
 
 
-def dry_run(plans: Sequence[PlannedRun], settings: Settings) -> dict[str, Any]:
+def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
     """Return what planned runs would do: models, cost by context length and in all, the runs' folders, and all of it in words.
 
     Raises UserError for what config and tokenizer already refuse; what only weights can tell is left to the run.
     """
-    check_without_weights(plans, settings)
-    lines = price(plans, settings)
+    check_without_weights(plans, options)
+    lines = price(plans, options)
     left = {id(plan): sum(line.prompts for line in lines if line.plan is plan) for plan in plans}
     subjects = {plan.subject.label: plan.subject for plan in plans}.values()
     return {
@@ -35,8 +36,8 @@ def dry_run(plans: Sequence[PlannedRun], settings: Settings) -> dict[str, Any]:
                 "run": str(plan.run.folder),
                 "probe": plan.probe.name,
                 "model": plan.subject.label,
-                "attention": plan.swap or plan.subject.native_attention,
-                "rope": str(plan.rope),
+                "attention": str(plan.setting.attention or plan.subject.native_attention),
+                "rope": str(plan.setting.position),
                 "prompts_left": left[id(plan)],
             }
             for plan in plans
@@ -45,15 +46,15 @@ def dry_run(plans: Sequence[PlannedRun], settings: Settings) -> dict[str, Any]:
     }
 
 
-def check_without_weights(plans: Sequence[PlannedRun], settings: Settings) -> None:
+def check_without_weights(plans: Sequence[PlannedRun], options: RunOptions) -> None:
     """Raise UserError for what the plans ask of a model that its config, or its tokenizer, already refuses."""
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         model, tokenizer = each.loaded or (None, None)
         if each.source is not None:
             if not each.source.is_gguf:
-                check_config(each.source, settings.trust_remote_code)
-            tokenizer = load_tokenizer(each.source, settings.trust_remote_code)
-            model = blank(each.source, settings.trust_remote_code)
+                check_config(each.source, options.trust_remote_code)
+            tokenizer = load_tokenizer(each.source, options.trust_remote_code)
+            model = blank(each.source, options.trust_remote_code)
         if model is not None and tokenizer is not None:
             for probe in {id(plan.probe): plan.probe for plan in group}.values():
                 probe.check(model, tokenizer)

@@ -1,34 +1,29 @@
-"""Load a model, with an attention law, set its RoPE, probe it, store rows: one run for every model, law and RoPE setting."""
+"""Load a model, put it in a setting, probe it, store rows: one run for every model, setting and probe."""
 
 import itertools
-import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention.interface import Attached, attention_law, implementations, law_state, native_law, native_mechanism
-from .attention.laws import format_law, parse_law
 from .cost import announcer
-from .errors import UserError
-from .models.identity import Identity, identify, identify_source, mechanism_asked
-from .models.law_code import told_law, user_law_source
-from .models.load import load_model, pick_device
-from .models.preflight import preflight
-from .models.rope import RopeSetting, rope_scaled
-from .models.sources import ModelSource, resolve
-from .provenance import command, describe_model, describe_rope, environment, peak_memory
+from .mechanisms.interface import implementations
+from .models.load import pick_device
+from .models.mechanism_code import is_told, mechanism_source
+from .models.subjects import Loaded, RunOptions, Subject, subjects
+from .provenance import command, describe_model, environment, peak_memory
+from .readers.transformers import TransformersReader
 from .results import Run, run_id_of
+from .setting import Setting
 
 # of a config: what a forward returns, not what it computes
 FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+AS_TRAINED = (Setting(),)
 
 
 class Probe(Protocol):
@@ -38,6 +33,8 @@ class Probe(Protocol):
     def name(self) -> str: ...
     @property
     def all_rows(self) -> bool: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
     def plan(self) -> Sequence[Any]: ...
     def has(self, sample: Any, done: Collection[str]) -> bool: ...
     def reads(self, sample: Any) -> list[int]: ...
@@ -46,228 +43,132 @@ class Probe(Protocol):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None: ...
     def __call__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: TransformersReader,
         done: Collection[str],
         batch_size: int | None,
         progress: Callable[[int], None],
     ) -> Iterator[list[dict[str, Any]]]: ...
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run: dtype and device as load_model takes them; batch_size None chooses; fresh starts every run over."""
-
-    dtype: str = "auto"
-    device: str = "auto"
-    batch_size: int | None = None
-    output_path: Path = Path("results")
-    fresh: bool = False
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"batch size {self.batch_size}: allowed are auto and whole numbers from 1")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights.
-
-    not_resumable: why its runs start over each time and are never served from stored rows; None if they may be.
-    """
-
-    label: str
-    reference: str
-    fingerprint: str
-    native_attention: str
-    source: ModelSource | None = None
-    loaded: Loaded | None = None
-    not_resumable: str | None = None
-
-    @property
-    def resumable(self) -> bool:
-        return self.not_resumable is None
-
-    def load(self, settings: Settings) -> Loaded:
-        if self.loaded is not None:
-            return self.loaded
-        assert self.source is not None
-        return load_model(
-            self.source,
-            dtype=settings.dtype,
-            device=settings.device,
-            trust_remote_code=settings.trust_remote_code,
-        )
-
-
-def subjects(models: str | Sequence[Any] | dict[str, Any] | Loaded) -> list[Subject]:
-    """Return the subjects of references (`[LABEL=]REF`), of {label: reference or (model, tokenizer)}, or of one loaded pair."""
-    if isinstance(models, str) or (isinstance(models, tuple) and models and hasattr(models[0], "config")):
-        models = [models]
-    items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
-    found = [subject(label, reference) for label, reference in items]
-    labels = [each.label for each in found]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"model {label!r}: two models have this name; tell them apart: --model LABEL=REF")
-    return found
-
-
-def subject(label: str, reference: Any) -> Subject:
-    if isinstance(reference, str):
-        source = resolve(f"{label}={reference}" if label else reference)
-        entry = source.config().get("ssmax")
-        native = entry.get("attention", "softmax") if isinstance(entry, dict) else mechanism_asked(source.config())
-        identity = identify_source(source)
-        reason = told(source.label, identity)
-        return Subject(
-            source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason
-        )
-    model, tokenizer = reference
-    name = type(model).__name__
-    native = native_mechanism(model)
-    if hasattr(model.config, "ssmax") and native != "softmax" and not law_state(model):
-        raise UserError(
-            f"model {label or name!r}: its config names attention law {native}, but its layers carry none; "
-            "load it with ssmax_eval.load_model"
-        )
-    identity = identify(model, tokenizer)
-    reason = told(label or name, identity)
-    return Subject(label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason)
-
-
-def told(label: str, identity: Identity) -> str | None:
-    """Say why a model's runs are not resumed, and return the reason; None if they are."""
-    if identity.unknown_code is None:
-        return None
-    reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
-    logging.getLogger(__name__).warning(
-        "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label, reason
-    )
-    return reason
-
-
 class PlannedRun(NamedTuple):
-    """One probe on one model under one law (None: its own) and one RoPE setting, and where its rows go."""
+    """One probe on one model in one setting, and where its rows go."""
 
     subject: Subject
     probe: Probe
-    swap: str | None
-    rope: RopeSetting
+    setting: Setting
     run: Run
 
 
 def run_probe(
     probe: Probe,
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
-    attentions: Sequence[str | None] = (None,),
-    ropes: Sequence[RopeSetting] = (RopeSetting(),),
-    settings: Settings | None = None,
+    settings: Sequence[Setting] = AS_TRAINED,
+    options: RunOptions | None = None,
 ) -> list[Run]:
     """Run one probe; as run_probes."""
-    return run_probes([probe], models, attentions, ropes, settings)
+    return run_probes([probe], models, settings, options)
 
 
 def run_probes(
     probes: Sequence[Probe],
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
-    attentions: Sequence[str | None] = (None,),
-    ropes: Sequence[RopeSetting] = (RopeSetting(),),
-    settings: Settings | None = None,
+    settings: Sequence[Setting] = AS_TRAINED,
+    options: RunOptions | None = None,
 ) -> list[Run]:
-    """Run probes on every model under every law and RoPE setting; finished runs are left alone, started ones finished.
+    """Run probes on every model in every setting; finished runs are left alone, started ones finished.
 
-    Runs of a model whose code cannot be told (Subject.not_resumable) start over. Attention None is the model's own law with its
-    learned values, a name swaps a fresh law in. A model is loaded once, and checked for all probes before any runs. Returns the
-    runs, a model's laws and settings in that order, each with every probe. Raises UserError.
+    Runs of a model or a mechanism whose code cannot be told (Subject.not_resumable) start over. A model is loaded once, and
+    checked for all probes before any runs. Returns the runs, a model's settings in their order, each with every probe. Raises
+    UserError.
     """
-    settings = settings or Settings()
-    plans = planned_runs(probes, models, attentions, ropes, settings)
-    announce = announcer(plans, settings)
+    options = options or RunOptions()
+    plans = planned_runs(probes, models, settings, options)
+    announce = announcer(plans, options)
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         own = list(group)
-        fresh = replace(settings, fresh=True)
-        how = {id(plan): settings if each.resumable and told_law(plan.swap) else fresh for plan in own}
+        fresh = replace(options, fresh=True)
+        how = {
+            id(plan): options if each.resumable and is_told(plan.setting.attention or each.mechanism) else fresh
+            for plan in own
+        }
         missing = [plan for plan in own if how[id(plan)].fresh or not plan.run.is_scored]
         if missing:
-            model, tokenizer = each.load(settings)
+            model, tokenizer = each.load(options)
             for probe in {id(plan.probe): plan.probe for plan in missing}.values():
                 probe.check(model, tokenizer)
             for plan in missing:
-                execute(each, model, tokenizer, plan.probe, plan.swap, plan.rope, plan.run, how[id(plan)], announce)
+                execute(plan, model, tokenizer, how[id(plan)], announce)
     return [plan.run for plan in plans]
 
 
 def planned_runs(
     probes: Sequence[Probe],
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
-    attentions: Sequence[str | None] = (None,),
-    ropes: Sequence[RopeSetting] = (RopeSetting(),),
-    settings: Settings | None = None,
+    settings: Sequence[Setting] = AS_TRAINED,
+    options: RunOptions | None = None,
 ) -> list[PlannedRun]:
     """Return the runs that run_probes would give, in its order, nothing loaded or written. Raises UserError."""
-    settings = settings or Settings()
-    pick_device(settings.device)
-    swaps = list(dict.fromkeys(None if law is None else format_law(*parse_law(law)) for law in attentions))
+    options = options or RunOptions()
+    pick_device(options.device)
     return [
-        PlannedRun(each, probe, law, rope, open_run(each, probe, law, rope, settings))
+        PlannedRun(each, probe, setting, open_run(each, probe, setting, options))
         for each in subjects(models)
-        # softmax swapped into a softmax model is that model
-        for law in dict.fromkeys(None if law == each.native_attention == "softmax" else law for law in swaps)
-        for rope in ropes
+        for setting in dict.fromkeys(as_it_is(each, setting) for setting in settings)
         for probe in probes
     ]
 
 
-def open_run(each: Subject, probe: Probe, swap: str | None, rope: RopeSetting, settings: Settings) -> Run:
+def as_it_is(each: Subject, setting: Setting) -> Setting:
+    """Return a setting without a swap that changes nothing: softmax swapped into a softmax model is that model."""
+    asked = setting.attention
+    swaps_nothing = asked is not None and str(asked) == each.native_attention == "softmax"
+    return replace(setting, attention=None) if swaps_nothing else setting
+
+
+def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
-    dtype = each.source.dtype(settings.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
+    dtype = each.source.dtype(options.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
+    asked = setting.attention
     key = {
         "probe": probe.name,
         "parameters": probe.parameters(),
         "model": each.label,
         "fingerprint": each.fingerprint,
         "dtype": dtype.removeprefix("torch."),
-        "attention": swap,
-        "attention_source": None if swap is None else user_law_source(swap),
-        "rope": asdict(rope),
+        "attention": None if asked is None else str(asked),
+        "attention_source": mechanism_source(asked or each.mechanism),
+        **setting.position.key(),
     }
-    return Run(settings.output_path / probe.name / run_id_of(key))
+    return Run(options.output_path / probe.name / run_id_of(key))
 
 
 def execute(
-    each: Subject,
+    plan: PlannedRun,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    probe: Probe,
-    swap: str | None,
-    rope: RopeSetting,
-    run: Run,
-    settings: Settings,
+    options: RunOptions,
     announce: Callable[[Subject, PreTrainedModel], None],
 ) -> None:
-    """Probe one model under one law and one RoPE setting, appending rows and writing run.json at the end."""
+    """Probe one model in one setting, appending rows and writing run.json at the end."""
     started = time.perf_counter()
-    plan = probe.plan()
-    described = describe_model(each, model, tokenizer, settings.dtype)
-    longest = max(sample.context_length for sample in plan)
+    each, probe, setting, run = plan
+    samples = probe.plan()
+    described = describe_model(each, model, tokenizer, options.dtype)
+    longest = max(sample.context_length for sample in samples)
+    reader = TransformersReader(model, tokenizer)
     with ExitStack() as stack:
         stack.enter_context(inference(model))
-        attached = stack.enter_context(attention_law(model, swap, longest or None) if swap else native_law(model))
-        effective = stack.enter_context(
-            rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling, longest=longest or None)
-        )
+        effective = stack.enter_context(setting(model, longest or None))
         probe.check(model, tokenizer)
-        laws = bool(attached.scaled_layers)
-        proof = preflight(model, tokenizer, longest, laws=laws, masses=probe.name == "attention")
-        attached = that_ran(attached, proof)
-        writer = stack.enter_context(run.writer(settings.fresh))
+        proof = reader.prove(longest, probe.needs, effective.has_mechanism)
+        effective = effective.that_ran(proof.get("called"))
+        writer = stack.enter_context(run.writer(options.fresh))
         earlier = run.rows()
         done = {row["sample"] for row in earlier if row["error"] is None}
         announce(each, model)
-        total = sum(sample.context_length for sample in plan)
-        title = " ".join(filter(None, [each.label, attached.attention, str(rope) if rope.changes else ""]))
+        total = sum(sample.context_length for sample in samples)
+        position = str(setting.position) if setting.position.changes else ""
+        title = " ".join(filter(None, [each.label, effective.attached.attention, position]))
         bar = stack.enter_context(
             tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr)
         )
@@ -275,22 +176,17 @@ def execute(
             "model": each.label,
             "fingerprint": each.fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "attention": attached.attention,
-            "attention_swapped": swap is not None,
-            "rope": str(rope),
-            "rope_theta": effective.rope_theta if effective else None,
-            "rope_theta_factor": rope.theta_factor,
-            "rope_scaling": rope.scaling,
+            **effective.columns(),
         }
-        for rows in probe(model, tokenizer, done, settings.batch_size, bar.update):
+        for rows in probe(reader, done, options.batch_size, bar.update):
             writer.append({**common, **row} for row in rows)
         rows = run.rows()
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),
             "model": described,
-            "attention": {**asdict(attached), "swapped": swap is not None, "learned": law_state(model)},
-            "rope": describe_rope(rope, effective),
+            **effective.record(model),
+            "reader": reader.describe(),
             "preflight": proof,
             "environment": environment(model),
             "command": command(),
@@ -325,25 +221,3 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
             module.training = training.get(name, False)
         for config, name, given, _ in switches:
             setattr(config, name, given)
-
-
-def that_ran(attached: Attached, proof: dict[str, Any]) -> Attached:
-    """Leave out of what was attached the layers that never ran, as cross-attention does when there is only text."""
-    called = proof.get("called")
-    if called is None:
-        return attached
-    scaled, unscaled = (
-        [name for name in names if name in called] for names in (attached.scaled_layers, attached.unscaled_layers)
-    )
-    if attached.scaled_layers and not scaled:
-        raise UserError(
-            f"attention law {attached.attention}: none of the layers that it is on runs in a forward of text; use softmax"
-        )
-    return replace(attached, scaled_layers=scaled, unscaled_layers=unscaled)
-
-
-def rope_settings(
-    theta: float | None = None, theta_factors: Sequence[float] = (1.0,), scaling: str | None = None
-) -> list[RopeSetting]:
-    """Return one setting for each theta factor, the other requests the same in all."""
-    return [RopeSetting(theta_factor=factor, theta=theta, scaling=scaling) for factor in dict.fromkeys(theta_factors)]

@@ -12,22 +12,19 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .models.rope import RopeRecord, RopeSetting
+from .mechanisms.train_length import train_length_of
 from .models.sources import ModelSource
-from .models.train_length import train_length_of
+from .models.subjects import Subject
 from .training.recipes import RECIPES
-
-if TYPE_CHECKING:
-    from .evaluate import Subject
 
 
 def describe_model(
-    each: "Subject", model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str
+    each: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str
 ) -> dict[str, Any]:
     return {
         "label": each.label,
@@ -91,17 +88,6 @@ def named_recipe(fields: dict[str, Any]) -> str:
         if key in known and json.dumps(known[key]) != json.dumps(value)
     ]
     return " ".join([name, *changed])
-
-
-def describe_rope(rope: RopeSetting, effective: RopeRecord | None) -> dict[str, Any]:
-    return {
-        "requested": asdict(rope),
-        "effective": None if effective is None else replace_nan(asdict(effective)),
-    }
-
-
-def replace_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if value != value else value for key, value in values.items()}
 
 
 def environment(model: PreTrainedModel) -> dict[str, Any]:

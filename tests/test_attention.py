@@ -9,9 +9,12 @@ from transformers import AttentionInterface, DynamicCache, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import ssmax_eval
-from ssmax_eval.attention import interface
-from ssmax_eval.attention.interface import attach, attention_law, attention_modules
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms import interface
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.mechanisms.mechanism import Layer
+from ssmax_eval.setting import Setting
 
 L = 256
 
@@ -58,7 +61,7 @@ def test_softmax_is_sdpa_bit_for_bit_and_eager_to_1e5(name):
     model, ids = build(name), tokens()
     model.set_attn_implementation("sdpa")
     sdpa = model(ids).logits
-    with attention_law(model, "softmax"):
+    with Setting.of("softmax")(model):
         ours = model(ids).logits
     model.set_attn_implementation("eager")
     assert torch.equal(ours, sdpa)
@@ -69,7 +72,7 @@ def test_softmax_is_sdpa_bit_for_bit_and_eager_to_1e5(name):
 def test_ssmax_equals_float64_reference(name):
     model, ids = build(name), tokens()
     plain = model(ids).logits
-    with attention_law(model, "ssmax"):
+    with Setting.of("ssmax")(model):
         randomise(model)
         ours = model(ids).logits
         expected = reference_logits(model, ssmax_scale, ids)
@@ -81,7 +84,7 @@ def test_ssmax_equals_float64_reference(name):
 def test_ssmax_in_bfloat16_within_2e2_of_the_reference(name):
     # smaller weights: what is tested is the law's rounding, not that of 2 layers of large random matrices
     model, ids = build(name, initializer_range=0.05).bfloat16(), tokens()
-    with attention_law(model, "ssmax"):
+    with Setting.of("ssmax")(model):
         randomise(model)
         ours = model(ids).logits
         expected = reference_logits(model, ssmax_scale, ids)
@@ -91,7 +94,7 @@ def test_ssmax_in_bfloat16_within_2e2_of_the_reference(name):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_trap_2_cached_decode_equals_full_forward(name):
     model, ids = build(name), tokens()
-    with attention_law(model, "ssmax"):
+    with Setting.of("ssmax")(model):
         randomise(model)
         full = model(ids, use_cache=False).logits
         cache = DynamicCache(config=model.config)
@@ -104,7 +107,7 @@ def test_trap_2_cached_decode_equals_full_forward(name):
 
 def test_trap_1_chunked_prefill_equals_one_shot():
     model, ids = build("Llama"), tokens(1, 120)
-    with attention_law(model, "ssmax:s=0.8"):
+    with Setting.of("ssmax:s=0.8")(model):
         full = model(ids, use_cache=False).logits
         cache = DynamicCache(config=model.config)
         chunks = torch.cat([model(part, past_key_values=cache).logits for part in ids.split(50, 1)], 1)
@@ -113,7 +116,7 @@ def test_trap_1_chunked_prefill_equals_one_shot():
 
 def test_static_cache_equals_full_forward():
     model, ids = build("Llama"), tokens(1, 40)
-    with attention_law(model, "ssmax:s=0.8"):
+    with Setting.of("ssmax:s=0.8")(model):
         full = model(ids, use_cache=False).logits
         cache = StaticCache(config=model.config, max_cache_len=64)
         parts = [model(part, past_key_values=cache).logits for part in (ids[:, :30], *ids[:, 30:].split(1, 1))]
@@ -126,7 +129,7 @@ def test_left_padding_does_not_count_as_visible(name):
     padded = torch.cat([torch.zeros(1, 9, dtype=torch.long), ids], 1)
     mask = (torch.arange(33) >= 9).long()[None]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with attention_law(model, "ssmax:s=0.8"):
+    with Setting.of("ssmax:s=0.8")(model):
         alone = model(ids).logits
         together = model(padded, attention_mask=mask, position_ids=positions).logits[:, 9:]
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
@@ -136,7 +139,7 @@ def test_packed_documents_restart_n():
     model = build("Llama")
     one, two = tokens(1, 15, 1), tokens(1, 22, 2)
     positions = torch.cat([torch.arange(15), torch.arange(22)])[None]
-    with attention_law(model, "ssmax:s=0.8"):
+    with Setting.of("ssmax:s=0.8")(model):
         packed = model(torch.cat([one, two], 1), position_ids=positions, use_cache=False).logits
         apart = torch.cat([model(one).logits, model(two).logits], 1)
     torch.testing.assert_close(packed, apart, atol=1e-5, rtol=1e-4)
@@ -149,7 +152,7 @@ def test_trap_3_left_padding_needs_the_mask_function(monkeypatch):
     assert interface.IMPLEMENTATION in ALL_MASK_ATTENTION_FUNCTIONS
     model, ids = build("Llama"), tokens(1, 24)
     mask = (torch.arange(24) >= 5).long()[None]
-    with attention_law(model, "softmax"):
+    with Setting.of("softmax")(model):
         ours = model(ids, attention_mask=mask).logits[:, 5:]
     model.set_attn_implementation("eager")
     torch.testing.assert_close(ours, model(ids, attention_mask=mask).logits[:, 5:], atol=1e-5, rtol=1e-4)
@@ -186,25 +189,25 @@ def test_trap_5_query_keeps_its_dtype_and_is_rounded_once(monkeypatch):
 def test_trap_5_scale_comes_after_qk_norm():
     """Qwen3 normalises q; a scale in front of the norm would vanish, so s must change the logits."""
     model, ids = build("Qwen3"), tokens()
-    with attention_law(model, "ssmax:s=0.1"):
+    with Setting.of("ssmax:s=0.1")(model):
         low = model(ids).logits
-    with attention_law(model, "ssmax:s=0.9"):
+    with Setting.of("ssmax:s=0.9")(model):
         high = model(ids).logits
     assert (low - high).abs().max() > 1e-2
 
 
 def test_trap_6_windowed_layers_stay_unscaled_and_are_reported():
     model = build("Gemma3Text")
-    with attention_law(model, "ssmax") as attached:
-        assert attached.scaled_layers == ["model.layers.1.self_attn"]
-        assert attached.unscaled_layers == ["model.layers.0.self_attn"]
+    with Setting.of("ssmax")(model) as effective:
+        assert effective.attached.scaled_layers == ["model.layers.1.self_attn"]
+        assert effective.attached.unscaled_layers == ["model.layers.0.self_attn"]
     with pytest.raises(UserError, match="windowed"):
         attach(build("Mistral", sliding_window=16), "ssmax")
 
 
 def test_trap_7_the_distribution_changes_with_n():
     """The maximum of softmax falls with n, that of SSMax does not (Figure 1); subtracting s ln n would do nothing."""
-    law = ssmax_eval.attention.laws.SSMax(1, L, s=0.43)
+    law = ssmax_eval.mechanisms.scales.SSMax(Layer(1, L), s=0.43)
     for n, softmax, ssmax in (
         (10, 0.9428, 0.9401),
         (100, 0.5999, 0.9951),
@@ -213,7 +216,7 @@ def test_trap_7_the_distribution_changes_with_n():
     ):
         z = torch.full((n,), -2.0)
         z[-1] = 3.0
-        scale = law(torch.tensor([[float(n)]])).item()
+        scale = law(torch.tensor([[[float(n)]]])).item()
         assert z.softmax(0)[-1].item() == pytest.approx(softmax, abs=1e-4)
         assert (scale * z).softmax(0)[-1].item() == pytest.approx(ssmax, abs=1e-4)
 
@@ -259,7 +262,7 @@ def test_attention_law_restores_everything():
     model, ids = build("Llama"), tokens()
     model.set_attn_implementation("eager")
     before, config = model(ids).logits, model.config.to_dict()
-    with pytest.raises(RuntimeError, match="inside"), attention_law(model, "ssmax-bias"):
+    with pytest.raises(RuntimeError, match="inside"), Setting.of("ssmax-bias")(model):
         raise RuntimeError("inside")
     assert model.config._attn_implementation == "eager"
     assert model.config.to_dict() == config
@@ -272,9 +275,9 @@ def test_attention_law_gives_trained_values_back():
     attach(model, "ssmax")
     randomise(model)
     before = model(ids).logits
-    with attention_law(model, "softmax"):
+    with Setting.of("softmax")(model):
         assert not torch.equal(model(ids).logits, before)
-    with attention_law(model, "ssmax"):  # the same name is a fresh law here, at its initial s
+    with Setting.of("ssmax")(model):  # the same name is a fresh law here, at its initial s
         assert not torch.equal(model(ids).logits, before)
     assert torch.equal(model(ids).logits, before)
     assert model.config.ssmax["attention"] == "ssmax"
@@ -294,7 +297,7 @@ def test_learned_values_are_parameters_of_the_model():
 def test_learned_p_shares_one_table_and_starts_as_softmax():
     model, ids = build("Llama"), tokens(1, 40)
     plain = model(ids).logits
-    with attention_law(model, "learned-p:train_length=16"):
+    with Setting.of("learned-p:train_length=16")(model):
         modules = list(attention_modules(model).values())
         assert modules[1].ssmax.p is modules[0].ssmax.p
         assert [name for name, _ in model.named_parameters() if name.endswith("ssmax.p")] == [
@@ -303,7 +306,7 @@ def test_learned_p_shares_one_table_and_starts_as_softmax():
         torch.testing.assert_close(model(ids).logits, plain, atol=1e-5, rtol=1e-4)
         # beyond the table it continues as a1 ln n + a2
         modules[0].ssmax.p.data = 0.3 * torch.arange(1, 17).float().log() + 0.7
-        beyond = modules[0].ssmax(torch.tensor([[8.0, 40.0]]))[0, 0]
+        beyond = modules[0].ssmax(torch.tensor([[[8.0, 40.0]]]))[0, 0]
     torch.testing.assert_close(beyond, 0.3 * torch.tensor([8.0, 40.0]).log() + 0.7)
 
 
@@ -337,5 +340,5 @@ def test_a_train_length_given_for_one_law_is_not_the_models():
     model = build("Llama")
     attach(model, "ssmax:train_length=64")
     assert model.config.ssmax == {"attention": "ssmax:train_length=64", "train_length": 256}
-    with attention_law(model, "log-n") as attached:
-        assert attached.train_length == 256
+    with Setting.of("log-n")(model) as effective:
+        assert effective.attached.train_length == 256

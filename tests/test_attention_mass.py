@@ -6,13 +6,15 @@ import pytest
 import torch
 from tiny import build
 
-from ssmax_eval import attention_law
-from ssmax_eval.attention.interface import attach, attention_modules, native_law
-from ssmax_eval.attention.recorder import Recorder, recording
-from ssmax_eval.models.preflight import laws_off
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.mechanisms.interface import recording
+from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.probes.attention_mass import HAYSTACK_TOKENS, MEASURES
-from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.scoring import forced
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers.preflight import mechanisms_off
+from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.setting import Setting
 
 LENGTH = 300  # beyond 256, where sdpa's mask and the row's own position first came apart for others
 LAWS = ("softmax", "ssmax", "ssmax-bias:b=0.3", "ssmax-fixed:s=0.2", "constant-n", "learned-p")
@@ -30,7 +32,7 @@ def eager_maps(model, ids, attention):
     def scaled(module, query, key, value, attention_mask, **kwargs):
         law = scales[id(module)]
         if law is not None:
-            n = torch.arange(1, query.shape[2] + 1, dtype=torch.float32)[None]
+            n = torch.arange(1, query.shape[2] + 1, dtype=torch.float32)[None, None]
             query = query * law(n)[..., None]
         return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
@@ -40,7 +42,7 @@ def eager_maps(model, ids, attention):
     AttentionInterface.register("scaled_eager", scaled)
     AttentionMaskInterface.register("scaled_eager", eager_mask)
     before = model.config._attn_implementation
-    with laws_off(model), torch.no_grad():  # a layer refuses to run without its law, which the hook applies here
+    with mechanisms_off(model), torch.no_grad():  # a layer refuses to run without its law, which the hook applies here
         model.set_attn_implementation("scaled_eager")
         maps = model(input_ids=ids, output_attentions=True).attentions
         model.set_attn_implementation(before)
@@ -55,7 +57,7 @@ def test_masses_equal_eagers_maps(name, attention, tokenizer):
     probe = NeedleProbe(context_lengths=(LENGTH,), depth_percents=(0, 40, 100), trials=1)
     prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
     attach(model, attention)
-    scores = forced(model, tokenizer, prompts, attention_mass=True)
+    scores = masses_of(TransformersReader(model, tokenizer))(prompts)
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts])
     maps = eager_maps(model, ids, attention)
     assert maps.shape[-2:] == (LENGTH - 1, LENGTH - 1)
@@ -78,7 +80,8 @@ def test_masses_equal_eagers_maps(name, attention, tokenizer):
             ).mean(0),
             "mass_answer_mean": rows[..., slice(*value)].double().sum(-1).mean(-1),
         }
-        for measure in MEASURES:
+        assert score["row_sum"] is None  # 1 by definition
+        for measure in expected:
             found = torch.tensor(score[measure], dtype=torch.float64)
             expected[measure] = expected[measure].double()
             tolerance = 1e-6 if measure.startswith(("mass", "max")) else 2e-5
@@ -102,7 +105,7 @@ def test_trap_13_of_the_haystack_few_rows_reach_lm_head(tokenizer):
     attach(model, "softmax")
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
-    forced(model, tokenizer, prompts, attention_mass=True)
+    masses_of(TransformersReader(model, tokenizer))(prompts)
     assert seen == [(3, max(p.answer_length for p in prompts), 1024), (3, HAYSTACK_TOKENS, 1024)]
 
 
@@ -111,10 +114,11 @@ def test_the_forward_is_not_changed(tokenizer):
     attach(model, "ssmax")
     probe = NeedleProbe(context_lengths=(128,), depth_percents=(50,), trials=2)
     prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
-    plain, recorded = (forced(model, tokenizer, prompts, attention_mass=each) for each in (False, True))
+    reader = TransformersReader(model, tokenizer)
+    plain, recorded = reader.answers(prompts), masses_of(reader)(prompts)
     assert plain == [{key: score[key] for key in plain[0]} for score in recorded]
     assert all(set(MEASURES) < set(score) for score in recorded)
-    assert not any("recorder" in vars(module) for module in attention_modules(model).values())
+    assert not any("watched" in vars(module) for module in attention_modules(model).values())
 
 
 @pytest.mark.parametrize("rows", [[0], [7, 3], [LENGTH - 1], list(range(LENGTH))])
@@ -122,8 +126,8 @@ def test_rows_sum_to_one_and_see_nothing_later(rows):
     """Masked by absolute position: row r sees r + 1 keys, wherever it stands among the rows asked for."""
     model = build("Llama", max_position_embeddings=512)
     ids = torch.randint(3, 128, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-    recorder = Recorder(torch.tensor([rows, rows]), lambda scores: scores)
-    with native_law(model), recording(model, recorder), torch.no_grad():
+    recorder = Recorder(torch.tensor([rows, rows]), lambda recorded: recorded.scores)
+    with Setting()(model), recording(model, recorder), torch.no_grad():
         model(input_ids=ids)
     for scores in recorder.kept.values():
         weights = scores.softmax(-1)
@@ -137,10 +141,10 @@ def test_cached_rows_equal_one_shot():
     """A prefill in two parts, and one decoded token: row i of a part stands behind all keys of the parts before."""
     model = build("Llama", max_position_embeddings=512)
     ids = torch.randint(3, 128, (1, LENGTH), generator=torch.Generator().manual_seed(1))
-    whole = Recorder(torch.tensor([[LENGTH - 2, LENGTH - 1]]), lambda scores: scores.softmax(-1))
-    part = Recorder(torch.tensor([[98, 99]]), lambda scores: scores.softmax(-1))
-    token = Recorder(torch.tensor([[0]]), lambda scores: scores.softmax(-1))
-    with attention_law(model, "ssmax"), torch.no_grad():
+    whole = Recorder(torch.tensor([[LENGTH - 2, LENGTH - 1]]), lambda recorded: recorded.weights)
+    part = Recorder(torch.tensor([[98, 99]]), lambda recorded: recorded.weights)
+    token = Recorder(torch.tensor([[0]]), lambda recorded: recorded.weights)
+    with Setting.of("ssmax")(model), torch.no_grad():
         with recording(model, whole):
             model(input_ids=ids)
         cache = model(input_ids=ids[:, :-100], use_cache=True).past_key_values
@@ -159,8 +163,8 @@ def test_padding_and_windows_are_seen_as_the_layer_sees_them():
     ids = torch.randint(3, 128, (1, 64), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[:, :5] = 0
-    recorder = Recorder(torch.tensor([[40, 63]]), lambda scores: scores.softmax(-1))
-    with native_law(model), recording(model, recorder), torch.no_grad():
+    recorder = Recorder(torch.tensor([[40, 63]]), lambda recorded: recorded.weights)
+    with Setting()(model), recording(model, recorder), torch.no_grad():
         model(input_ids=ids, attention_mask=mask)
     windowed, full = recorder.kept.values()
     assert (windowed[0, :, 1] > 0).sum(-1).unique().tolist() == [16]
@@ -174,7 +178,7 @@ def test_a_prompt_without_a_needle_has_no_mass(tokenizer):
     probe = NeedleProbe(
         context_lengths=(128,), depth_percents=(50,), trials=1, controls=("no-needle",), attention_mass=True
     )
-    grid, control = (row for rows in probe(model, tokenizer) for row in rows)
+    grid, control = (row for rows in probe(TransformersReader(model, tokenizer)) for row in rows)
     assert grid["mass_answer"] is not None
     assert control["mass_answer"] is control["log_odds"] is control["mass_needle"] is control["mass_next"] is None
     assert len(control["entropy"]) == 2

@@ -15,7 +15,9 @@ from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import BUNDLED, PAIR, bundled_names, resolve
 
 MODELS = {"softmax-bible-2m": "softmax", "ssmax-bible-2m": "ssmax"}
-OLD = {f"{law}-{size}": law for size in ("2m", "3m") for law in ("softmax", "ssmax")}  # on texts that are not free
+OLD = {
+    f"{mechanism}-{size}": mechanism for size in ("2m", "3m") for mechanism in ("softmax", "ssmax")
+}  # on texts that are not free
 MIB = 2**20
 
 
@@ -23,9 +25,9 @@ def test_what_is_bundled():
     assert bundled_names() == list(MODELS)
     assert tuple(MODELS) == PAIR
     lines = {line[0]: line for line in catalogue()}
-    for name, law in MODELS.items():
+    for name, mechanism in MODELS.items():
         _, attention, parameters, length, found, _, licence, where, training = lines[name]
-        assert (attention, length, where, licence) == (law, "256", "bundled", "cc0-1.0")
+        assert (attention, length, where, licence) == (mechanism, "256", "bundled", "cc0-1.0")
         assert re.fullmatch(r"(1?\.\d\d ){4}1?\.\d\d at 1x to 16x", found)
         assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
         assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s, \d+% of its matmul rate", training)
@@ -44,7 +46,7 @@ def test_sizes_and_kinds_of_files():
     )
 
 
-def test_the_two_differ_in_their_law_alone():
+def test_the_two_differ_in_their_mechanism_alone():
     records = [json.loads((BUNDLED / name / "training.json").read_text()) for name in PAIR]
     jobs = [record["job"] | {"attention": None} for record in records]
     assert jobs[0] == jobs[1]
@@ -75,12 +77,12 @@ def test_the_needle_at_the_training_length_and_far_beyond(tmp_path):
 
 def test_the_study_set_opens_by_name():
     """Its seed 0 is the bundled pair; the first pairs, whose texts leave no plain licence, are there and not in the package."""
-    for law in ("softmax", "ssmax"):
-        assert resolve(f"study/cpu-{law}-s0").fingerprint == resolve(f"{law}-bible-2m").fingerprint
+    for mechanism in ("softmax", "ssmax"):
+        assert resolve(f"study/cpu-{mechanism}-s0").fingerprint == resolve(f"{mechanism}-bible-2m").fingerprint
     lines = {line[0]: line for line in catalogue()}
     assert len([name for name in lines if name.startswith("study/cpu-")]) == 14
-    for name, law in OLD.items():
-        assert lines[f"study/{name}"][1] == law
+    for name, mechanism in OLD.items():
+        assert lines[f"study/{name}"][1] == mechanism
         assert lines[f"study/{name}"][6] == "other"
         card = resolve(f"study/{name}").path / "README.md"
         assert all(word in card.read_text() for word in ("CC BY-SA 4.0", "GPL", "not in the package"))

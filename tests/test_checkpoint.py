@@ -1,4 +1,4 @@
-"""The checkpoint format: three ways to open it, equal logits; no way to open it without its law unnoticed."""
+"""The checkpoint format: three ways to open it, equal logits; no way to open it without its mechanism unnoticed."""
 
 import json
 import pickle
@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny import build, tokens
 from transformers import AutoModelForCausalLM
 
-from ssmax_eval.attention.interface import attach, law_modules
-from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.attach import attach, mechanisms_of
+from ssmax_eval.mechanisms.registry import mechanisms
 from ssmax_eval.models import checkpoint as checkpoint_module
 from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
@@ -24,13 +24,13 @@ from ssmax_eval.models.retrofit import retrofit
 LEARNED = ("ssmax", "ssmax-bias", "learned-p")
 
 
-def saved(folder, tokenizer, law, architecture="Llama", dtype="float32"):
-    """Save a tiny model under a law with values of its own, and return its logits in float32."""
+def saved(folder, tokenizer, mechanism, architecture="Llama", dtype="float32"):
+    """Save a tiny model under a mechanism with values of its own, and return its logits in float32."""
     model = build(architecture, vocab_size=1024, max_position_embeddings=512)
-    attach(model, law)
+    attach(model, mechanism)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for each in law_modules(model).values():
+        for each in mechanisms_of(model).values():
             for parameter in each.parameters():
                 parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
         logits = model(tokens()).logits
@@ -40,18 +40,18 @@ def saved(folder, tokenizer, law, architecture="Llama", dtype="float32"):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tokenizer):
-    """Return, by law, a folder and the logits that it must give."""
-    top = tmp_path_factory.mktemp("laws")
-    return {law: (top / law, saved(top / law, tokenizer, law)) for law in LAWS}
+    """Return, by mechanism, a folder and the logits that it must give."""
+    top = tmp_path_factory.mktemp("mechanisms")
+    return {mechanism: (top / mechanism, saved(top / mechanism, tokenizer, mechanism)) for mechanism in mechanisms()}
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_load_model_gives_what_was_saved(folders, law):
-    folder, logits = folders[law]
+@pytest.mark.parametrize("mechanism", mechanisms())
+def test_load_model_gives_what_was_saved(folders, mechanism):
+    folder, logits = folders[mechanism]
     model, _ = load_model(str(folder))
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, logits)
-    base = "llama" if law == "softmax" else "ssmax_llama"
+    base = "llama" if mechanism == "softmax" else "ssmax_llama"
     assert json.loads((folder / "config.json").read_text())["model_type"] == base
 
 
@@ -84,13 +84,13 @@ def test_lm_evals_hf_model_gives_the_same(folders):
         warnings.simplefilter("ignore")
         from lm_eval.models.huggingface import HFLM
 
-        for law in LEARNED:
-            folder, logits = folders[law]
+        for mechanism in LEARNED:
+            folder, logits = folders[mechanism]
             model = HFLM(pretrained=str(folder), trust_remote_code=True, device="cpu", dtype="float32")
             assert torch.equal(model._model_call(tokens()), logits)
 
 
-def test_without_its_law_it_is_not_opened_silently(folders):
+def test_without_its_mechanism_it_is_not_opened_silently(folders):
     """The Auto classes refuse; a plain class named on purpose warns twice: of the type and of what it leaves out."""
     folder, _ = folders["ssmax"]
     code = f"from transformers import AutoModelForCausalLM as A; A.from_pretrained({str(folder)!r}, trust_remote_code=False)"
@@ -111,7 +111,7 @@ def test_other_architectures(tmp_path, tokenizer, architecture):
         assert torch.equal(load_model(str(tmp_path / "model"))[0](tokens()).logits, logits)
 
 
-def test_what_a_law_learned_is_not_rounded(tmp_path, tokenizer):
+def test_what_a_mechanism_learned_is_not_rounded(tmp_path, tokenizer):
     saved(tmp_path / "model", tokenizer, "ssmax", dtype="bfloat16")
     kinds = {name: tensor.dtype for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items()}
     assert {kind for name, kind in kinds.items() if ".ssmax." in name} == {torch.float32}
@@ -120,7 +120,7 @@ def test_what_a_law_learned_is_not_rounded(tmp_path, tokenizer):
         ours, _ = load_model(str(tmp_path / "model"), dtype=dtype)
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=True, dtype=dtype)
         assert ours.dtype == theirs.dtype == torch.bfloat16
-        assert all(law.s.dtype == torch.float32 for model in (ours, theirs) for law in law_modules(model).values())
+        assert all(each.s.dtype == torch.float32 for model in (ours, theirs) for each in mechanisms_of(model).values())
         with torch.no_grad():
             assert torch.equal(ours(tokens()).logits, theirs.eval()(tokens()).logits)
 
@@ -130,17 +130,19 @@ def test_the_table_that_layers_share_is_saved_once(folders):
     assert sum(name.endswith("ssmax.p") for name in load_file(folder / "model.safetensors")) == 1
 
 
-@pytest.mark.parametrize("law", LEARNED)
-def test_trap_8_missing_law_tensors_are_an_error_for_auto_model_too(folders, tmp_path, law):
+@pytest.mark.parametrize("mechanism", LEARNED)
+def test_trap_8_missing_mechanism_tensors_are_an_error_for_auto_model_too(folders, tmp_path, mechanism):
     """transformers would warn and run on, with whatever the memory held as s."""
-    folder, _ = folders[law]
+    folder, _ = folders[mechanism]
     tensors = {
         name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if ".ssmax.s" not in name
     }
     for name in ("config.json", "modeling_ssmax.py"):
         shutil.copy(folder / name, tmp_path)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=rf"names attention law {law}, which does not fit .* \(2 too many or missing"):
+    with pytest.raises(
+        ValueError, match=rf"names attention {mechanism}, which does not fit .* \(2 too many or missing"
+    ):
         AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
 
 
@@ -156,15 +158,16 @@ def test_saved_again_it_is_the_same_checkpoint(folders, tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("law", "start"), [("ssmax", 1 / (torch.lgamma(torch.tensor(513.0)).item() / 512)), ("ssmax:s=0.2", 0.2)]
+    ("mechanism", "start"), [("ssmax", 1 / (torch.lgamma(torch.tensor(513.0)).item() / 512)), ("ssmax:s=0.2", 0.2)]
 )
-def test_retrofit(checkpoint, tmp_path, law, start):
-    folder = retrofit(str(checkpoint), law, tmp_path / "new")
+def test_retrofit(checkpoint, tmp_path, mechanism, start):
+    folder = retrofit(str(checkpoint), mechanism, tmp_path / "new")
     model, _ = load_model(str(folder))
-    swapped, _ = load_model(str(checkpoint), attention=law)
+    swapped, _ = load_model(str(checkpoint), attention=mechanism)
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, swapped(tokens()).logits)
-    assert all(law.s.tolist() == pytest.approx([start] * law.heads, rel=1e-6) for law in law_modules(model).values())
+    carried = mechanisms_of(model).values()
+    assert all(each.s.tolist() == pytest.approx([start] * each.layer.heads, rel=1e-6) for each in carried)
 
 
 def test_back_to_softmax_it_is_a_plain_checkpoint_again(folders, checkpoint, tmp_path):
@@ -179,9 +182,9 @@ def test_back_to_softmax_it_is_a_plain_checkpoint_again(folders, checkpoint, tmp
         assert torch.equal(AutoModelForCausalLM.from_pretrained(plain)(tokens()).logits, model(tokens()).logits)
 
 
-def test_another_attention_implementation_would_drop_the_law(folders):
+def test_another_attention_implementation_would_drop_the_mechanism(folders):
     model, _ = load_model(str(folders["ssmax"][0]))
-    with pytest.raises(UserError, match="it would drop the model's law"):
+    with pytest.raises(UserError, match="it would drop the model's mechanism"):
         model.set_attn_implementation("sdpa")
 
 
@@ -194,7 +197,7 @@ def test_retrofit_leaves_what_is_there_alone(checkpoint, tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_model_with_a_law_can_be_pickled(folders, tmp_path):
+def test_a_model_with_a_mechanism_can_be_pickled(folders, tmp_path):
     """Also opened in a process that has not made its classes yet, as joblib's and multiprocessing's workers have not."""
     folder, logits = folders["ssmax"]
     model, _ = load_model(str(folder))

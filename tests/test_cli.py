@@ -15,6 +15,7 @@ from tiny import build
 from ssmax_eval.cli import dashed, main
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.defaults import default_task
+from ssmax_eval.readers.transformers import TransformersReader
 
 
 def call(capsys, *arguments):
@@ -91,11 +92,11 @@ def test_report_and_models_and_laws(capsys, checkpoint, tmp_path):
     assert code == 0
     assert "tiny-llama" in out
     assert "LlamaForCausalLM" in out
-    code, out, _ = call(capsys, "laws")
+    code, out, _ = call(capsys, "mechanisms")
     assert "ssmax-bias" in out
 
 
-@pytest.mark.parametrize("command", [[], ["needle"], ["report"], ["models"], ["laws"]])
+@pytest.mark.parametrize("command", [[], ["needle"], ["report"], ["models"], ["mechanisms"]])
 def test_help_is_instant(command):
     best = 10.0
     for _ in range(3):  # the best of three: what it costs, not what else the machine does
@@ -284,12 +285,11 @@ def test_report_of_a_folder_without_runs(capsys, tmp_path):
 
 
 def test_interrupt_says_how_to_go_on(capsys, checkpoint, tmp_path, monkeypatch):
-    from ssmax_eval.probes import scoring
 
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(scoring.SCORING, "forced", interrupted)
+    monkeypatch.setattr(TransformersReader, "answers", interrupted)
     code, _, err = call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path)
     assert code == 130
     assert "goes on" in err

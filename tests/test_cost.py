@@ -14,11 +14,11 @@ from ssmax_eval.cost import Line, at, duration, in_words, seconds
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.shape import blank, visible_pairs, work_of
 from ssmax_eval.models.sources import packaged_path, resolve
-from ssmax_eval.probes import scoring
 from ssmax_eval.probes.budget import cut_in_words
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.results import find_runs
+from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.runs import find_runs
 
 COST = re.compile(
     r"ssmax-eval: cost: (\d+) models? x (\d+) settings?; (.*?); ([\d,]+) tokens, ([\d,]+) in the longest; "
@@ -119,9 +119,10 @@ def test_the_cost_is_one_line_before_the_first_forward(capsys, checkpoint, tmp_p
 
     def score(*given, **options):
         said.append(capsys.readouterr().err)
-        return scoring.forced(*given, **options)
+        return answers(*given, **options)
 
-    monkeypatch.setitem(scoring.SCORING, "forced", score)
+    answers = TransformersReader.answers
+    monkeypatch.setattr(TransformersReader, "answers", score)
     code, out, err = call(capsys, *arguments, "--output-path", tmp_path, "--json", "--no-report")
     assert (code, err) == (0, "")
     json.loads(out)  # one object, whatever stands on stderr
@@ -181,7 +182,7 @@ def test_a_dry_run_is_the_runs_plan(command, capsys, checkpoint, tmp_path, monke
     )
     with monkeypatch.context() as patch:
         patch.setattr("safetensors.torch.load_file", refuse)
-        patch.setattr("ssmax_eval.evaluate.load_model", refuse)
+        patch.setattr("ssmax_eval.models.subjects.load_model", refuse)
         code, out, err = call(capsys, *arguments, "--dry-run", "--json")
         assert (code, err, list(tmp_path.iterdir())) == (0, "", [])
         plan = json.loads(out)
@@ -209,7 +210,7 @@ def test_a_dry_run_is_the_runs_plan(command, capsys, checkpoint, tmp_path, monke
         (("needle", "--limit-tokens", "-1"), "takes 480"),
         (("loss", "--context-length", "200", "--limit-tokens", "199"), "takes 200; allowed are 200 and more"),
         (("loss", "--text", "no/such/file"), "no such file"),
-        (("needle", "--attention", "nothing"), "unknown attention law"),
+        (("needle", "--attention", "nothing"), "unknown attention mechanism"),
     ],
 )
 @pytest.mark.parametrize("dry", [("--dry-run",), ()])

@@ -10,11 +10,11 @@ import torch
 from tiny import build, tokens
 
 from ssmax_eval import api
+from ssmax_eval.commands import probing
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.evaluate import Settings
 from ssmax_eval.models.shape import position_end
 from ssmax_eval.models.sources import PAIR
-from ssmax_eval.probes import commands
+from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.defaults import UNKNOWN, default_lengths, default_window
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.make import loss_probe, needle_probe
@@ -138,10 +138,10 @@ def test_a_gguf_file_tells_its_training_length(tmp_path):
 def of_command(command, *models):
     """Return the probes that a command makes when it is told nothing but its models."""
     given = {name: p.default for name, p in inspect.signature(command).parameters.items()}
-    given |= commands.WITH_MASS if command is commands.run_command else {}
+    given |= probing.WITH_MASS if command is probing.run_command else {}
     return (
-        commands.grid_probe(given, list(models)) if "trials" in given else None,
-        commands.document_probe(given, list(models)) if "context_length" in given else None,
+        probing.grid_probe(given, list(models)) if "trials" in given else None,
+        probing.document_probe(given, list(models)) if "context_length" in given else None,
     )
 
 
@@ -154,8 +154,8 @@ def test_the_command_line_python_and_lm_eval_take_the_same(checkpoint, tokenizer
         (model, tokenizer),
         {"b": (model, tokenizer)},
     ):
-        assert needle_probe(models) == of_command(commands.needle_command, str(checkpoint))[0]
-        assert loss_probe(models) == of_command(commands.loss_command, str(checkpoint))[1]
+        assert needle_probe(models) == of_command(probing.needle_command, str(checkpoint))[0]
+        assert loss_probe(models) == of_command(probing.loss_command, str(checkpoint))[1]
     grid = needle_probe(str(checkpoint))
     assert grid.context_lengths == (256, 512, 1024, 2048, 4096)
     assert loss_probe(str(checkpoint)).context_length == 4096
@@ -189,7 +189,7 @@ def parsed(name, default):
     """Return a command's default as Python's functions have it."""
     lists = {"depth_percents": float, "rope_theta_factor": float}
     if name in lists:
-        values = tuple(commands.numbers(name, default, lists[name]))
+        values = tuple(probing.numbers(name, default, lists[name]))
         return values[0] if name == "rope_theta_factor" else values
     if name == "controls":
         return tuple(filter(None, default.split(",")))
@@ -199,22 +199,22 @@ def parsed(name, default):
 @pytest.mark.parametrize(
     ("command", "function", "probe", "own", "hers"),
     [
-        (commands.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
+        (probing.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
         (
-            commands.attention_command,
+            probing.attention_command,
             api.attention,
             NeedleProbe,
             {"attended", "blow_up"},
             {"needle", "plan_version", "scoring", "attention_mass"},
         ),
-        (commands.loss_command, api.loss, LossProbe, set(), set()),
+        (probing.loss_command, api.loss, LossProbe, set(), set()),
     ],
 )
 def test_options_parameters_and_fields_agree(command, function, probe, own, hers):
-    """In name and in default: what a command has and Python has not is how it prints, and `help` shows every parameter."""
+    """In name and in default: what a command has and Python has not is how it prints, and what Python imports itself."""
     options = {name: p.default for name, p in inspect.signature(command).parameters.items()}
     parameters = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    assert set(options) - set(parameters) == {"model", "report", "as_json", *own}
+    assert set(options) - set(parameters) == {"model", "report", "as_json", "imports", *own}
     assert set(parameters) - set(options) == {"models"}
     both = set(parameters) - {"models"}
     assert {name: parsed(name, options[name]) for name in both} == {name: parameters[name] for name in both}
@@ -228,11 +228,11 @@ def test_options_parameters_and_fields_agree(command, function, probe, own, hers
 
 
 def test_other_defaults_agree_too():
-    needle = inspect.signature(commands.needle_command).parameters
+    needle = inspect.signature(probing.needle_command).parameters
     for kind, names in ((Needle, ("value", "needles")), (Thresholds, ("attended", "blow_up"))):
         assert [needle[name].default for name in names] == [getattr(kind, name) for name in names]
     names = ("dtype", "device", "output_path", "fresh", "trust_remote_code")
-    assert [needle[name].default for name in names] == [getattr(Settings, name) for name in names]
+    assert [needle[name].default for name in names] == [getattr(RunOptions, name) for name in names]
     assert (NeedleProbe().context_lengths, LossProbe().context_length) == (UNKNOWN, UNKNOWN[-1])
 
 

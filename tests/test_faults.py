@@ -8,8 +8,9 @@ from faulty import run_test
 
 import ssmax_eval
 from ssmax_eval.harness import tasks_path
+from ssmax_eval.mechanisms.registry import MECHANISMS
 
-INTERFACE, LAWS, ROPE = "attention/interface.py", "attention/laws.py", "models/rope.py"
+INTERFACE, MECHANISMS, ROPE = "attention/interface.py", "attention/laws.py", "models/rope.py"
 LOAD, CHECKPOINT = "models/load.py", "models/checkpoint.py"
 FAULTS = {
     # name of the trap's test: file, what stands there, the fault
@@ -35,13 +36,13 @@ FAULTS = {
         "(query * law(n)[..., None]).to(query.dtype)",
         "query * law(n)[..., None].to(query.dtype)",
     ),
-    "test_trap_5_scale": (LAWS, "return self.s.float()[:, None] * n.log()[:, None]", "return n.log()[:, None]"),
+    "test_trap_5_scale": (MECHANISMS, "return self.s.float()[:, None] * n.log()[:, None]", "return n.log()[:, None]"),
     "test_trap_6": (
         INTERFACE,
         "        return known[0]\n",
         "        return math.inf\n",
     ),
-    "test_trap_7": (LAWS, "return self.s.float()[:, None] * n.log()[:, None]", "return 1 + 0 * n[:, None]"),
+    "test_trap_7": (MECHANISMS, "return self.s.float()[:, None] * n.log()[:, None]", "return 1 + 0 * n[:, None]"),
     "test_trap_8_learned": (
         LOAD,
         "model_class.from_pretrained(source.path, **options)",

@@ -14,11 +14,11 @@ pytest.importorskip("gguf")
 from gguf_files import HEADS, WIDTH, write_gguf
 
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.train_length import train_length_of
 from ssmax_eval.models.gguf import apply_metadata
 from ssmax_eval.models.load import load_model
-from ssmax_eval.models.rope import rope_scaled
 from ssmax_eval.models.sources import ModelSource
-from ssmax_eval.models.train_length import train_length_of
+from ssmax_eval.position.rope import rope_scaled
 
 IDS = torch.randint(3, 250, (1, 300), generator=torch.Generator().manual_seed(0))
 PAIRS = WIDTH // HEADS // 2

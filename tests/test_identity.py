@@ -20,12 +20,12 @@ from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
 import ssmax_eval
-from ssmax_eval import rope_scaled
-from ssmax_eval.attention.interface import attach
-from ssmax_eval.evaluate import subject
+from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.models.identity import identify, identify_source
 from ssmax_eval.models.known_code import ALL_ATTENTION_FUNCTIONS, unknown_library_code
 from ssmax_eval.models.sources import resolve
+from ssmax_eval.models.subjects import subject
+from ssmax_eval.position.rope import rope_scaled
 
 SMALL = {"vocab_size": 1024, "max_position_embeddings": 512}
 

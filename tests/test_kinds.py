@@ -10,8 +10,8 @@ from tiny import COMMON, build, tokens
 from transformers import AutoModelForImageTextToText, ByT5Tokenizer
 
 import ssmax_eval
-from ssmax_eval.attention.interface import attach
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.models.causal import refuse_unless_causal
 from ssmax_eval.models.load import load_model, load_tokenizer
 from ssmax_eval.models.sources import resolve

@@ -1,4 +1,4 @@
-"""Model type `ssmax-eval` in lm-eval: stock's numbers, laws and RoPE as model_args, its guards; the commands and the samples they leave."""
+"""Model type `ssmax-eval` in lm-eval: stock's numbers, mechanisms and RoPE as model_args, guards; the commands and the samples left."""
 
 import json
 import os
@@ -13,9 +13,8 @@ from harnessed import Instance, TaskManager, evaluate, ours, stock, tasks_path
 from ssmax_eval import load_results
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.rope import RopeSetting, rope_scaled
 from ssmax_eval.models.sources import BUNDLED
-from ssmax_eval.provenance import describe_rope
+from ssmax_eval.setting import Setting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GRID = {"context_lengths": [96, 160], "depth_percents": [0, 50, 100], "trials": 2}
@@ -79,7 +78,7 @@ def test_only_the_answers_rows_reach_the_head(checkpoint):
     assert {batch for batch, _ in rows} == {4, 2}  # 6 prompts a length, lengths apart
 
 
-def test_laws_and_rope_are_model_arguments(checkpoint):
+def test_mechanisms_and_rope_are_model_arguments(checkpoint):
     plain, changed = ours(checkpoint), ours(checkpoint, attention="ssmax:s=0.9", rope_theta_factor=50)
     (_, first), (_, second) = (
         (lm, lm.loglikelihood(requests(TEXTS[:2]), disable_tqdm=True)) for lm in (plain, changed)
@@ -89,8 +88,8 @@ def test_laws_and_rope_are_model_arguments(checkpoint):
     assert told["attention"]["attention"] == "ssmax:s=0.9"
     assert told["attention"]["swapped"] is True
     assert told["rope"]["effective"]["effective_theta"] == pytest.approx(500_000, rel=1e-3)
-    with rope_scaled(plain.model, 50) as effective:
-        assert told["rope"] == describe_rope(RopeSetting(50), effective)
+    with Setting.of(rope_theta_factor=50)(plain.model) as effective:
+        assert told["rope"] == effective.record(plain.model)["rope"]
     assert json.loads(json.dumps(told)) == told
 
 
@@ -119,7 +118,7 @@ def test_trap_17_a_response_cache_is_of_one_model_and_setting(checkpoint, tmp_pa
         cached.dbdict.close()
     assert first == ours(checkpoint).loglikelihood(requests(TEXTS[:2]))
     for other in ({"attention": "ssmax"}, {"rope_theta_factor": 10}, {"dtype": "bfloat16"}):
-        with pytest.raises(UserError, match="its responses are of another model, law or RoPE setting"):
+        with pytest.raises(UserError, match="its responses are of another model or setting"):
             CachingLM(ours(checkpoint, **other), path)
     # stock's responses to our requests are not kept: the cache would not know whose they are
     cached = CachingLM(stock(checkpoint), str(tmp_path / "stock.db"))
@@ -210,7 +209,7 @@ def test_samples_of_lm_evals_own_model_type_and_masses_are_read(capsys, monkeypa
         )
     stock_rows = load_results(tmp_path / "hf")
     assert set(stock_rows["model"]) == {"ssmax-bible-2m"}
-    assert set(stock_rows["attention"]) == {"ssmax"}  # the law of its config
+    assert set(stock_rows["attention"]) == {"ssmax"}  # the mechanism of its config
     assert all(isinstance(mass, list) for mass in load_results(tmp_path / "ssmax-eval")["mass_answer"])
     assert call(capsys, monkeypatch, "report", tmp_path, "--out", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()

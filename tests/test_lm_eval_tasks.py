@@ -16,7 +16,8 @@ from ssmax_eval.harness.documents import interleaved, loss_documents, needle_pro
 from ssmax_eval.harness.requests import EXACT, prompt_of
 from ssmax_eval.models.sources import BUNDLED
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.nll import token_nll
+from ssmax_eval.readers.nll import token_nll
+from ssmax_eval.readers.transformers import TransformersReader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GRID = {"context_lengths": [96, 160], "depth_percents": [0, 50, 100], "trials": 2}
@@ -27,7 +28,7 @@ NAMES += [f"ssmax_needle_{512 << i}" for i in range(7)]
 def native(lm, **grid):
     """Return the native probe's rows on a loaded model, by prompt."""
     probe = NeedleProbe(**{key: tuple(value) if isinstance(value, list) else value for key, value in grid.items()})
-    return {row["prompt_sha256"]: row for rows in probe(lm.model, lm.tokenizer) for row in rows}
+    return {row["prompt_sha256"]: row for rows in probe(TransformersReader(lm.model, lm.tokenizer)) for row in rows}
 
 
 def check_verdicts(lm, folder, rows, nll, **grid):

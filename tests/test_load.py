@@ -1,4 +1,4 @@
-"""Loading: laws and weights that belong together, and refusals in one line."""
+"""Loading: mechanisms and weights that belong together, and refusals in one line."""
 
 import json
 import shutil
@@ -10,15 +10,15 @@ from tiny import tokens
 from transformers import LlamaForCausalLM
 
 import ssmax_eval
-from ssmax_eval.attention.interface import attach, law_state
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.attach import attach, learned_of
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import resolve
 
 
 @pytest.fixture
 def trained(tmp_path, checkpoint):
-    """Return a checkpoint with a law and learned values, and the logits it must give."""
+    """Return a checkpoint with a mechanism and learned values, and the logits it must give."""
     model, tokenizer = load_model(str(checkpoint))
     attach(model, "ssmax-bias")
     for i, values in enumerate(p for name, p in model.named_parameters() if ".ssmax." in name):
@@ -35,7 +35,7 @@ def test_trap_8_learned_values_come_back(trained):
     model, _ = load_model(str(folder))
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, logits)
-    assert list(law_state(model)) == [f"model.layers.{i}.self_attn" for i in (0, 1)]
+    assert list(learned_of(model)) == [f"model.layers.{i}.self_attn" for i in (0, 1)]
     assert json.loads((folder / "config.json").read_text())["ssmax"]["attention"] == "ssmax-bias"
 
 
@@ -46,27 +46,27 @@ def test_trap_8_the_plain_class_drops_them_which_is_why_ours_refuses(trained):
         assert (plain(tokens()).logits - logits).abs().max() > 1e-2
 
 
-def test_trap_8_tensors_without_a_law_are_refused(trained):
+def test_trap_8_tensors_without_a_mechanism_are_refused(trained):
     folder, _ = trained
     config = json.loads((folder / "config.json").read_text())
     del config["ssmax"]
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         UserError,
-        match="4 ssmax tensors, but its config names no attention law",
+        match="4 ssmax tensors, but its config names no attention",
     ):
         load_model(str(folder))
 
 
-def test_trap_8_a_law_without_tensors_is_refused(trained):
+def test_trap_8_a_mechanism_without_tensors_is_refused(trained):
     folder, _ = trained
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v for k, v in tensors.items() if ".ssmax.b" not in k}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="names attention law ssmax-bias, which does not fit .* .2 too many or missing"):
+    with pytest.raises(UserError, match="names attention ssmax-bias, which does not fit .* .2 too many or missing"):
         load_model(str(folder))
 
 
-def test_a_law_without_parameters_needs_no_tensors(tmp_path, checkpoint):
+def test_a_mechanism_without_parameters_needs_no_tensors(tmp_path, checkpoint):
     model, tokenizer = load_model(str(checkpoint), attention="ssmax-fixed")
     model.save_pretrained(tmp_path / "fixed")
     tokenizer.save_pretrained(tmp_path / "fixed")
@@ -75,7 +75,7 @@ def test_a_law_without_parameters_needs_no_tensors(tmp_path, checkpoint):
         assert torch.equal(again(tokens()).logits, model(tokens()).logits)
 
 
-def test_swap_replaces_the_checkpoints_law(trained, checkpoint):
+def test_swap_replaces_the_checkpoints_mechanism(trained, checkpoint):
     folder, logits = trained
     swapped, _ = load_model(str(folder), attention="softmax")
     plain, _ = load_model(str(checkpoint))

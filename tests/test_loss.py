@@ -8,13 +8,14 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, build
 
-from ssmax_eval.attention.interface import attach
 from ssmax_eval.data.documents import Documents, prose_ids
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.rope import rope_scaled
-from ssmax_eval.probes import head, loss
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.position.rope import rope_scaled
 from ssmax_eval.probes.loss import LossProbe
-from ssmax_eval.probes.nll import token_nll
+from ssmax_eval.readers import head
+from ssmax_eval.readers.nll import token_nll
+from ssmax_eval.readers.transformers import TransformersReader
 
 LENGTH = 200
 
@@ -66,7 +67,7 @@ def test_a_uniform_model_has_ln_v(tokenizer):
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     torch.nn.init.zeros_(model.lm_head.weight)
     probe = LossProbe(context_length=300, documents=2, window=64)
-    rows = [row for part in probe(model, tokenizer) for row in part]
+    rows = [row for part in probe(TransformersReader(model, tokenizer)) for row in part]
     for row in rows:
         assert row["nll_sum"] / row["tokens"] == pytest.approx(math.log(1024), abs=1e-5)
     assert sum(row["tokens"] for row in rows if row["measure"] == "position") == 2 * 299
@@ -79,7 +80,7 @@ def test_trap_16_rows_sum_nats_and_tokens(tokenizer):
     """Bins partition the positions; each holds the sum of the nll of exactly its tokens; the gain's windows are matched tokens."""
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     probe = LossProbe(context_length=300, documents=1, window=32)
-    rows = next(probe(model, tokenizer))
+    rows = next(probe(TransformersReader(model, tokenizer)))
     ids = torch.tensor([probe.source.windows(tokenizer, 300, 1, 0)[0].ids])
     expected = full_nll(model, ids)[0].double()
     places = [row for row in rows if row["measure"] == "position"]
@@ -102,30 +103,30 @@ def test_trap_16_rows_sum_nats_and_tokens(tokenizer):
 def test_resume_skips_whole_documents_and_repeats_broken_ones(tokenizer):
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     probe = LossProbe(context_length=64, documents=3, window=16)
-    first, second, third = probe(model, tokenizer)
+    first, second, third = probe(TransformersReader(model, tokenizer))
     done = {row["sample"] for row in first} | {row["sample"] for row in second[:-1]}
-    assert list(probe(model, tokenizer, done)) == [second, third]
+    assert list(probe(TransformersReader(model, tokenizer), done)) == [second, third]
 
 
 def test_out_of_memory_reads_in_parts_then_is_a_failure(tokenizer, monkeypatch):
     model = build("Llama", vocab_size=1024, max_position_embeddings=4096)
     probe = LossProbe(context_length=2048, documents=1, window=16)
-    whole = next(probe(model, tokenizer))
+    whole = next(probe(TransformersReader(model, tokenizer)))
     tried = []
 
-    def limited(model, ids, chunk=None):
+    def limited(self, ids, chunk=None):
         tried.append(chunk)
         if ids.shape[1] == 2048 and chunk != limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return token_nll(model, ids, chunk)
+        return token_nll(self.model, ids, chunk)
 
-    monkeypatch.setattr(loss, "token_nll", limited)
+    monkeypatch.setattr(TransformersReader, "nll", limited)
     limit = 512
-    parts = next(probe(model, tokenizer))
+    parts = next(probe(TransformersReader(model, tokenizer)))
     assert tried[:2] == [None, 512]
     assert [row["nll_sum"] for row in parts] == pytest.approx([row["nll_sum"] for row in whole], rel=1e-5)
     limit = 1
-    failed = next(probe(model, tokenizer))
+    failed = next(probe(TransformersReader(model, tokenizer)))
     assert {row["error"] for row in failed} == {"out of memory"}
     assert {row["nll_sum"] for row in failed} == {None}
 
@@ -150,13 +151,13 @@ def test_longrope_is_not_read_in_parts():
 def test_memory_that_runs_out_under_dynamic_rope_is_a_failed_document(tokenizer, monkeypatch):
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
 
-    def no_memory(model, ids, chunk=None):
+    def no_memory(self, ids, chunk=None):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loss, "token_nll", no_memory)
+    monkeypatch.setattr(TransformersReader, "nll", no_memory)
     probe = LossProbe(context_length=2048, documents=2, window=16)
     with rope_scaled(model, scaling="dynamic:2", longest=4096):
-        rows = [row for part in probe(model, tokenizer) for row in part]
+        rows = [row for part in probe(TransformersReader(model, tokenizer)) for row in part]
     assert {row["error"] for row in rows} == {"out of memory"}
 
 
@@ -164,7 +165,7 @@ def test_a_window_that_is_not_finite_is_a_failure(tokenizer, monkeypatch):
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     probe = LossProbe(context_length=128, documents=1, window=16)
     monkeypatch.setattr(LossProbe, "near", lambda *_: torch.full((4, 15), math.nan))
-    assert {row["error"] for row in next(probe(model, tokenizer))} == {"nll is not finite"}
+    assert {row["error"] for row in next(probe(TransformersReader(model, tokenizer)))} == {"nll is not finite"}
 
 
 def test_a_wrapped_decoder_stays_wrapped():
@@ -271,7 +272,7 @@ def test_bos_is_part_of_the_length(tokenizer):
     assert (len(window.ids), window.prefix) == (128, 1)
     model = build("Llama", vocab_size=1024)
     probe = LossProbe(context_length=128, documents=1, window=32)
-    gain = next(probe(model, with_bos))[-1]
+    gain = next(probe(TransformersReader(model, with_bos)))[-1]
     ids = torch.tensor([[window.ids[0], *window.ids[96:128]]])
     assert gain["nll_sum_near"] == pytest.approx(float(full_nll(model, ids)[0, 1:].sum()), rel=1e-5)
     assert np.isfinite(gain["nll_sum"])

@@ -11,9 +11,9 @@ from tiny import build
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes import scoring
 from ssmax_eval.probes.needle import NeedleProbe, Sample
-from ssmax_eval.probes.scoring import forced, generate
+from ssmax_eval.readers.answers import forced, generate, score_rows
+from ssmax_eval.readers.transformers import TransformersReader
 
 VOCABULARY = 1024
 
@@ -133,7 +133,7 @@ def test_rows_do_not_depend_on_batch_size_or_resume_point(tokenizer):
     probe = NeedleProbe(context_lengths=(96, 128), depth_percents=(0, 100), trials=3)
 
     def rows(done=(), size=None):
-        return [row for batch in probe(model, tokenizer, done, size) for row in batch]
+        return [row for batch in probe(TransformersReader(model, tokenizer), done, size) for row in batch]
 
     whole = rows()
     strip = ("answer_nll", "margin")
@@ -174,7 +174,7 @@ def test_trap_15_logits_that_are_not_finite_are_a_failure(tokenizer):
 def test_learned_positions_are_a_limit(tokenizer):
     model = build("GPT2", vocab_size=VOCABULARY, max_position_embeddings=128)
     with pytest.raises(UserError, match="128 learned positions"):
-        list(NeedleProbe(context_lengths=(256,))(model, tokenizer))
+        list(NeedleProbe(context_lengths=(256,))(TransformersReader(model, tokenizer)))
 
 
 def test_plan_is_a_grid_and_limit_spreads(tokenizer):
@@ -186,7 +186,7 @@ def test_plan_is_a_grid_and_limit_spreads(tokenizer):
     assert sorted(limited) == sorted(Sample(length, depth, 0) for length in (32, 64) for depth in (0.0, 50.0, 100.0))
     rows = [
         row
-        for batch in dataclasses.replace(probe, context_lengths=(96,))(build("Llama", vocab_size=VOCABULARY), tokenizer)
+        for batch in dataclasses.replace(probe, context_lengths=(96,))(TransformersReader(build("Llama", vocab_size=VOCABULARY), tokenizer))
         for row in batch
     ]
     again = dataclasses.replace(probe, context_lengths=(96,)).plan()
@@ -209,12 +209,12 @@ def test_generation_config_of_a_checkpoint_does_not_bend_greedy_decoding(tokeniz
 def test_generate_leaves_room_below_learned_positions(tokenizer):
     model = build("GPT2", vocab_size=VOCABULARY, max_position_embeddings=128)
     with pytest.raises(UserError, match="give at most 112"):
-        list(NeedleProbe(context_lengths=(128,), scoring="generate")(model, tokenizer))
+        list(NeedleProbe(context_lengths=(128,), scoring="generate")(TransformersReader(model, tokenizer)))
 
 
 def test_ties_have_the_rank_that_the_verdict_says(tokenizer):
     logits = torch.tensor([[1.0, 2.0, 2.0, 0.0]])
-    first = scoring.score_rows(tokenizer, prompt_of([9, 1], 1), logits)
-    second = scoring.score_rows(tokenizer, prompt_of([9, 2], 1), logits)
+    first = score_rows(tokenizer, prompt_of([9, 1], 1), logits)
+    second = score_rows(tokenizer, prompt_of([9, 2], 1), logits)
     assert (first["correct"], first["answer_ranks"]) == (True, [0])
     assert (second["correct"], second["answer_ranks"]) == (False, [1])

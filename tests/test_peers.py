@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from ssmax_eval.attention.interface import attach
-from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.scoring import forced
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers.transformers import TransformersReader
 
 LENGTH = 300
 
@@ -20,7 +20,7 @@ def prompts(smollm2):
 
 def check(model, tokenizer, prompts, maps):
     """Compare masses of both spans, and the maximum, with maps of (layer, batch, heads, rows, keys)."""
-    for i, score in enumerate(forced(model, tokenizer, prompts, attention_mass=True)):
+    for i, score in enumerate(masses_of(TransformersReader(model, tokenizer))(prompts)):
         prompt = prompts[i]
         row = maps[:, i, :, LENGTH - 1 - prompt.answer_length].double()
         for measure, span in (

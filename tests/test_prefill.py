@@ -7,18 +7,18 @@ import pytest
 import torch
 from tiny import build
 
-from ssmax_eval import attention_law
-from ssmax_eval.attention.interface import native_law
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.parts import smaller_chunk
-from ssmax_eval.models.rope import rope_scaled
-from ssmax_eval.probes import scoring
+from ssmax_eval.position.rope import rope_scaled
 from ssmax_eval.probes.attention_mass import MEASURES
-from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.prefill import chunks
-from ssmax_eval.probes.scoring import InMemory, forced, generate
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers.answers import UNSCORED, forced, generate
+from ssmax_eval.readers.memory import InMemory
+from ssmax_eval.readers.parts import smaller_chunk
+from ssmax_eval.readers.prefill import chunks
+from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import run_id_of
+from ssmax_eval.setting import Setting
 
 LENGTH = 1200
 JAMBA = {
@@ -51,12 +51,12 @@ def test_chunks_score_as_one_forward(name, attention, tokenizer):
     """With the attention probe and without, whatever the chunk, a batch with needles at the start and the end."""
     model = build(name, vocab_size=1024, max_position_embeddings=2048)
     prompts = some_prompts(tokenizer)
-    with attention_law(model, attention):
+    with Setting.of(attention)(model):
         plain = forced(model, tokenizer, prompts)
-        looked_at = forced(model, tokenizer, prompts, attention_mass=True)
+        looked_at = masses_of(TransformersReader(model, tokenizer))(prompts)
         for chunk in CHUNKS:
             close(forced(model, tokenizer, prompts, chunk), plain)
-            close(forced(model, tokenizer, prompts, chunk, attention_mass=True), looked_at)
+            close(masses_of(TransformersReader(model, tokenizer))(prompts, chunk), looked_at)
     visible = [len(prompts[0].ids) - prompts[0].answer_length] * 2
     assert looked_at[0]["visible_keys"] == ([16, visible[1]] if name == "Gemma3Text" else visible)
 
@@ -66,9 +66,9 @@ def test_layers_that_are_not_attention_are_read_in_chunks_too(tokenizer):
     kinds = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
     model = build("Lfm2", vocab_size=1024, max_position_embeddings=2048, **kinds)
     prompts = some_prompts(tokenizer, 300)
-    with native_law(model):
-        whole = forced(model, tokenizer, prompts, attention_mass=True)
-        close(forced(model, tokenizer, prompts, 50, attention_mass=True), whole)
+    with Setting()(model):
+        whole = masses_of(TransformersReader(model, tokenizer))(prompts)
+        close(masses_of(TransformersReader(model, tokenizer))(prompts, 50), whole)
     model = build("Jamba", vocab_size=1024, **JAMBA)
     with pytest.raises(
         UserError, match="chunk 50: JambaForCausalLM cannot be read in parts: its numbers in parts differ"
@@ -95,8 +95,8 @@ def test_no_forward_reads_more_than_a_chunk(tokenizer):
     answer = prompts[0].answer_length
     assert read == [256, 256, 256, 256, LENGTH - 1 - answer - 4 * 256, answer]
     read.clear()
-    with native_law(model):
-        forced(model, tokenizer, prompts, 256, attention_mass=True)
+    with Setting()(model):
+        masses_of(TransformersReader(model, tokenizer))(prompts, 256)
     assert sum(read[:-1]) == LENGTH - 1
     # the last part is 128 tokens of haystack, a needle that stands among them, and the question
     assert 128 + answer < read[-2] < 200
@@ -121,7 +121,7 @@ def test_rope_that_turns_by_the_length_is_not_read_in_parts(scoring_name, tokeni
         with pytest.raises(
             UserError, match="chunk 50: LlamaForCausalLM cannot be read in parts: its RoPE .dynamic. turns"
         ):
-            scoring.SCORING[scoring_name](model, tokenizer, [probe.prompt(tokenizer, probe.plan()[0])], chunk=50)
+            probe.scorer(TransformersReader(model, tokenizer))([probe.prompt(tokenizer, probe.plan()[0])], 50)
 
 
 def test_a_chunk_is_how_and_not_what():
@@ -139,22 +139,22 @@ class Limited:
     def __init__(self, prompts=2, tokens=10_000):
         self.prompts, self.tokens, self.tried = prompts, tokens, []
 
-    def __call__(self, model, tokenizer, prompts, chunk=None):
+    def __call__(self, prompts, chunk=None):
         self.tried.append((len(prompts), chunk))
         length = min(chunk or 10**9, len(prompts[0].ids))
         if len(prompts) > self.prompts or length > self.tokens:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [{**scoring.UNSCORED, "correct": True, "error": None}] * len(prompts)
+        return [{**UNSCORED, "correct": True, "error": None}] * len(prompts)
 
 
 def test_trap_15_out_of_memory_halves_then_is_a_row_with_an_error(tokenizer):
     model, fits = build("Llama", vocab_size=1024), prompt_of([1, 2, 3])
     limited = Limited()
-    assert [s["correct"] for s in InMemory(limited, True)(model, tokenizer, [fits] * 5)] == [True] * 5
+    assert [s["correct"] for s in InMemory(model, limited, True)([fits] * 5)] == [True] * 5
     assert [size for size, _ in limited.tried] == [5, 2, 3, 1, 2]
-    never = InMemory(Limited(prompts=0), True)(model, tokenizer, [fits] * 5)
-    assert never == [{**scoring.UNSCORED, "error": "out of memory"}] * 5
-    fixed = InMemory(Limited(), False)(model, tokenizer, [fits] * 5)
+    never = InMemory(model, Limited(prompts=0), True)([fits] * 5)
+    assert never == [{**UNSCORED, "error": "out of memory"}] * 5
+    fixed = InMemory(model, Limited(), False)([fits] * 5)
     assert [s["error"] for s in fixed] == ["out of memory"] * 5
     assert all(s["correct"] is None for s in fixed)
 
@@ -163,13 +163,13 @@ def test_out_of_memory_is_tried_in_smaller_chunks_which_stay(tokenizer):
     """The next prompt begins with the chunk that the one before fitted into; 256 tokens are the least."""
     model, long = build("Llama", vocab_size=1024), prompt_of(range(16_000))
     limited = Limited(tokens=1000)
-    score = InMemory(limited, True)
-    assert score(model, tokenizer, [long, long])[0]["correct"]
+    score = InMemory(model, limited, True)
+    assert score([long, long])[0]["correct"]
     assert limited.tried == [(2, None), (1, None), (1, 4000), (1, 1000), (1, 1000)]
-    assert score(model, tokenizer, [long])[0]["correct"]
+    assert score([long])[0]["correct"]
     assert limited.tried[-1] == (1, 1000)
     hopeless = Limited(tokens=10)
-    assert InMemory(hopeless, True)(model, tokenizer, [long])[0]["error"] == "out of memory"
+    assert InMemory(model, hopeless, True)([long])[0]["error"] == "out of memory"
     assert [chunk for _, chunk in hopeless.tried] == [None, 4000, 1000]
 
 
@@ -187,13 +187,15 @@ def test_dynamic_rope_that_runs_out_of_memory_is_not_cut(tokenizer):
     model = build("Llama", vocab_size=1024)
     limited = Limited(tokens=1000)
     with rope_scaled(model, 1.0, None, "dynamic:4", longest=16_000):
-        assert InMemory(limited, True)(model, tokenizer, [prompt_of(range(16_000))])[0]["error"] == "out of memory"
+        assert (
+            InMemory(model, limited, True)([prompt_of(range(16_000))])[0]["error"] == "out of memory"
+        )
     assert [chunk for _, chunk in limited.tried] == [None]
 
 
 def test_other_errors_are_not_swallowed(tokenizer):
-    def broken(model, tokenizer, prompts, chunk=None):
+    def broken(prompts, chunk=None):
         raise RuntimeError("a bug of ours")
 
     with pytest.raises(RuntimeError, match="a bug of ours"):
-        InMemory(broken, True)(build("Llama"), tokenizer, [prompt_of([1, 2, 3])])
+        InMemory(build("Llama"), broken, True)([prompt_of([1, 2, 3])])

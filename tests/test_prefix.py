@@ -11,6 +11,7 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.readers.transformers import TransformersReader
 
 GLM = ("[gMASK]", "<sop>")
 AROUND = {
@@ -52,7 +53,7 @@ def test_the_loss_of_a_window_read_alone_has_the_whole_front():
     tokenizer = handmade(*GLM)
     model = build("Llama", vocab_size=len(tokenizer))
     window = Documents().windows(tokenizer, 128, 1, 0)[0]
-    gain = next(LossProbe(context_length=128, documents=1, window=32)(model, tokenizer))[-1]
+    gain = next(LossProbe(context_length=128, documents=1, window=32)(TransformersReader(model, tokenizer)))[-1]
     ids = torch.tensor([window.ids[:2] + window.ids[96:]])
     with torch.no_grad():
         logits = model(input_ids=ids[:, :-1]).logits.float()

@@ -10,19 +10,23 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 import ssmax_eval.api as api
-from ssmax_eval import UserError, attention_law
-from ssmax_eval.attention.interface import attach, implementations, native_law, native_mechanism, visible_keys
+from ssmax_eval import UserError
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.evaluate import inference
-from ssmax_eval.models import preflight as proof
-from ssmax_eval.models.parts import smaller_chunk
-from ssmax_eval.models.preflight import preflight
-from ssmax_eval.models.rope import rope_switch
-from ssmax_eval.probes.head import READS_MORE
-from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.probes.nll import token_nll
-from ssmax_eval.probes.scoring import forced, generate
-from ssmax_eval.results import find_runs
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.mechanisms.interface import implementations, native_mechanism
+from ssmax_eval.mechanisms.seen import Forward, Seen
+from ssmax_eval.position.rope import rope_switch
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers import preflight as proof
+from ssmax_eval.readers.answers import forced, generate
+from ssmax_eval.readers.head import READS_MORE
+from ssmax_eval.readers.nll import token_nll
+from ssmax_eval.readers.parts import smaller_chunk
+from ssmax_eval.readers.preflight import preflight
+from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.runs import find_runs
+from ssmax_eval.setting import Setting
 
 LENGTH = 160
 GEMMA4 = {
@@ -185,14 +189,19 @@ def test_every_chunk_up_to_a_short_prompts_length(probe, tokenizer):
         context_lengths=(128,), depth_percents=(0, 100), trials=1, controls=("no-needle", "needle-only"),
         attention_mass=probe == "attention",
     )  # fmt: skip
-    score = {"attention_mass": needle.attention_mass}
+    score = needle.scorer(TransformersReader(model, tokenizer))
     for sample in needle.plan():
         prompt = needle.prompt(tokenizer, sample)
-        whole = forced(model, tokenizer, [prompt], **score)[0]
+        whole = score([prompt])[0]
         for chunk in (1, 2, 3, 17, 64, len(prompt.ids) - 1, len(prompt.ids), 500):
-            part = forced(model, tokenizer, [prompt], chunk, **score)[0]
+            part = score([prompt], chunk)[0]
             assert part["answer_nll"] == pytest.approx(whole["answer_nll"], abs=1e-3), (sample.name, chunk)
             assert part["correct"] == whole["correct"]
+
+
+def keys_seen(mask: torch.Tensor) -> torch.Tensor:
+    """Return how many keys each row sees under a mask (1, heads, rows, keys)."""
+    return Seen(Forward(*mask.shape[2:], mask, True, mask.device, 1.0)).n[0, 0]
 
 
 @pytest.mark.parametrize("blocked", [-1e4, -1e9, torch.finfo(torch.float32).min, -math.inf])
@@ -201,9 +210,9 @@ def test_trap_23_blocked_is_what_gets_no_weight(blocked):
     seen = torch.ones(20, 20).tril().bool()
     seen[:, 3] = False  # as padding would
     mask = torch.zeros(1, 1, 20, 20).masked_fill(~seen, blocked)
-    assert visible_keys(20, 20, mask, True, mask.device)[0].tolist() == seen.sum(-1).clamp(min=1).tolist()
+    assert keys_seen(mask).tolist() == seen.sum(-1).clamp(min=1).tolist()
     model, ids = build("Llama"), tokens(1, 20)
-    with attention_law(model, "ssmax"), torch.no_grad():
+    with Setting.of("ssmax")(model), torch.no_grad():
         right = model(input_ids=ids, attention_mask=seen[None, None]).logits
         assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits[:, 4:], right[:, 4:], atol=1e-4)
 
@@ -211,18 +220,18 @@ def test_trap_23_blocked_is_what_gets_no_weight(blocked):
 def test_a_bias_is_not_a_block():
     bias = -torch.arange(20.0).flip(0).expand(1, 2, 20, 20) * torch.tensor([0.5, 0.1])[:, None, None]
     causal = bias.masked_fill(~torch.ones(20, 20).tril().bool(), -math.inf)
-    assert visible_keys(20, 20, causal, True, bias.device)[0].tolist() == list(range(1, 21))
+    assert keys_seen(causal).tolist() == list(range(1, 21))
 
 
 def test_a_window_that_holds_every_length_is_none():
     model = odd("window wider than the positions")
-    with attention_law(model, "ssmax") as attached:
-        assert len(attached.scaled_layers) == 2
+    with Setting.of("ssmax")(model) as effective:
+        assert len(effective.attached.scaled_layers) == 2
     model = build("Mistral", sliding_window=64)
     with pytest.raises(UserError, match="every attention layer .* windowed.*sliding_window to null"):
         attach(model, "ssmax")
-    with attention_law(model, "ssmax", longest=64) as attached:
-        assert len(attached.scaled_layers) == 2
+    with Setting.of("ssmax")(model, longest=64) as effective:
+        assert len(effective.attached.scaled_layers) == 2
         model(tokens(1, 64))
         with pytest.raises(UserError, match="window of 64 tokens: 65 tokens no longer fit"):
             model(tokens(1, 65))
@@ -247,7 +256,7 @@ def test_longrope_is_read_as_greedy_decoding_reads_it(length, tokenizer):
     assert forced(model, tokenizer, [prompt])[0]["answer_nll"] == pytest.approx(nll, abs=1e-3)
     if 129 < length < 129 + prompt.answer_length:
         with pytest.raises(UserError, match="above 128 tokens, which is inside the answer"):
-            forced(model, tokenizer, [prompt], attention_mass=True)
+            masses_of(TransformersReader(model, tokenizer))([prompt])
 
 
 def test_logits_that_are_not_finite_are_no_verdict(tokenizer, tmp_path):
@@ -319,8 +328,8 @@ def test_a_run_leaves_the_model_as_it_was(tokenizer, tmp_path):
     assert model.training
     assert not model.model.layers[0].training
     assert model.config.return_dict is False
-    with inference(model), native_law(model) as attached:
-        assert attached.attention == "softmax"
+    with inference(model), Setting()(model) as effective:
+        assert effective.attached.attention == "softmax"
         assert not model.training
 
 
@@ -383,9 +392,9 @@ def test_haystack_nll_of_a_head_that_reads_more(tokenizer):
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     probe = grid(context_lengths=(300,), trials=1, attention_mass=True)
     prompt = probe.prompt(tokenizer, probe.plan()[0])
-    right = forced(model, tokenizer, [prompt], attention_mass=True)[0]["haystack_nll"]
+    right = masses_of(TransformersReader(model, tokenizer))([prompt])[0]["haystack_nll"]
     READS_MORE.add(model)
     for chunk in (None, 50):
-        found = forced(model, tokenizer, [prompt], chunk, attention_mass=True)[0]["haystack_nll"]
+        found = masses_of(TransformersReader(model, tokenizer))([prompt], chunk)[0]["haystack_nll"]
         assert found == pytest.approx(right, rel=1e-4)
     READS_MORE.discard(model)

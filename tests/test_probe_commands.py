@@ -9,7 +9,7 @@ from test_cli import GRID, call
 
 import ssmax_eval
 from ssmax_eval import statistics
-from ssmax_eval.results import find_runs
+from ssmax_eval.runs import find_runs
 
 LOSS = ("--context-length", "200", "--documents", "3", "--window", "32")
 HOSTILE = "<script>alert(1)</script> $x$"
@@ -160,7 +160,7 @@ def test_figures_take_axes_and_give_them_back(checkpoint, tmp_path):
         (("run", "--text", "{short}", "--documents", "9"), "documents 9"),
         (("attention", "--task", "multivalue"), "task 'multivalue'"),
         (("run", "--task", "multiquery"), "task 'multiquery'"),
-        (("fading", "--attention", "nothing"), "unknown attention law"),
+        (("fading", "--attention", "nothing"), "unknown attention mechanism"),
         (("fading", "--largest", "3"), "largest n 3"),
         (("fading", "--train-length", "1"), "train_length"),
         (("fading", "--figure", "x.gif"), "x.gif"),

@@ -9,8 +9,8 @@ import transformers
 from tiny import build, tokens
 
 import ssmax_eval
-from ssmax_eval.attention.laws import LAWS
 from ssmax_eval.cli import main
+from ssmax_eval.mechanisms.registry import MECHANISMS
 from ssmax_eval.training.train import SHAPE
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -38,9 +38,9 @@ def test_own_law_of_the_readme():
     try:
         exec(code.replace("    ...", "    logits = model(ids).logits"), names := {"model": model, "ids": ids})
         assert (names["logits"] - before).abs().max() > 1e-3
-        assert "clipped" in LAWS
+        assert "clipped" in MECHANISMS
     finally:
-        LAWS.pop("clipped", None)
+        MECHANISMS.pop("clipped", None)
 
 
 def test_python_lines_of_the_readme(checkpoint, tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def test_curves_of_several_logs_put_below_each_other():
     from ssmax_eval.report.figures import curves
 
     log = pd.DataFrame({"tokens": [1, 2], "text_loss": [6.0, 5.0], "recall": [0.1, 0.9]})
-    law = log.assign(model="b", s_mean=0.3, s_min=0.2, s_max=0.4)
-    axes = curves(pd.concat([log.assign(model="a"), law])).axes
+    mechanism = log.assign(model="b", s_mean=0.3, s_min=0.2, s_max=0.4)
+    axes = curves(pd.concat([log.assign(model="a"), mechanism])).axes
     assert len(axes) == 3
     assert [len(ax.lines) for ax in axes[:2]] == [2 + 2, 2]  # the first also holds the legend's handles

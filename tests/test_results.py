@@ -14,10 +14,17 @@ from tiny import build
 import ssmax_eval
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
-from ssmax_eval.evaluate import Settings, run_probe
-from ssmax_eval.models.rope import RopeSetting
+from ssmax_eval.evaluate import run_probe
+from ssmax_eval.mechanisms.registry import MECHANISMS, Attention
+from ssmax_eval.models.subjects import RunOptions
+from ssmax_eval.position.position import Position
+from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.probes.needle import NeedleProbe
-from ssmax_eval.results import Run, load_results, run_id_of
+from ssmax_eval.readers.answers import UNSCORED
+from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.results import Run, run_id_of
+from ssmax_eval.runs import load_results
+from ssmax_eval.setting import Setting
 
 PROBE = NeedleProbe(context_lengths=(96, 128), depth_percents=(0, 100), trials=2)
 COLUMNS = set(
@@ -27,9 +34,9 @@ COLUMNS = set(
 
 
 def run(checkpoint, tmp_path, probe=PROBE, rope=None, attention=None, **settings):
-    return run_probe(
-        probe, str(checkpoint), [attention], [rope or RopeSetting()], Settings(output_path=tmp_path, **settings)
-    )[0]
+    asked = None if attention is None else Attention.of(attention)
+    setting = Setting(asked, Position(rope or RopeSetting()))
+    return run_probe(probe, str(checkpoint), [setting], RunOptions(output_path=tmp_path, **settings))[0]
 
 
 def test_a_run_has_the_columns_and_the_record_of_the_design(checkpoint, tmp_path):
@@ -52,7 +59,7 @@ def test_run_again_adds_nothing_and_does_not_load(checkpoint, tmp_path, monkeypa
     first = run(checkpoint, tmp_path)
     before = first.rows_path.read_bytes()
     monkeypatch.setattr(
-        "ssmax_eval.evaluate.load_model", lambda *a, **k: pytest.fail("loaded a model for a finished run")
+        "ssmax_eval.models.subjects.load_model", lambda *a, **k: pytest.fail("loaded a model for a finished run")
     )
     assert run(checkpoint, tmp_path).rows_path.read_bytes() == before
 
@@ -119,8 +126,8 @@ def test_trap_15_every_choice_changes_the_run_id(checkpoint, tmp_path):
     import dataclasses
 
     ids = {
-        run(checkpoint, tmp_path, probe, rope, law).run_id
-        for probe, rope, law in [
+        run(checkpoint, tmp_path, probe, rope, mechanism).run_id
+        for probe, rope, mechanism in [
             (PROBE, None, None),
             (dataclasses.replace(PROBE, seed=1), None, None),
             (dataclasses.replace(PROBE, needle=Needle(value="word")), None, None),
@@ -161,16 +168,15 @@ def test_batch_size_and_device_do_not_change_the_run(checkpoint, tmp_path):
 
 def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeypatch):
     from ssmax_eval import statistics
-    from ssmax_eval.probes import scoring
 
-    def no_memory(model, tokenizer, prompts, chunk=None):
+    def no_memory(self, prompts, chunk=None):
         if len(prompts[0].ids) > 100:
             import torch
 
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [{**scoring.UNSCORED, "correct": True, "first_correct": True, "error": None}] * len(prompts)
+        return [{**UNSCORED, "correct": True, "first_correct": True, "error": None}] * len(prompts)
 
-    monkeypatch.setitem(scoring.SCORING, "forced", no_memory)
+    monkeypatch.setattr(TransformersReader, "answers", no_memory)
     done = run(checkpoint, tmp_path)
     assert done.record()["failed"] == 4
     cells = statistics.cells(statistics.with_series(load_results(done)))
@@ -232,13 +238,12 @@ def test_records_are_plain_json(checkpoint, tmp_path):
 
 
 def test_what_failed_is_tried_again(checkpoint, tmp_path, monkeypatch):
-    from ssmax_eval.probes import scoring
 
-    def no_memory(model, tokenizer, prompts, chunk=None):
-        return [{**scoring.UNSCORED, "error": "out of memory"}] * len(prompts)
+    def no_memory(self, prompts, chunk=None):
+        return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
 
     with monkeypatch.context() as patch:
-        patch.setitem(scoring.SCORING, "forced", no_memory)
+        patch.setattr(TransformersReader, "answers", no_memory)
         failed = run(checkpoint, tmp_path)
     assert failed.record()["failed"] == 8
     again = run(checkpoint, tmp_path)
@@ -254,17 +259,18 @@ def test_fresh_loses_nothing_before_the_model_is_there(checkpoint, tmp_path, mon
     def fails(*arguments, **options):
         raise UserError("no such device")
 
-    monkeypatch.setattr("ssmax_eval.evaluate.load_model", fails)
+    monkeypatch.setattr("ssmax_eval.models.subjects.load_model", fails)
     with pytest.raises(UserError, match="no such device"):
         run(checkpoint, tmp_path, fresh=True)
     assert done.is_complete
     assert len(done.rows()) == 8
 
 
-def test_a_trained_law_keeps_its_values_and_its_name_swaps_a_fresh_one_in(checkpoint, tmp_path, tokenizer):
+def test_a_trained_mechanism_keeps_its_values_and_its_name_swaps_a_fresh_one_in(checkpoint, tmp_path, tokenizer):
     import torch
 
-    from ssmax_eval.attention.interface import attach, attention_modules
+    from ssmax_eval.mechanisms.attach import attach
+    from ssmax_eval.mechanisms.layers import attention_modules
 
     model = build("Llama", vocab_size=1024, max_position_embeddings=512)
     attach(model, "ssmax:s=0.2")
@@ -283,7 +289,7 @@ def test_a_trained_law_keeps_its_values_and_its_name_swaps_a_fresh_one_in(checkp
     assert (native["swapped"], swapped["swapped"]) == (False, True)
 
 
-def test_a_pair_that_lost_its_law_is_refused(tokenizer, tmp_path):
+def test_a_pair_that_lost_its_mechanism_is_refused(tokenizer, tmp_path):
     model = build("Llama", vocab_size=1024)
     model.config.ssmax = {"attention": "ssmax", "train_length": 256}
     with pytest.raises(UserError, match="its layers carry none"):
@@ -292,8 +298,8 @@ def test_a_pair_that_lost_its_law_is_refused(tokenizer, tmp_path):
 
 def test_spellings_of_one_request_are_one_run(checkpoint, tmp_path):
     same = [
-        run(checkpoint, tmp_path, rope=RopeSetting(scaling=scaling), attention=law, dtype=dtype).run_id
-        for scaling, law, dtype in [
+        run(checkpoint, tmp_path, rope=RopeSetting(scaling=scaling), attention=mechanism, dtype=dtype).run_id
+        for scaling, mechanism, dtype in [
             ("linear:4", "ssmax-bias:b=1,s=.2", "auto"),
             ("linear:4.0", "ssmax-bias:s=0.20,b=1.0", "fp32"),
             ("linear:4", "ssmax-bias:s=2e-1,b=1", "float32"),
@@ -302,30 +308,30 @@ def test_spellings_of_one_request_are_one_run(checkpoint, tmp_path):
     assert len(set(same)) == 1
 
 
-def test_edited_code_of_a_users_law_is_another_law(tmp_path):
-    from ssmax_eval.attention.laws import LAWS
-    from ssmax_eval.evaluate import user_law_source
+def test_edited_code_of_a_users_mechanism_is_another_mechanism(tmp_path):
+    from ssmax_eval.models.mechanism_code import mechanism_source
 
-    source = "from ssmax_eval import Law, register\n@register\nclass Mine(Law):\n    'C'\n    name = 'mine'\n    factor = {}\n"
+    source = "from ssmax_eval import QueryScale, register\n@register\nclass Mine(QueryScale):\n"
+    source += "    'C'\n    name = 'mine'\n    factor = {}\n"
     sources = []
     try:
         for factor in (1, 2):
-            path = tmp_path / f"law{factor}.py"
+            path = tmp_path / f"mechanism{factor}.py"
             path.write_text(source.format(factor))
             import importlib.util
 
-            spec = importlib.util.spec_from_file_location(f"law{factor}", path)
+            spec = importlib.util.spec_from_file_location(f"mechanism{factor}", path)
             module = importlib.util.module_from_spec(spec)
             import sys as system
 
-            system.modules[f"law{factor}"] = module
+            system.modules[f"mechanism{factor}"] = module
             spec.loader.exec_module(module)
-            sources.append(user_law_source("mine"))
+            sources.append(mechanism_source(Attention.of("mine")))
     finally:
-        LAWS.pop("mine", None)
+        MECHANISMS.pop("mine", None)
     assert None not in sources
     assert sources[0] != sources[1]
-    assert user_law_source("ssmax") is None
+    assert mechanism_source(Attention.of("ssmax")) is None
 
 
 def test_a_complete_run_that_lost_rows_is_finished(checkpoint, tmp_path):

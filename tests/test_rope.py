@@ -8,7 +8,7 @@ import torch
 from tiny import build, tokens
 
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.rope import RopeSetting, effective_theta, rope_scaled
+from ssmax_eval.position.rope import RopeSetting, effective_theta, rope_scaled
 
 ROTARY = [
     "Llama",

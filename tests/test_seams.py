@@ -16,8 +16,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ssmax_eval.attention.interface import attention_modules
-from ssmax_eval.models.rope import rotary_modules
+from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.position.rope import rotary_modules
 
 
 def test_attention_functions_and_masks_register_by_name():
@@ -55,7 +55,7 @@ def test_support_flags_exist():
 
 
 def test_sliding_window_reaches_the_function():
-    """What makes a law on a windowed layer an error instead of a wrong n."""
+    """What makes a mechanism on a windowed layer an error instead of a wrong n."""
     seen = []
 
     def spy(module, *args, **kwargs):

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from tiny import build, tokens
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ssmax_eval.attention.interface import attach, attention_law, law_modules
-from ssmax_eval.models.checkpoint import REMOTE_FILE, with_law
+from ssmax_eval.mechanisms.attach import attach, mechanisms_of
+from ssmax_eval.models.checkpoint import REMOTE_FILE, with_mechanism
 from ssmax_eval.models.load import load_model
+from ssmax_eval.setting import Setting
 
 REST = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
 
@@ -26,11 +27,11 @@ def logits_of(model):
 
 
 def tables(model):
-    return [law.p for law in law_modules(model).values()]
+    return [mechanism.p for mechanism in mechanisms_of(model).values()]
 
 
 def is_one_table(model):
-    return len(law_modules(model)) > 1 and len({id(table) for table in tables(model)}) == 1
+    return len(mechanisms_of(model)) > 1 and len({id(table) for table in tables(model)}) == 1
 
 
 def opened(folder, **options):
@@ -43,10 +44,10 @@ def model():
     attach(model, "learned-p")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for law in law_modules(model).values():
-            for parameter in law.parameters():
+        for mechanism in mechanisms_of(model).values():
+            for parameter in mechanism.parameters():
                 parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
-    return with_law(model)
+    return with_mechanism(model)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +71,16 @@ COPIES = {f"protocol {n}": lambda model, n=n: pickle.loads(pickle.dumps(model, n
 }
 
 
-@pytest.mark.parametrize("law", ["learned-p", "ssmax"])
+@pytest.mark.parametrize("mechanism", ["learned-p", "ssmax"])
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_compute_the_same_with_one_table(model, how, law):
-    if law == "ssmax":
+def test_copies_compute_the_same_with_one_table(model, how, mechanism):
+    if mechanism == "ssmax":
         model = build("Qwen3")
-        attach(model, law)
-        with_law(model)
+        attach(model, mechanism)
+        with_mechanism(model)
     made = COPIES[how](model)
     assert torch.equal(logits_of(made), logits_of(model))
-    assert law == "ssmax" or is_one_table(made)
+    assert mechanism == "ssmax" or is_one_table(made)
     assert type(COPIES[how](model.config)) is type(model.config)
 
 
@@ -99,8 +100,8 @@ def test_a_checkpoint_holds_it_once_and_opens_with_one_table(model, folder):
 def test_one_table_is_trained_by_all_layers(model):
     """Its gradient is the sum of those that a table in each layer would have."""
     one, apart = copy.deepcopy(model), copy.deepcopy(model)
-    for law in law_modules(apart).values():
-        law.p = torch.nn.Parameter(law.p.detach().clone())
+    for mechanism in mechanisms_of(apart).values():
+        mechanism.p = torch.nn.Parameter(mechanism.p.detach().clone())
     for each in (one, apart):
         each(tokens(), labels=tokens()).loss.backward()
     gradients = [table.grad for table in tables(apart)]
@@ -120,15 +121,15 @@ def test_layers_on_disk(model, folder, tmp_path, on_disk):
     assert torch.equal(logits_of(opened(tmp_path / "again")), logits_of(model))
 
 
-def test_offloaded_layers_can_be_given_a_law(tmp_path):
+def test_offloaded_layers_can_be_given_a_mechanism(tmp_path):
     plain = build("Llama")
     plain.save_pretrained(tmp_path / "plain")
     places = REST | {"model.layers.0": "disk", "model.layers.1": "cpu"}
     offloaded = AutoModelForCausalLM.from_pretrained(
         tmp_path / "plain", device_map=places, offload_folder=tmp_path / "off"
     )
-    for law in ("ssmax", "learned-p"):
-        with attention_law(plain, law), attention_law(offloaded, law):
+    for mechanism in ("ssmax", "learned-p"):
+        with Setting.of(mechanism)(plain), Setting.of(mechanism)(offloaded):
             assert torch.equal(logits_of(offloaded), logits_of(plain))
 
 

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from ssmax_eval import statistics
-from ssmax_eval.attention.fading import by_lead, by_length, largest_weight, law_of
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.fading import by_lead, by_length, largest_weight, scale_of
+from ssmax_eval.mechanisms.registry import mechanisms
+from ssmax_eval.mechanisms.scales import QueryScale
 
 COMMON = {
     "model": "m", "fingerprint": "f", "dtype": "float32", "attention": "softmax", "attention_swapped": False, "rope": "as trained",
@@ -221,20 +223,19 @@ def test_figure_1_of_the_paper():
 
 def test_bounds_of_the_paper():
     """Beyond a lead of 1 / s the weight goes to 1 with n, below it to 0; softmax's goes to 0 whatever the lead."""
-    law = law_of("ssmax:s=0.5", 1024)
-    assert largest_weight(law, 1e8, 2.5) > 0.99 > largest_weight(law, 10, 2.5)
-    assert largest_weight(law, 1e8, 1.5) < 0.01
-    assert largest_weight(law_of("softmax", 1024), 1e8, 10) < 0.001
+    scale = scale_of("ssmax:s=0.5", 1024)
+    assert largest_weight(scale, 1e8, 2.5) > 0.99 > largest_weight(scale, 10, 2.5)
+    assert largest_weight(scale, 1e8, 1.5) < 0.01
+    assert largest_weight(scale_of("softmax", 1024), 1e8, 10) < 0.001
     table = by_lead(["ssmax:s=0.5"], 1024, 1000)
     assert set(table["n"]) == {10, 100, 1000}
     assert table.groupby("n")["weight"].apply(lambda w: w.is_monotonic_increasing).all()
 
 
-def test_any_law_fades_or_not():
-    from ssmax_eval.attention.laws import LAWS
-
-    table = by_length([*LAWS], 512, 1000)
-    assert len(table) == len(LAWS) * 3
+def test_any_scale_fades_or_not():
+    scales = [name for name, each in mechanisms().items() if issubclass(each, QueryScale)]
+    table = by_length(scales, 512, 1000)
+    assert len(table) == len(scales) * 3
     assert table["weight"].between(0, 1).all()
     assert by_length(["ssmax:s=-100"], 512, 1000)["weight"].max() < 1e-9
     with pytest.raises(UserError, match="largest n 1"):

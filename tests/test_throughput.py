@@ -5,7 +5,7 @@ import torch
 from tiny import build
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssmax_eval.attention.interface import attach
+from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.training.recipes import recipe
 from ssmax_eval.training.throughput import flops_per_token, matmul_rate, throughput
 
@@ -26,7 +26,7 @@ def test_operations_are_those_that_torch_counts(name, changes):
     assert counter.get_total_flops() == pytest.approx(3 * length * whole, rel=1e-4)
 
 
-def test_what_a_law_learns_is_no_matrix():
+def test_what_a_mechanism_learns_is_no_matrix():
     model = build("Qwen3")
     before = flops_per_token(model, 100)
     attach(model, "ssmax-bias")

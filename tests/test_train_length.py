@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from ssmax_eval.models.train_length import train_length_of
+from ssmax_eval.mechanisms.train_length import train_length_of
 
 TYPES = {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
 GEMMA_3 = {"rope_type": "linear", "factor": 8.0}

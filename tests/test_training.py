@@ -1,4 +1,4 @@
-"""Training: the same batches for every law, decay where the paper has it, resumption, and the late swap."""
+"""Training: the same batches for every mechanism, decay where the paper has it, resumption, and the late swap."""
 
 import json
 import os
@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from ssmax_eval.attention.interface import attach, law_modules, law_state
 from ssmax_eval.cli import app, main
 from ssmax_eval.data.haystacks import haystack
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.vocabulary import CITIES, HELD_OUT_CITIES
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.attach import attach, learned_of, mechanisms_of
 from ssmax_eval.models.load import load_model
 from ssmax_eval.training.architecture import build
 from ssmax_eval.training.card import write_card
@@ -29,7 +29,7 @@ from ssmax_eval.training.folder import read_log, read_record
 from ssmax_eval.training.jobs import swapped_after
 from ssmax_eval.training.recipes import recipe
 from ssmax_eval.training.train import Job, train
-from ssmax_eval.training.trainer import LawTrainer
+from ssmax_eval.training.trainer import WeightedTrainer
 
 # a run of seconds: the shape of a recipe, not its size
 TINY = {
@@ -153,12 +153,12 @@ def test_the_smoke_tokenizer_holds_each_fact_and_question_in_one_token(corpora):
     )
 
 
-def test_first_weights_are_the_same_for_every_law(corpora):
+def test_first_weights_are_the_same_for_every_mechanism(corpora):
     chosen, tokenizer, _ = corpora["cpu"]
     plain = build(chosen, tokenizer, 5).state_dict()
-    for law in ("ssmax", "ssmax-bias", "learned-p"):
+    for mechanism in ("ssmax", "ssmax-bias", "learned-p"):
         model = build(chosen, tokenizer, 5)
-        attach(model, law)
+        attach(model, mechanism)
         assert all(
             torch.equal(tensor, plain[name]) for name, tensor in model.state_dict().items() if "ssmax" not in name
         )
@@ -172,18 +172,18 @@ def test_position_encodings_turn_the_share_they_say(corpora):
         assert (frequencies != 0).float().mean() == share
 
 
-@pytest.mark.parametrize("law", ["ssmax", "ssmax-bias", "learned-p"])
-def test_only_matrices_and_embeddings_decay(corpora, law):
+@pytest.mark.parametrize("mechanism", ["ssmax", "ssmax-bias", "learned-p"])
+def test_only_matrices_and_embeddings_decay(corpora, mechanism):
     chosen, tokenizer, _ = corpora["cpu"]
     model = build(chosen, tokenizer, 0)
-    attach(model, law)
-    decayed = LawTrainer.get_decay_parameter_names(None, model)
+    attach(model, mechanism)
+    decayed = WeightedTrainer.get_decay_parameter_names(None, model)
     assert "model.embed_tokens.weight" in decayed
     assert "model.layers.0.mlp.up_proj.weight" in decayed
     assert not [name for name in decayed if "ssmax" in name or "norm" in name]
     assert {name.rsplit(".", 1)[1] for name, p in model.named_parameters() if ".ssmax." in name} == {
         "ssmax": {"s"}, "ssmax-bias": {"s", "b"}, "learned-p": {"s", "b", "p"},
-    }[law]  # fmt: skip
+    }[mechanism]  # fmt: skip
 
 
 def weights(folder):
@@ -273,7 +273,7 @@ def test_two_processes_train_the_same_model(tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_training_ends_where_a_plain_one_does(tiny, tmp_path):
-    """torch.compile, its late swap included, makes the same model but for rounding; one graph for each of two lengths and laws."""
+    """torch.compile, its late swap included, makes the same model but for rounding; one graph for each of two lengths and mechanisms."""
     from torch._dynamo.utils import counters
 
     plain, compiled = (
@@ -294,18 +294,18 @@ def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
 
     def watched(name, job):
         lines = []
-        original = LawTrainer.compute_loss
+        original = WeightedTrainer.compute_loss
 
         def loss(self, model, inputs, *arguments, **options):
             value = original(self, model, inputs, *arguments, **options)
-            lines.append((value.item(), [law.s.detach().clone() for law in law_modules(model).values()]))
+            lines.append((value.item(), [mechanism.s.detach().clone() for mechanism in mechanisms_of(model).values()]))
             return value
 
-        LawTrainer.compute_loss = loss
+        WeightedTrainer.compute_loss = loss
         try:
             train(job, tmp_path / name, "cpu")
         finally:
-            LawTrainer.compute_loss = original
+            WeightedTrainer.compute_loss = original
         seen[name] = lines
 
     watched("a", Job(tiny, "softmax"))
@@ -315,7 +315,7 @@ def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
     start = seen["f"][0][1][0]
     assert torch.equal(seen["f"][9][1][0], start)
     assert not torch.equal(seen["f"][11][1][0], start)
-    assert law_state(load_model(str(tmp_path / "f"))[0])
+    assert learned_of(load_model(str(tmp_path / "f"))[0])
 
 
 def test_the_papers_configurations_from_one_command(tiny, tmp_path):
@@ -323,10 +323,10 @@ def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     arguments += [part for key, value in (TINY | {"steps": "8"}).items() for part in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    laws = {
+    mechanisms = {
         folder.name: json.loads((folder / "config.json").read_text()).get("ssmax", {}) for folder in tmp_path.iterdir()
     }
-    assert {name: entry.get("attention") for name, entry in laws.items()} == {
+    assert {name: entry.get("attention") for name, entry in mechanisms.items()} == {
         "cpu-softmax-s0": None,
         "cpu-ssmax-s0": "ssmax",
         "cpu-ssmax-fixed-s0": "ssmax-fixed",
@@ -340,7 +340,7 @@ def test_the_papers_configurations_from_one_command(tiny, tmp_path):
         assert {"README.md", "training.svg", "training.json"} <= {file.name for file in folder.iterdir()} | {
             "training.svg"
         }
-    # (e) is (a) with a law; trained anew, (a) gets a new (e)
+    # (e) is (a) with a mechanism; trained anew, (a) gets a new (e)
     plain, swapped = (tmp_path / f"cpu-{name}-s0" for name in ("softmax", "ssmax-after"))
     assert all(torch.equal(tensor, weights(swapped)[name]) for name, tensor in weights(plain).items())
     job = Job(recipe("cpu").changed(TINY | {"steps": "8", "text": "generated"}))
@@ -352,20 +352,20 @@ def test_the_papers_configurations_from_one_command(tiny, tmp_path):
 
 
 def test_training_goes_on_from_a_checkpoint(tiny, tmp_path, checkpoint):
-    """The law of a retrofitted model trains further, with the model's own tokenizer."""
+    """The mechanism of a retrofitted model trains further, with the model's own tokenizer."""
     job = Job(tiny, "ssmax", start=str(checkpoint))
     folder = train(job, tmp_path / "further", "cpu")
     model, tokenizer = load_model(str(folder))
     assert len(tokenizer) == 1024
     assert model.config.model_type == "ssmax_llama"
-    s = next(iter(law_state(model).values()))["s"]
+    s = next(iter(learned_of(model).values()))["s"]
     assert len(set(s)) > 1
     assert str(checkpoint) not in (folder / "training.json").read_text()
-    # on from there: what was learned stays, unless another law is asked for
+    # on from there: what was learned stays, unless another mechanism is asked for
     barely = tiny.changed({"steps": "1", "learning_rate": "1e-12"})
-    for law, kept in ((None, s), ("ssmax", s), ("softmax", None)):
-        again = train(Job(barely, law, start=str(folder)), tmp_path / f"again-{law}", "cpu")
-        learned = law_state(load_model(str(again))[0])
+    for mechanism, kept in ((None, s), ("ssmax", s), ("softmax", None)):
+        again = train(Job(barely, mechanism, start=str(folder)), tmp_path / f"again-{mechanism}", "cpu")
+        learned = learned_of(load_model(str(again))[0])
         assert (next(iter(learned.values()))["s"] == pytest.approx(s, abs=1e-6)) if kept else not learned
         assert read_record(again)["attention"] == ("ssmax" if kept else "softmax")
 
@@ -393,7 +393,7 @@ def test_a_finished_record_names_no_path(tiny, tmp_path):
         (["--recipe", "smoke", "--set", "position=alibi"], "recipe position 'alibi': allowed are rope, p-rope, nope"),
         (["--recipe", "smoke", "--set", "train_length=100"], "recipe train_length 100"),
         (["--recipe", "smoke", "--set", "hidden=65"], "recipe hidden 65"),
-        (["--recipe", "smoke", "--attention", "sharp"], "unknown attention law 'sharp'"),
+        (["--recipe", "smoke", "--attention", "sharp"], "unknown attention mechanism 'sharp'"),
         (["--recipe", "smoke", "--attention", "ssmax", "--swap-to", "ssmax"], "a swap starts from softmax"),
         (["--recipe", "smoke", "--swap-to", "ssmax", "--swap-fraction", "1"], "swap fraction 1"),
         (["--recipe", "smoke", "--text", "nowhere.txt"], "text 'nowhere.txt': no such file; allowed are generated"),
@@ -446,6 +446,6 @@ def test_the_card_says_what_is_so(tiny, tmp_path):
     write_card(folder)
     card = (folder / "README.md").read_text()
     assert "license: cc0-1.0" in card
-    assert "attention law\n`ssmax`" in card or "attention law `ssmax`" in card
+    assert "attention mechanism\n`ssmax`" in card or "attention mechanism `ssmax`" in card
     assert "never among them" not in card
     assert "trust_remote_code=True" in card

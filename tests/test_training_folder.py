@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_training import TINY, tiny  # noqa: F401
 
-from ssmax_eval.attention.interface import law_state
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.attach import learned_of
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.training.folder import held
@@ -124,8 +124,8 @@ def test_of_two_retrofits_into_one_folder_one_is_there_whole(tmp_path, checkpoin
     assert slow.returncode == 2
     assert "not empty; give another folder" in err
     assert [file.name for file in out.parent.iterdir()] == ["model"]
-    learned = law_state(load_model(str(out))[0])
-    assert {round(s, 6) for law in learned.values() for s in law["s"]} == {0.2}
+    learned = learned_of(load_model(str(out))[0])
+    assert {round(s, 6) for mechanism in learned.values() for s in mechanism["s"]} == {0.2}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("no space left")])
@@ -167,14 +167,14 @@ def test_damage_is_one_clear_error(tiny, tmp_path, file, text):  # noqa: F811
         train(Job(tiny), folder, "cpu")
 
 
-def test_retrofit_keeps_what_the_same_law_learned(tmp_path, tiny):  # noqa: F811
+def test_retrofit_keeps_what_the_same_mechanism_learned(tmp_path, tiny):  # noqa: F811
     folder = train(Job(tiny, "ssmax"), tmp_path / "a", "cpu")
     same, other = (
         retrofit(str(folder), "ssmax", tmp_path / "same"),
         retrofit(str(folder), "ssmax:s=0.5", tmp_path / "other"),
     )
-    assert law_state(load_model(str(same))[0]) == law_state(load_model(str(folder))[0])
-    assert {s for law in law_state(load_model(str(other))[0]).values() for s in law["s"]} == {0.5}
+    assert learned_of(load_model(str(same))[0]) == learned_of(load_model(str(folder))[0])
+    assert {s for mechanism in learned_of(load_model(str(other))[0]).values() for s in mechanism["s"]} == {0.5}
     assert not list(tmp_path.glob(".*"))
 
 

@@ -1,4 +1,4 @@
-"""lm-eval's model type `ssmax-eval`: any model of ours under any law and RoPE setting, scored as the native probes score.
+"""lm-eval's model type `ssmax-eval`: any model of ours in any setting, scored as the native probes score.
 
 Prompts of equal length share a forward pass, only the answers' rows reach lm_head, and nothing is truncated.
 """
@@ -7,8 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,17 +16,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from ..attention.interface import attention_law, law_state, native_law
 from ..data.prompts import Prompt
 from ..errors import UserError
-from ..evaluate import Settings, subject
 from ..models.load import load_model, load_tokenizer
-from ..models.preflight import preflight
-from ..models.rope import RopeSetting, rope_scaled
 from ..models.sources import resolve
-from ..probes.needle import BATCH_TOKENS
-from ..probes.scoring import NOT_FINITE, InMemory, Score, Scorer, finite_logits, forced
-from ..provenance import describe_model, describe_rope, environment
+from ..models.subjects import RunOptions, subject
+from ..probes.needle import BATCH_TOKENS, masses_of
+from ..provenance import describe_model, environment
+from ..readers.answers import NOT_FINITE, Score, finite_logits
+from ..readers.memory import Scorer
+from ..readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
+from ..setting import Setting
 from .requests import prompt_of, reading
 
 Pair = tuple[Any, list[int], list[int]]  # the texts or None, the context's ids, the continuation's
@@ -39,7 +37,7 @@ SETTINGS_KEY = "ssmax-eval"  # under which a response cache keeps what it was ma
 class SSMaxLM(HFLM):
     """A transformers model as ssmax_eval loads it, for lm-eval.
 
-    pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, dtype, trust_remote_code: as --model, --attention ... of
+    pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, position, dtype, trust_remote_code: as --model, --attention ... of
     `ssmax-eval needle`. batch_size: prompts in a forward pass; auto fills BATCH_TOKENS and halves when memory runs out.
     max_length: a longer prompt is an error; None takes the longest. Raises UserError.
     """
@@ -52,18 +50,25 @@ class SSMaxLM(HFLM):
         rope_theta: float | None = None,
         rope_theta_factor: float = 1.0,
         rope_scaling: str | None = None,
+        position: str | None = None,
         dtype: str = "auto",
         device: str | None = "cuda",
         trust_remote_code: bool = False,
         **options: Any,
     ) -> None:
         if unknown := sorted(options.keys() - set(HF_OPTIONS.split())):
-            known = f"pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, dtype, {HF_OPTIONS.replace(' ', ', ')}"
+            known = f"pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, position, dtype, {HF_OPTIONS.replace(' ', ', ')}"
             raise UserError(f"model_args {unknown[0]}: not taken by model type ssmax-eval; allowed are {known}")
         pretrained = str(pretrained)  # lm-eval reads a folder called 123 as a number
         self._source = resolve(pretrained)
-        self._settings = Settings(dtype=dtype, trust_remote_code=trust_remote_code)
-        rope = RopeSetting(float(rope_theta_factor), rope_theta, rope_scaling)
+        self._options = RunOptions(dtype=dtype, trust_remote_code=trust_remote_code)
+        setting = Setting.of(
+            attention,
+            rope_theta=rope_theta,
+            rope_theta_factor=float(rope_theta_factor),
+            rope_scaling=rope_scaling,
+            position=position,
+        )
         super().__init__(
             pretrained,
             backend="causal",
@@ -72,20 +77,16 @@ class SSMaxLM(HFLM):
             trust_remote_code=trust_remote_code,
             **options,
         )
-        self._setting = ExitStack()  # law and RoPE stay for the model's life
+        self._setting = ExitStack()  # it stays for the model's life
         longest = int(options.get("max_length") or self.max_length)
-        attached = self._setting.enter_context(
-            attention_law(self.model, attention, longest) if attention else native_law(self.model)
-        )
-        effective = self._setting.enter_context(
-            rope_scaled(self.model, rope.theta_factor, rope.theta, rope.scaling, longest=options.get("max_length"))
-        )
+        given = options.get("max_length")
+        effective = self._setting.enter_context(setting(self.model, None if given is None else int(given)))
+        self.reader = TransformersReader(self.model, self.tokenizer)
         # masses are compared where they are asked for
-        proof = preflight(self.model, self.tokenizer, longest, laws=bool(attached.scaled_layers))
+        proof = self.reader.prove(longest, frozenset({ANSWERS, GENERATE}), effective.has_mechanism)
         self.setting = {
             "model": describe_model(subject("", pretrained), self.model, self.tokenizer, dtype),
-            "attention": {**asdict(attached), "swapped": attention is not None, "learned": law_state(self.model)},
-            "rope": describe_rope(rope, effective),
+            **effective.record(self.model),
             "preflight": proof,
             "environment": environment(self.model),
         }
@@ -97,19 +98,19 @@ class SSMaxLM(HFLM):
         self.backend = "causal"
 
     def _create_tokenizer(self, pretrained: str, *arguments: Any, **ignored: Any) -> None:
-        self.tokenizer = load_tokenizer(self._source, self._settings.trust_remote_code)
+        self.tokenizer = load_tokenizer(self._source, self._options.trust_remote_code)
 
     def _create_model(self, pretrained: str, **ignored: Any) -> None:
         self._model, _ = load_model(
             self._source,
-            dtype=self._settings.dtype,
+            dtype=self._options.dtype,
             device=str(self._device),
-            trust_remote_code=self._settings.trust_remote_code,
+            trust_remote_code=self._options.trust_remote_code,
         )
         self._config = self._model.config
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return what lm-eval's results should tell of the model: weights' fingerprint, law, effective RoPE, versions, machine."""
+        """Return what lm-eval's results should tell of the model: weights' fingerprint, setting, versions, machine."""
         model = self.setting["model"]
         info = {"model_num_parameters": model["parameters"], "model_dtype": f"torch.{model['dtype']}"}
         return {**info, "model_sha": model["fingerprint"], "ssmax_eval": self.setting}
@@ -121,7 +122,7 @@ class SSMaxLM(HFLM):
             made_with = kept.get(SETTINGS_KEY) if len(kept) else own
             if made_with != own:
                 raise UserError(
-                    f"use_cache {kept.filename!r}: its responses are of another model, law or RoPE setting; give another path"
+                    f"use_cache {kept.filename!r}: its responses are of another model or setting; give another path"
                 )
             kept[SETTINGS_KEY] = own
         super().set_cache_hook(cache_hook)
@@ -143,7 +144,10 @@ class SSMaxLM(HFLM):
                 if not all(math.isfinite(nats) for nats, _ in found):
                     raise UserError(f"a request has no score: {NOT_FINITE}")
                 return found
-            answers = [(-score["answer_nll"], score["correct"]) for score in self.scores(prompts, forced, disable_tqdm)]
+            answers = [
+                (-score["answer_nll"], score["correct"])
+                for score in self.scores(prompts, self.reader.answers, disable_tqdm)
+            ]
         for (text, _, _), answer in zip(requests, answers, strict=True):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answer)
@@ -154,13 +158,13 @@ class SSMaxLM(HFLM):
         prompts = [prompt_of(self, request.doc) for request in requests]
         longest = max(len(each.ids) for each in prompts)
         with reading(self, longest):
-            preflight(self.model, self.tokenizer, longest, masses=True)
-            return [json.dumps(score) for score in self.scores(prompts, partial(forced, attention_mass=True))]
+            self.reader.prove(longest, frozenset({ANSWERS, WEIGHTS}))
+            return [json.dumps(score) for score in self.scores(prompts, masses_of(self.reader))]
 
     def scores(self, prompts: list[Prompt], score: Scorer, disable_tqdm: bool = False) -> list[Score]:
         """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored."""
         found: dict[int, Score] = {}
-        in_memory = InMemory(score, halve=self.batch_size == "auto")
+        in_memory = self.reader.in_memory(score, halve=self.batch_size == "auto")
         bar = tqdm(
             total=len(prompts), disable=disable_tqdm or self.rank != 0 or None, desc="Running loglikelihood requests"
         )
@@ -170,7 +174,7 @@ class SSMaxLM(HFLM):
             size = self.prompts_at_once(length)
             for start in range(0, len(same), size):
                 batch = same[start : start + size]
-                scores = in_memory(self.model, self.tokenizer, [prompts[i] for i in batch])
+                scores = in_memory([prompts[i] for i in batch])
                 if failed := next((each["error"] for each in scores if each["error"]), None):
                     raise UserError(f"a sequence of {length} tokens has no score: {failed}")
                 found |= dict(zip(batch, scores, strict=True))

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.encoding import Encoder
 from ..data.prompts import Prompt
 from ..errors import UserError
-from ..models.rope import rotary_modules
+from ..position.rope import rotary_modules
 from ..probes.needle import check_tokenizer
 
 EXACT, MASS = "exact_loglikelihood", "attention_mass"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..mechanisms.train_length import train_length_of
 from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path, study_models
-from .train_length import train_length_of
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:

@@ -1,9 +1,9 @@
-"""Checkpoints that carry their attention law: a model type of their own, so that no plain model can load them by mistake.
+"""Checkpoints that carry their mechanism: a model type of their own, so that no plain model can load them by mistake.
 
-`ssmax_llama` is Llama with a law in every attention layer: the same weights and config, plus `*.ssmax.*` tensors, an
+`ssmax_llama` is Llama with a mechanism in every attention layer: the same weights and config, plus `*.ssmax.*` tensors, an
 `ssmax` entry in the config, and an `auto_map` to a three-line file that asks this package for the classes. So
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` opens it, with lm-eval on top of that, and
-`load_model` needs no remote code at all. A model without a law is saved as the plain model it is.
+`load_model` needs no remote code at all. A model without one is saved as the plain model it is.
 """
 
 from contextlib import suppress
@@ -23,13 +23,14 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..attention.interface import IMPLEMENTATION, attach, law_modules
 from ..errors import UserError
+from ..mechanisms.attach import attach, mechanisms_of
+from ..mechanisms.interface import IMPLEMENTATION
 from .sharing import fill, join, own_tables, separate
 
 PREFIX = "ssmax_"
 OF = "_of_"  # between a class and its base in a qualified name
-# while from_pretrained runs: {parameter of a later layer's law: that of the first layer's with which it is one}
+# while from_pretrained runs: {parameter of a later layer's mechanism: that of the first layer's with which it is one}
 LOADING: ContextVar[dict[str, str] | None] = ContextVar("LOADING", default=None)
 REMOTE_FILE = "modeling_ssmax.py"
 REMOTE_CODE = '''"""Opens this checkpoint with AutoModelForCausalLM and trust_remote_code=True; the classes are ssmax_eval's."""
@@ -56,7 +57,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             if part._attn_implementation not in (None, IMPLEMENTATION):
                 raise dropping(part._attn_implementation)
         plain_model.__init__(self, config, *arguments, **options)
-        attach(self, config.ssmax["attention"])
+        attach(self, config.ssmax["attention"], bias=config.ssmax.get("position"))
         if (ties := LOADING.get()) is not None:
             ties |= separate(self)
 
@@ -74,7 +75,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
         # transformers warns and runs on, with whatever the memory held as s
         if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
             raise UserError(
-                f"model {str(folder)!r}: its config names attention law {model.config.ssmax['attention']}, which does not fit the "
+                f"model {str(folder)!r}: its config names attention {model.config.ssmax['attention']}, which does not fit the "
                 f"ssmax tensors of its weights ({len(misfits)} too many or missing, {misfits[0]} first); it would compute something else"
             )
         return (model, info) if wants_info else model
@@ -85,7 +86,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             fill(self, LOADING.get() or {}, missing_keys)
 
     def set_attn_implementation(self: PreTrainedModel, implementation: Any, *arguments: Any, **options: Any) -> None:
-        if implementation != IMPLEMENTATION and law_modules(self):
+        if implementation != IMPLEMENTATION and mechanisms_of(self):
             raise dropping(implementation)
         plain_model.set_attn_implementation(self, implementation, *arguments, **options)
 
@@ -146,16 +147,16 @@ def __getattr__(name: str) -> type:
 
 def dropping(implementation: Any) -> UserError:
     return UserError(
-        f"attention implementation {implementation!r}: it would drop the model's law; leave it out, or take the law off first: "
+        f"attention implementation {implementation!r}: it would drop the model's mechanism; leave it out, or take the mechanism off first: "
         "ssmax_eval.load_model(..., attention='softmax')"
     )
 
 
-def with_law(model: PreTrainedModel) -> PreTrainedModel:
-    """Give a model with a law attached the class `ssmax_<type>`, and one without a law its plain class, in place."""
+def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model with a mechanism attached the class `ssmax_<type>`, and one without its plain class, in place."""
     config = model.config
     base = config.model_type.removeprefix(PREFIX)
-    carries = bool(law_modules(model))
+    carries = bool(mechanisms_of(model))
     if carries == config.model_type.startswith(PREFIX):
         return model
     config_class, model_class = classes(base)
@@ -165,7 +166,9 @@ def with_law(model: PreTrainedModel) -> PreTrainedModel:
         del config.auto_map
         return model
     if type(model) is not plain_model:
-        raise UserError(f"{type(model).__name__}: only {plain_model.__name__} of {base!r} can be saved with a law")
+        raise UserError(
+            f"{type(model).__name__}: only {plain_model.__name__} of {base!r} can be saved with a mechanism"
+        )
     config.__class__ = config_class
     config.model_type = PREFIX + base
     config.auto_map = {
@@ -177,18 +180,18 @@ def with_law(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
-    """Write a model, its law and its tokenizer as a transformers checkpoint, and return the folder.
+    """Write a model, its mechanism and its tokenizer as a transformers checkpoint, and return the folder.
 
-    A model with a law attached (attach()) becomes one of class `ssmax_<type>`, its learned values are saved as they are.
+    A model with a mechanism attached (attach()) becomes one of class `ssmax_<type>`, its learned values are saved as they are.
     Shards stay under 15 MB, so that a repository takes them.
     """
-    with_law(model).save_pretrained(folder, max_shard_size="15MB")
+    with_mechanism(model).save_pretrained(folder, max_shard_size="15MB")
     tokenizer.save_pretrained(folder)
     return Path(folder)
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Round a model's weights to dtype in place, but not what its law learned."""
+    """Round a model's weights to dtype in place, but not what its mechanism learned."""
     for name, parameter in model.named_parameters():
         if ".ssmax." not in name:
             parameter.data = parameter.data.to(dtype)

@@ -13,10 +13,10 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError
+from ..position.rope import frequencies, rotary_modules
 from .config import first_line
 from .gguf_rope import ROPE_TENSORS, SAYS_NOTHING, apply_rope
 from .opened import ADAPTER_CONFIG
-from .rope import frequencies, rotary_modules
 from .sources import ModelSource
 
 # metadata key (after `<architecture>.`) -> config attribute, for what transformers drops for some architectures

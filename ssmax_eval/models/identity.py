@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import IMPLEMENTATION, mechanism_named
+from ..mechanisms.interface import IMPLEMENTATION, mechanism_named
 from .checkpoint import PREFIX
 from .known_code import FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
@@ -106,7 +106,7 @@ def first_of(unknown: list[tuple[str, Any]]) -> str | None:
 
 
 def implementations(model: PreTrainedModel) -> set[str]:
-    """Return the names of the attention implementations that a model's modules ask for; ours without a law is sdpa."""
+    """Return the names of the attention implementations that a model's modules ask for; ours without a mechanism is sdpa."""
     configs = [model.config, *(module.config for module in model.modules() if hasattr(module, "config"))]
     names = {str(getattr(config, "_attn_implementation", None)) for config in configs}
     return {"sdpa" if name == IMPLEMENTATION else name for name in names}

@@ -1,4 +1,4 @@
-"""Load a model and tokenizer with the attention law they were trained with, refusing checkpoints whose law and weights disagree."""
+"""Load a model and tokenizer with the mechanism they were trained with, refusing checkpoints whose mechanism and weights disagree."""
 
 import importlib.util
 import logging
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import attach
-from ..attention.laws import LARGEST_LENGTH, parse_law
 from ..errors import UserError
+from ..mechanisms.attach import attach
+from ..mechanisms.registry import LARGEST_LENGTH, Attention, mechanisms
+from ..position.bias import BIASES
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
@@ -34,31 +35,48 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     trust_remote_code: bool = False,
+    device_map: str | dict[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return an eval-mode model on its device and its tokenizer.
 
-    reference: bundled name, directory, .gguf file or hub id. attention: a law to swap in; None keeps the checkpoint's own.
+    reference: bundled name, directory, .gguf file or hub id. attention: a mechanism to swap in; None keeps the checkpoint's own.
     dtype: auto (the checkpoint's; bfloat16 for .gguf), float32, bfloat16, float16. device: auto, cpu, cuda, cuda:N, mps.
-    Raises UserError for whatever a user can cause. Only safetensors and .gguf weights are read.
+    device_map: auto spreads the layers over all devices, then memory, then disk (accelerate); or a map of one's own; instead of
+    device. Raises UserError for whatever a user can cause. Only safetensors and .gguf weights are read.
     """
     source = resolve(reference) if isinstance(reference, str) else reference
     where = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: allowed are auto, {', '.join(DTYPES)}")
     if attention is not None:
-        parse_law(attention)
+        Attention.of(attention)
+    refuse_map(device_map, device, source)
     if source.is_gguf:
         tokenizer = load_tokenizer(source, trust_remote_code)
         model = load_gguf(source, torch.bfloat16 if dtype == "auto" else DTYPES[dtype])
     else:
         config = check_config(source, trust_remote_code)
         tokenizer = load_tokenizer(source, trust_remote_code, config)
-        model = load_checkpoint(source, config, dtype, trust_remote_code)
+        model = load_checkpoint(source, config, dtype, trust_remote_code, device_map)
     if attention is not None:
         attach(model, attention)
-    model = model.to(where).eval()
+    model = (model if device_map is not None else model.to(where)).eval()
     refuse_unless_causal(model)
     return model, tokenizer
+
+
+def refuse_map(device_map: str | dict[str, Any] | None, device: str, source: ModelSource) -> None:
+    """Raise UserError for a device map that says nothing, or beside a device, or for weights that cannot be spread."""
+    if device_map is None:
+        return
+    if isinstance(device_map, str) and device_map != "auto":
+        raise UserError(f"device map {device_map!r}: allowed is auto; from Python also a map of modules to devices")
+    if device != "auto":
+        raise UserError(f"device {device!r} with a device map: the map places the layers; give one of them")
+    if source.is_gguf:
+        raise UserError(
+            f"model {source.reference!r}: a .gguf file cannot be spread over devices; leave the device map out"
+        )
 
 
 def pick_device(device: str) -> torch.device:
@@ -87,7 +105,7 @@ def check_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConf
             f"model {source.reference!r}: an adapter lies in it ({ADAPTER_CONFIG}), and peft is not installed; "
             "run: pip install peft, or take the adapter out"
         )
-    check_law(source)
+    check_mechanism(source)
     if "auto_map" in config and "ssmax" not in config and not trust_remote_code:
         raise UserError(
             f"model {source.reference!r}: it runs code of its own; if you trust it, add --trust-remote-code"
@@ -124,10 +142,14 @@ def refuse_without_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenize
 
 
 def load_checkpoint(
-    source: ModelSource, config: PreTrainedConfig, dtype: str, trust_remote_code: bool
+    source: ModelSource,
+    config: PreTrainedConfig,
+    dtype: str,
+    trust_remote_code: bool,
+    device_map: str | dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """Load a safetensors folder with the law its config names; weights or law tensors that are missing are an error."""
-    lawful = "ssmax" in source.config()
+    """Load a safetensors folder with the mechanism its config names; weights or tensors of it that are missing are an error."""
+    carries = "ssmax" in source.config()
     options: dict[str, Any] = {
         "config": config,
         "dtype": "auto" if dtype == "auto" else DTYPES[dtype],
@@ -137,8 +159,10 @@ def load_checkpoint(
         # an adapter is put on afterwards: loaded in one go, transformers tells of its missing weights only
         "adapter_kwargs": {"subfolder": ".no-adapter"},
     }
+    if device_map is not None:
+        options["device_map"] = device_map
     try:
-        if lawful:
+        if carries:
             _, model_class = classes(base_type(source))
             model, info = model_class.from_pretrained(source.path, **options)
         else:
@@ -158,12 +182,12 @@ def load_checkpoint(
 
 
 def check_weights(source: ModelSource, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Raise UserError if weights do not fit their model: missing, of a law that the config does not name, or not finite."""
+    """Raise UserError if weights do not fit their model: missing, of a mechanism that the config does not name, or not finite."""
     unexpected = sorted(info["unexpected_keys"])
-    if of_law := [key for key in unexpected if ".ssmax." in key]:
+    if of_mechanism := [key for key in unexpected if ".ssmax." in key]:
         raise UserError(
-            f"model {source.reference!r}: it holds {len(of_law)} ssmax tensors, but its config names no attention law "
-            "('ssmax' entry); without the law it would compute something else"
+            f"model {source.reference!r}: it holds {len(of_mechanism)} ssmax tensors, but its config names no attention mechanism "
+            "('ssmax' entry); without it the model would compute something else"
         )
     if missing := sorted(info["missing_keys"]):
         raise UserError(
@@ -207,19 +231,30 @@ def return_plainly(model: PreTrainedModel) -> None:
 
 
 def base_type(source: ModelSource) -> str:
-    """Return the model type without its law."""
+    """Return the model type without its mechanism."""
     return str(source.config()["model_type"]).removeprefix(PREFIX)
 
 
-def check_law(source: ModelSource) -> None:
-    """Raise UserError for an `ssmax` entry of a config that names no law, and for a law's model type without one."""
+def check_mechanism(source: ModelSource) -> None:
+    """Raise UserError for an `ssmax` entry of a config that names no known mechanism, and for a model type of ours without one."""
     config = source.config()
     if "ssmax" not in config and not str(config["model_type"]).startswith(PREFIX):
         return
     entry = config.get("ssmax")
     if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
-        raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention law")
-    parse_law(entry["attention"])
+        raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention mechanism")
+    name = entry["attention"].partition(":")[0]
+    if (file := entry.get("source")) and name not in mechanisms():
+        raise UserError(
+            f"model {source.reference!r}: its attention mechanism {name!r} is not this package's own; it comes from {file}: "
+            f"add --import {file}, or import it before"
+        )
+    Attention.of(entry["attention"])
+    if (bias := entry.get("position")) is not None and bias not in BIASES:
+        raise UserError(
+            f"model {source.reference!r}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(BIASES)}, "
+            "or add --import FILE.py"
+        )
     length = entry.get("train_length")
     if not (length is None or (isinstance(length, int) and 2 <= length <= LARGEST_LENGTH)):
         raise UserError(

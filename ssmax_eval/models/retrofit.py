@@ -1,35 +1,35 @@
-"""Turn a softmax checkpoint into one with another attention law, without training."""
+"""Turn a softmax checkpoint into one with another mechanism, without training."""
 
 import json
 from pathlib import Path
 
-from ..attention.laws import format_law, parse_law
 from ..disk import whole
 from ..errors import UserError
+from ..mechanisms.registry import Attention
 from .checkpoint import save_model
 from .load import load_model
 from .sources import TRAINING, resolve
 
 
 def retrofit(reference: str, attention: str, folder: str | Path, dtype: str = "auto") -> Path:
-    """Save a model under an attention law, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
+    """Save a model under a mechanism, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
 
-    reference: a model as load_model takes it; what it learned of that very law it keeps. Returns the folder, which is
+    reference: a model as load_model takes it; what it learned of that very mechanism it keeps. Returns the folder, which is
     there whole or not at all and opens like any checkpoint of ours. Raises UserError.
     """
     folder = Path(folder)
     refuse_occupied(folder)
     source = resolve(reference)
-    law = format_law(*parse_law(attention))
+    asked = str(Attention.of(attention))
     own = source.config().get("ssmax") if not source.is_gguf else None
-    keeps = isinstance(own, dict) and own.get("attention") == law
-    model, tokenizer = load_model(source, attention=None if keeps else law, dtype=dtype, device="cpu")
+    keeps = isinstance(own, dict) and own.get("attention") == asked
+    model, tokenizer = load_model(source, attention=None if keeps else asked, dtype=dtype, device="cpu")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as made:
             save_model(model, tokenizer, made)
             if record := source.training():
-                # how the weights came about stays true; what the law learned does not
+                # how the weights came about stays true; what the mechanism learned does not
                 record |= {} if keeps else {"retrofitted": attention, "learned": {}}
                 (made / TRAINING).write_text(json.dumps(record, indent=2))
     except OSError as error:

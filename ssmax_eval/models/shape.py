@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..attention.interface import attention_modules
+from ..mechanisms.layers import attention_modules
+from ..position.rope import rotary_modules
 from .checkpoint import PREFIX
-from .rope import rotary_modules
 from .sources import ModelSource
 
 MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tells: OPT and Bart have 2
@@ -19,7 +19,7 @@ MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tell
 
 @lru_cache(maxsize=8)
 def blank(source: ModelSource, trust_remote_code: bool = False) -> PreTrainedModel | None:
-    """Return a model without its weights and its law; None where its config builds none, which load_model says better."""
+    """Return a model without its weights and its mechanism; None where its config builds none, which load_model says better."""
     try:
         return without_weights(config_of(source, trust_remote_code), trust_remote_code)
     except Exception:  # configs and code of other people raise anything
@@ -36,7 +36,7 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
 
 
 def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
-    """Return a model's config, of its plain type where it carries a law."""
+    """Return a model's config, of its plain type where it carries a mechanism."""
     if source.is_gguf:
         return AutoConfig.from_pretrained(source.path.parent, gguf_file=source.path.name, local_files_only=True)
     config = source.config()

@@ -1,4 +1,4 @@
-"""What the laws of all layers share, learned-p's table, while a checkpoint is loaded.
+"""What the mechanisms of all layers share, learned-p's table, while a checkpoint is loaded.
 
 A parameter that several layers share cannot be placed: a device map may put those layers on different devices, some on
 disk. So each layer gets a buffer of its own to load into, which stays in memory under any map. Once the checkpoint is
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..attention.interface import law_modules
-from ..attention.laws import shared_parameters
 from ..errors import UserError
+from ..mechanisms.attach import mechanisms_of
+from ..mechanisms.mechanism import shared_parameters
 
 
 def separate(model: PreTrainedModel) -> dict[str, str]:
-    """Replace what laws share by buffers of each layer's own; return {name in a later layer: name in the first}."""
-    ties = shared_parameters(law_modules(model))
+    """Replace what mechanisms share by buffers of each layer's own; return {name in a later layer: name in the first}."""
+    ties = shared_parameters(mechanisms_of(model))
     for name in {**ties, **{first: first for first in ties.values()}}:
-        law, key = owner(model, name)
-        values = torch.empty_like(law.get_parameter(key))
-        delattr(law, key)
-        law.register_buffer(key, values)
+        mechanism, key = owner(model, name)
+        values = torch.empty_like(mechanism.get_parameter(key))
+        delattr(mechanism, key)
+        mechanism.register_buffer(key, values)
     return ties
 
 
@@ -40,16 +40,16 @@ def fill(model: PreTrainedModel, ties: Mapping[str, str], missing: set[str]) -> 
 
 def join(model: PreTrainedModel, ties: Mapping[str, str]) -> None:
     """Make parameters of the buffers again, one of those that are equal; tables that a wrapper trained apart stay apart."""
-    laws = law_modules(model)
-    if any(parameter.is_meta for law in laws.values() for parameter in law.parameters()):
+    mechanisms = mechanisms_of(model)
+    if any(parameter.is_meta for mechanism in mechanisms.values() for parameter in mechanism.parameters()):
         return
     parameters = {name: nn.Parameter(model.get_buffer(name)) for name in {*ties, *ties.values()}}
     for name, parameter in parameters.items():
-        law, key = owner(model, name)
+        mechanism, key = owner(model, name)
         first = parameters[ties.get(name, name)]
-        del law._buffers[key]
-        law.register_parameter(key, first if equal(parameter, first) else parameter)
-    shared_parameters(laws)
+        del mechanism._buffers[key]
+        mechanism.register_parameter(key, first if equal(parameter, first) else parameter)
+    shared_parameters(mechanisms)
 
 
 def own_tables(model: PreTrainedModel) -> dict[str, Tensor] | None:
@@ -57,9 +57,9 @@ def own_tables(model: PreTrainedModel) -> dict[str, Tensor] | None:
 
     That comes of wrappers that copy single layers. A checkpoint can say that all layers share, but not which do.
     """
-    laws = law_modules(model)
-    ties = shared_parameters(laws)
-    if len(ties) in (0, (len(laws) - 1) * len({name.rpartition(".")[2] for name in ties})):
+    mechanisms = mechanisms_of(model)
+    ties = shared_parameters(mechanisms)
+    if len(ties) in (0, (len(mechanisms) - 1) * len({name.rpartition(".")[2] for name in ties})):
         return None
     state: dict[str, Tensor] = model.state_dict()
     return state | {name: state[name].clone() for name in ties}

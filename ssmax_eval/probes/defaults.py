@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..mechanisms.train_length import train_length_of
 from ..models.sources import ModelSource, resolve
-from ..models.train_length import train_length_of
 
 LONGEST = 2**27  # tokens of a prompt
 DEPTH_PERCENTS = (0, 25, 50, 75, 100)

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import Documents, Window
-from ..models.parts import refuse_unlike_parts, smaller_chunk
+from ..readers.parts import refuse_unlike_parts, smaller_chunk
+from ..readers.prefill import is_out_of_memory
+from ..readers.transformers import NLL, TransformersReader
 from .budget import within
 from .defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
 from .needle import check_tokenizer, require
-from .nll import token_nll
-from .prefill import is_out_of_memory
 
 Row = dict[str, Any]
 FORMAT = 2  # of documents and sums: raise it when the same parameters come to mean other rows
@@ -119,21 +119,22 @@ class LossProbe:
         """Return the tokens of each sequence that a document's rows take: itself, and the window of each gain alone."""
         return [sample.context_length, *[self.window] * len(self.gain_lengths())]
 
+    needs = frozenset({NLL})
+
     def __call__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: TransformersReader,
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
     ) -> Iterator[list[Row]]:
         """Yield the rows of each document, those whose rows are all named in `done` left out; progress is told its tokens."""
-        self.check(model, tokenizer)
+        self.check(reader.model, reader.tokenizer)
         chunk = self.chunk
-        for sample, window in zip(self.plan(), self.windows(tokenizer), strict=True):
+        for sample, window in zip(self.plan(), self.windows(reader.tokenizer), strict=True):
             if not self.has(sample, done):
                 # what one document did not fit into, the next will not either
-                scores, chunk = self.score(model, torch.tensor([window.ids]), window.prefix, chunk)
+                scores, chunk = self.score(reader, torch.tensor([window.ids]), window.prefix, chunk)
                 yield self.rows(sample, window, scores)
             progress(sample.context_length)
 
@@ -184,11 +185,13 @@ class LossProbe:
             )
         return rows
 
-    def score(self, model: PreTrainedModel, ids: Tensor, prefix: int, chunk: int | None) -> tuple[Scores, int | None]:
+    def score(
+        self, reader: TransformersReader, ids: Tensor, prefix: int, chunk: int | None
+    ) -> tuple[Scores, int | None]:
         """Return a document's scores, and the chunk that it was read in: smaller ones are tried when memory runs out."""
         while True:
             try:
-                nll, near = token_nll(model, ids, chunk)[0], self.near(model, ids, prefix)
+                nll, near = reader.nll(ids, chunk)[0], self.near(reader, ids, prefix)
                 finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
                 return (Scores(nll, near) if finite else Scores(None, None, "nll is not finite")), chunk
             except RuntimeError as error:
@@ -197,16 +200,16 @@ class LossProbe:
             # outside the handler, so that the failed forward's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if (smaller := smaller_chunk(model, chunk, self.context_length)) is None:
+            if (smaller := smaller_chunk(reader.model, chunk, self.context_length)) is None:
                 return Scores(None, None, "out of memory"), chunk
             chunk = smaller
 
-    def near(self, model: PreTrainedModel, ids: Tensor, prefix: int) -> Tensor:
+    def near(self, reader: TransformersReader, ids: Tensor, prefix: int) -> Tensor:
         """Return the nll of the last window of each gain length, read with nothing but the tokenizer's prefix before it."""
         windows = [
             torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()
         ]
-        return token_nll(model, torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
+        return reader.nll(torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,15 +15,19 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, FAR_OFF, Prompt, assemble
 from ..data.unknown import refuse_unknown
 from ..errors import UserError
-from ..models.parts import refuse_unlike_parts
 from ..models.shape import position_end
+from ..readers.answers import EXTRA_GENERATED_TOKENS, Score
+from ..readers.memory import Scorer
+from ..readers.parts import refuse_unlike_parts
+from ..readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
+from .attention_mass import AttentionMass
 from .budget import within
 from .defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
-from .scoring import EXTRA_GENERATED_TOKENS, SCORING, InMemory, forced
 
 Row = dict[str, Any]
 MOST_TRIALS = 100_000
 PLANS = (1, 2)
+SCORING = ("forced", "generate")
 # of prompts and scores, by plan: raise one when the same parameters come to mean other rows
 FORMAT = {1: {"needle": 1, "attention": 2}, 2: {"needle": 2, "attention": 3}}
 # tokens a forward pass works well with; beyond, batching gains nothing
@@ -162,10 +166,16 @@ class NeedleProbe:
         check_tokenizer(model, tokenizer, longest, longest + extra)
         refuse_unlike_parts(model, self.chunk, longest - 1)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a reader has to give."""
+        return frozenset(
+            {GENERATE if self.scoring == "generate" else ANSWERS, *([WEIGHTS] if self.attention_mass else [])}
+        )
+
     def __call__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        reader: TransformersReader,
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
@@ -175,10 +185,10 @@ class NeedleProbe:
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
         resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
         """
+        model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
-        scorer = partial(forced, attention_mass=True) if self.attention_mass else SCORING[self.scoring]
         off = DepthsOff(self.haystack_name)
-        score = InMemory(scorer, batch_size is None, self.chunk)
+        score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
@@ -190,7 +200,7 @@ class NeedleProbe:
                     progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
-                scores = score(model, tokenizer, prompts)
+                scores = score(prompts)
                 rows = [
                     self.row(sample, prompt, score)
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
@@ -200,6 +210,12 @@ class NeedleProbe:
                 progress(sum(len(prompt.ids) for prompt in prompts))
                 yield rows
         off.say()
+
+    def scorer(self, reader: TransformersReader) -> Scorer:
+        """Return what scores prompts of equal length with a reader."""
+        if self.scoring == "generate":
+            return reader.generate
+        return masses_of(reader) if self.attention_mass else reader.answers
 
     def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
         control = sample.control
@@ -256,6 +272,16 @@ class NeedleProbe:
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""
         return [sample.context_length or min(self.context_lengths)]
+
+
+def masses_of(reader: TransformersReader) -> Scorer:
+    """Return what scores prompts of equal length, and tells what every head does in their answers' rows."""
+
+    def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
+        masses = AttentionMass(prompts)
+        return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
+
+    return score
 
 
 @dataclass

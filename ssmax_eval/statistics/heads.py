@@ -10,7 +10,7 @@ from .series import TASK
 
 HEAD = (
     "mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next",
-    "mass_first", "mass_question", "entropy", "maximum", "maximum_at",
+    "mass_first", "mass_question", "entropy", "maximum", "maximum_at", "row_sum",
 )  # fmt: skip
 
 

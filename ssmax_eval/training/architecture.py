@@ -1,4 +1,4 @@
-"""A recipe's model: plain Llama, or Qwen3 for QK-norm, of transformers, initialised the same for every law."""
+"""A recipe's model: plain Llama, or Qwen3 for QK-norm, of transformers, initialised the same for every mechanism."""
 
 import math
 
@@ -17,8 +17,13 @@ from ..errors import UserError
 from ..models.config import first_line
 from .recipes import Recipe
 
-# share of a head's frequencies that turn: rope all, p-rope the fast half, nope none
+# share of a head's frequencies that turn: rope all, p-rope the fast half, nope none; a bias stands in for all
 ROTARY_SHARE = {"rope": 1.0, "p-rope": 0.5, "nope": 0.0}
+
+
+def bias_of(recipe: Recipe) -> str | None:
+    """Return the name of the bias that is a recipe's position; None for one of RoPE's kinds."""
+    return None if recipe.position in ROTARY_SHARE else recipe.position
 
 
 def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -29,7 +34,7 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreT
     config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if recipe.qk_norm else (LlamaConfig, LlamaForCausalLM)
     rope = {"rope_type": "default", "rope_theta": recipe.rope_theta}
     if recipe.position != "rope":
-        rope |= {"rope_type": "proportional", "partial_rotary_factor": ROTARY_SHARE[recipe.position]}
+        rope |= {"rope_type": "proportional", "partial_rotary_factor": ROTARY_SHARE.get(recipe.position, 0.0)}
     try:
         config = config_class(
             vocab_size=len(tokenizer),

@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import attach, law_modules
 from ..errors import UserError
+from ..mechanisms.attach import attach, mechanisms_of
+from ..mechanisms.train_length import train_length_of
 from ..models import checkpoint
-from ..models.rope import rotary_modules, rotation
-from ..models.train_length import train_length_of
+from ..position.rope import rotary_modules, rotation
 
 
-def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_law: bool) -> None:
+def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_mechanism: bool) -> None:
     """Make `length` tokens the training length of a model that goes on training.
 
-    A law that is kept keeps what it learned, with L the new length; learned-p's table grows along its own line. Raises
-    UserError if the model has no positions for so many tokens, or what its law learned does not fit the length.
+    A mechanism that is kept keeps what it learned, with L the new length; learned-p's table grows along its own line. Raises
+    UserError if the model has no positions for so many tokens, or what its mechanism learned does not fit the length.
     """
     before = train_length_of(model.config)
     if length == before:
@@ -29,22 +29,22 @@ def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, leng
     if entry is None:
         return
     model.config.ssmax = {**entry, "train_length": length}
-    if not keeps_law:
+    if not keeps_mechanism:
         return
-    learned = law_modules(model)
-    attach(model, entry["attention"])
-    for name, law in law_modules(model).items():
+    learned = mechanisms_of(model)
+    attach(model, entry["attention"], bias=entry.get("position"))
+    for name, mechanism in mechanisms_of(model).items():
         try:
-            law.take_over(learned[name])
-        except RuntimeError as error:  # of a user's own law, with shapes that depend on L
+            mechanism.take_over(learned[name])
+        except RuntimeError as error:  # of a user's own, with shapes that depend on L
             raise UserError(
-                f"recipe train_length {length}: what attention law {law.name} learned at {before} does not fit; "
-                f"go on at {before}, or give the law a take_over"
+                f"recipe train_length {length}: what attention {mechanism.name} learned at {before} does not fit; "
+                f"go on at {before}, or give the mechanism a take_over"
             ) from error
 
 
 def say_length(model: PreTrainedModel, length: int) -> None:
-    """Write a training length into a config that names no law.
+    """Write a training length into a config that names no mechanism.
 
     max_position_embeddings says it, unless something is computed from that; then an entry `train_length` does.
     """

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import UserError
+from ..position.bias import BIASES
 
-POSITIONS = ("rope", "p-rope", "nope")
+POSITIONS = ("rope", "p-rope", "nope")  # and the biases of position/bias.py
 LEAST = {
     "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
     "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
@@ -72,7 +73,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         allowed = {
-            "position": POSITIONS,
+            "position": (*POSITIONS, *BIASES),
             "schedule": ("cosine", "constant"),
             "task": ("single", "recall"),
         }

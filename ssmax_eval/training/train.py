@@ -1,4 +1,4 @@
-"""Train a recipe under an attention law: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
+"""Train a recipe with a mechanism: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
 
 import json
 import os
@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..attention.interface import attach, law_state
-from ..attention.laws import format_law, parse_law
 from ..errors import UserError
-from ..models.checkpoint import cast, save_model, with_law
+from ..mechanisms.attach import attach, learned_of
+from ..mechanisms.registry import Attention
+from ..models.checkpoint import cast, save_model, with_mechanism
 from ..models.load import load_model, pick_device
 from ..models.sources import resolve
 from ..provenance import environment
-from .architecture import build
+from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
 from .folder import LOG, PROCESSES, RANK, WORK, entries, held, occupied, read_log, write_log, write_record
 from .length import continue_at
 from .recipes import Recipe
 from .throughput import throughput
-from .trainer import LateLaw, LawTrainer, Watch
+from .trainer import LateMechanism, Watch, WeightedTrainer
 
 LOG_AT_LEAST = 20  # times in a run
 SHAPE = (
@@ -35,9 +35,9 @@ SHAPE = (
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train. attention: the law it trains with; None is softmax, or what the model at `start` carries.
+    """One model to train. attention: the mechanism it trains with; None is softmax, or what the model at `start` carries.
 
-    swap_to: a law that replaces softmax for the last swap_fraction of the steps. start: a model to go on from, its
+    swap_to: a mechanism that replaces softmax for the last swap_fraction of the steps. start: a model to go on from, its
     tokenizer with it; None starts from scratch.
     """
 
@@ -52,11 +52,11 @@ class Job:
         if self.attention is None and self.start is None:
             object.__setattr__(self, "attention", "softmax")
         if self.attention is not None:
-            object.__setattr__(self, "attention", format_law(*parse_law(self.attention)))
+            object.__setattr__(self, "attention", str(Attention.of(self.attention)))
         if not 0 < self.swap_fraction < 1:
             raise UserError(f"swap fraction {self.swap_fraction:g}: allowed are numbers between 0 and 1")
         if self.swap_to is not None:
-            object.__setattr__(self, "swap_to", format_law(*parse_law(self.swap_to)))
+            object.__setattr__(self, "swap_to", str(Attention.of(self.swap_to)))
             if self.attention != "softmax":
                 raise UserError(f"attention {self.attention!r} with a swap: a swap starts from softmax; say so")
             if not 1 <= round(self.recipe.steps * self.swap_fraction) < self.recipe.steps:
@@ -69,9 +69,9 @@ class Job:
 
     @property
     def name(self) -> str:
-        """A folder's name: recipe, law, how it came in, seed."""
-        law = (self.swap_to or self.attention or "same").replace(":", "-").replace(",", "-")
-        return f"{self.recipe.name}-{law}{'-late' if self.swap_to else ''}-s{self.seed}"
+        """A folder's name: recipe, mechanism, how it came in, seed."""
+        mechanism = (self.swap_to or self.attention or "same").replace(":", "-").replace(",", "-")
+        return f"{self.recipe.name}-{mechanism}{'-late' if self.swap_to else ''}-s{self.seed}"
 
     def key(self, text_sha256: str) -> dict[str, Any]:
         """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
@@ -140,7 +140,7 @@ def train_held(
         "seconds": seconds,
         "throughput": throughput(model, job.recipe, log, where, torch.bfloat16 if bfloat16(where) else torch.float32),
         "last": log[-1],
-        "learned": law_state(model),
+        "learned": learned_of(model),
         "environment": environment(model),
     }
     rounded = where.type == "cuda" or bfloat16(where)
@@ -168,20 +168,20 @@ def pick_training_device(device: str) -> torch.device:
 
 
 def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the float32 model that training begins with, its law attached, and its tokenizer."""
-    law = job.attention if job.swap_to is None else job.swap_to
+    """Return the float32 model that training begins with, its mechanism attached, and its tokenizer."""
+    asked = job.attention if job.swap_to is None else job.swap_to
     if job.start is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
         model = build(job.recipe, tokenizer, job.seed)
-        attach(model, law or "softmax")
+        attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed)
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
-        own = (getattr(model.config, "ssmax", None) or {"attention": "softmax"})["attention"]
-        keeps = law is None or law == own  # and what it learned
+        entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
+        keeps = asked is None or asked == entry["attention"]  # and what it learned
         continue_at(model, tokenizer, job.recipe.train_length, keeps)
         if not keeps:
-            attach(model, law or "softmax")
-    return with_law(model), tokenizer
+            attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed)
+    return with_mechanism(model), tokenizer
 
 
 def run(
@@ -235,13 +235,13 @@ def run(
         write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
     watch = Watch(model, recipe, job.name, folder / LOG, before)
-    trainer = LawTrainer(
+    trainer = WeightedTrainer(
         recipe,
         model=model,
         args=arguments,
         train_dataset=examples,
         data_collator=collate,
-        callbacks=[watch, *([LateLaw(model, swap_step)] if job.swap_to else [])],
+        callbacks=[watch, *([LateMechanism(model, swap_step)] if job.swap_to else [])],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     try:

@@ -1,4 +1,4 @@
-"""transformers' Trainer with weighted tokens, a law that can come late, and the few numbers worth watching."""
+"""transformers' Trainer with weighted tokens, a mechanism that can come late, and the few numbers worth watching."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..attention.interface import law_modules
 from ..errors import UserError
+from ..mechanisms.attach import mechanisms_of
 from .examples import ANSWER, TEXT
 from .recipes import Recipe
 
@@ -33,7 +33,7 @@ def weighted_nll(logits: Tensor, ids: Tensor, kinds: Tensor, weights: Tensor) ->
     return (nll * weights[kinds]).sum(), seen
 
 
-class LawTrainer(Trainer):
+class WeightedTrainer(Trainer):
     """Train on the loss sum(weight * nll) / tokens, the weight that of the token's kind in the recipe.
 
     The divisor is constant, so that gradients are the same whatever the number of processes. Nothing here waits for the
@@ -68,23 +68,23 @@ class LawTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
 
-class LateLaw(TrainerCallback):
-    """Keep the law off until a step, and on from there: the paper's swap in the final phase of training."""
+class LateMechanism(TrainerCallback):
+    """Keep the mechanism off until a step, and on from there: the paper's swap in the final phase of training."""
 
     def __init__(self, model: PreTrainedModel, first_step: int) -> None:
-        self.laws, self.first_step = list(law_modules(model).values()), first_step
+        self.mechanisms, self.first_step = list(mechanisms_of(model).values()), first_step
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        for law in self.laws:
-            law.active = state.global_step >= self.first_step
+        for mechanism in self.mechanisms:
+            mechanism.active = state.global_step >= self.first_step
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        for law in self.laws:
-            law.active = True
+        for mechanism in self.mechanisms:
+            mechanism.active = True
 
 
 class Watch(TrainerCallback):
-    """Show a progress bar and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the laws learned."""
+    """Show a progress bar and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the mechanisms learned."""
 
     def __init__(
         self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0
@@ -136,11 +136,15 @@ class Watch(TrainerCallback):
         self.bar.close()
 
     def learned(self) -> dict[str, float]:
-        """Return the least, mean and greatest value over layers and heads of what the laws learn per head."""
+        """Return the least, mean and greatest value over layers and heads of what the mechanisms learn."""
         values: dict[str, list[Tensor]] = {}
-        laws = nn.ModuleList(law_modules(self.model).values())
-        for name, parameter in laws.named_parameters():  # one that layers share counts once
-            values.setdefault(name.split(".", 1)[1], []).append(parameter.detach().float().cpu())
+        mechanisms = mechanisms_of(self.model).values()
+        for name, parameter in nn.ModuleList(mechanisms).named_parameters():  # one that layers share counts once
+            values.setdefault(name.split(".", 1)[1], []).append(parameter.detach().float().flatten().cpu())
+        for mechanism in mechanisms:
+            for name, numbers in mechanism.learned().items():
+                if name not in dict(mechanism.named_parameters()):  # made of several
+                    values.setdefault(name, []).append(torch.tensor(numbers))
         found: dict[str, float] = {}
         for name, parts in values.items():
             every = torch.cat(parts)

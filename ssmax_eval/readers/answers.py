@@ -12,15 +12,15 @@ from typing import Any, Protocol
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.recorder import recording
 from ..data.prompts import Prompt
 from ..errors import UserError
-from ..models.parts import refuse_unlike_parts, smaller_chunk
-from ..models.rope import rope_switch
-from .attention_mass import AttentionMass, haystack_ends, rounded
+from ..mechanisms.interface import recording
+from ..mechanisms.recorder import Recorded, Recorder
+from ..position.rope import rope_switch
 from .head import logits_of, nll_of
 from .nll import nll_at
-from .prefill import is_out_of_memory, prefill
+from .parts import refuse_unlike_parts
+from .prefill import prefill
 
 EXTRA_GENERATED_TOKENS = 16
 NOT_FINITE = "logits are not finite"
@@ -37,39 +37,53 @@ UNSCORED: Score = {
 }
 
 
+class Watch(Protocol):
+    """Looks at what layers do while prompts of equal length are read.
+
+    rows (batch, chosen): the rows to see, as positions in the prompt. positions: of each prompt, the tokens whose mean nll is
+    wanted. reduce is given each layer's part, and kept is what it made of it, by layer; nll that mean, in nats, None without tokens.
+    """
+
+    rows: torch.Tensor
+    positions: list[list[int]]
+    kept: dict[int, Any]
+    nll: list[float | None]
+
+    def reduce(self, recorded: Recorded) -> Any: ...
+
+
 @torch.inference_mode()
 def forced(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
     chunk: int | None = None,
-    attention_mass: bool = False,
+    watch: Watch | None = None,
 ) -> list[Score]:
     """Score prompts of equal length by one forward pass; only the answers' rows reach lm_head.
 
     predicted is each row's argmax given the true tokens before it; answer_nll is summed over the answer, in nats;
     answer_ranks are 0 for the argmax; margin is the smallest lead of an answer token over its best rival, in logits.
-    attention_mass adds, from the same forward, what every head does in the answer's rows (attention_mass.MEASURES), and
-    haystack_nll: the mean nll, in nats, of the last haystack tokens in front of the question. chunk: tokens to prefill at
-    a time over a KV cache; None reads all at once. Raises UserError for a model that is not the same in parts.
+    watch sees, from the same forward, what every layer does in the rows that it asks for. chunk: tokens to prefill at a
+    time over a KV cache; None reads all at once. Raises UserError for a model that is not the same in parts.
     """
     rows = max(prompt.answer_length for prompt in prompts)
     # the last answer token predicts nothing that is asked; lm-eval leaves it out too
     ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
     inputs = ids.shape[1]
     refuse_unlike_parts(model, chunk, inputs)
-    read = haystack_ends(prompts) if attention_mass else []
+    read = watch.positions if watch else []
     start, cache = 0, None
     if chunk is not None and chunk < inputs:
         # the last part holds every row that is looked at
         start = min([inputs - rows, *(positions[0] - 1 for positions in read if positions)])
-        cache = prefill(model, ids, start, chunk, keep_all=attention_mass) if start else None
-    masses = AttentionMass(prompts, start) if attention_mass else None
+        cache = prefill(model, ids, start, chunk, keep_all=watch is not None) if start else None
+    recorder = Recorder(watch.rows - start, watch.reduce) if watch else None
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-    with recording(model, masses.recorder) if masses else nullcontext():
+    with recording(model, recorder) if recorder else nullcontext():
         logits, decoded = logits_of(model, ids[:, start:], slice(-rows, None), **options)
     if (switch := rope_switch(model)) is not None and inputs - rows < switch < inputs:
-        if masses:
+        if watch:
             raise UserError(
                 f"context length {inputs + 1}: RoPE turns otherwise above {switch} tokens, which is inside the answer, so its rows "
                 f"come from two forwards; ask for at most {switch} or at least {switch + rows + 1} tokens"
@@ -79,16 +93,13 @@ def forced(
         short, _ = logits_of(model, ids[:, :switch], slice(-early, None), use_cache=False)
         logits = torch.cat([short, logits[:, early:]], 1)
     scores = [score_rows(tokenizer, prompt, logits[i, -prompt.answer_length :]) for i, prompt in enumerate(prompts)]
-    if masses is None:
-        return scores
-    positions = [[at - start for at in each] for each in read]
-    nll = haystack_nll(model, decoded, ids[:, start:], positions)
-    return [score | masses.of(i) | {"haystack_nll": nll[i]} for i, score in enumerate(scores)]
+    if watch and recorder:
+        watch.kept = recorder.kept
+        watch.nll = mean_nll(model, decoded, ids[:, start:], [[at - start for at in each] for each in read])
+    return scores
 
 
-def haystack_nll(
-    model: PreTrainedModel, decoded: Any, ids: torch.Tensor, positions: list[list[int]]
-) -> list[float | None]:
+def mean_nll(model: PreTrainedModel, decoded: Any, ids: torch.Tensor, positions: list[list[int]]) -> list[float | None]:
     """Return the mean nll, in nats, of each prompt's tokens at some positions of ids; None where there are none."""
     longest = max(map(len, positions))
     if not longest:
@@ -99,7 +110,7 @@ def haystack_nll(
         nll = nll_of(decoded[:, :-1], ids[:, 1:]).gather(1, padded - 1)
     else:
         nll = nll_at(model, decoded, ids, padded)
-    return rounded(torch.stack([nll[i, : len(each)].mean() for i, each in enumerate(positions)]))
+    return [float(nll[i, : len(each)].mean()) if each else None for i, each in enumerate(positions)]
 
 
 def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch.Tensor) -> Score:
@@ -176,50 +187,3 @@ def finite_logits(model: PreTrainedModel) -> Iterator[Callable[[], bool]]:
         yield lambda: all(bool(each) for each in seen)
     finally:
         hook.remove()
-
-
-class Scorer(Protocol):
-    """Scores prompts of equal length, `chunk` tokens at a time."""
-
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: list[Prompt],
-        chunk: int | None = None,
-    ) -> list[Score]: ...
-
-
-SCORING: dict[str, Scorer] = {"forced": forced, "generate": generate}
-
-
-class InMemory:
-    """A scorer that makes do with less memory when it runs out; what still does not fit carries its error and no score.
-
-    halve: halve batches first. chunk: tokens to prefill at a time to begin with; smaller ones are tried, and kept: what one
-    prompt did not fit into, the next will not either.
-    """
-
-    def __init__(self, score: Scorer, halve: bool, chunk: int | None = None) -> None:
-        self.score, self.halve, self.chunk = score, halve, chunk
-
-    def __call__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]
-    ) -> list[Score]:
-        """Score prompts of equal length."""
-        try:
-            return self.score(model, tokenizer, prompts, chunk=self.chunk)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # outside the handler, so that the failed batch's tensors are gone
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if self.halve and len(prompts) > 1:
-            middle = len(prompts) // 2
-            return [each for half in (prompts[:middle], prompts[middle:]) for each in self(model, tokenizer, half)]
-        smaller = smaller_chunk(model, self.chunk, len(prompts[0].ids))
-        if smaller is None:
-            return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
-        self.chunk = smaller
-        return self(model, tokenizer, prompts)

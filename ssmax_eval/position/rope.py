@@ -254,3 +254,26 @@ def rope_scaled(
             hook.remove()
         for path, old in rotaries.items():
             model.set_submodule(path, old)
+
+
+@contextmanager
+def rope_off(model: PreTrainedModel) -> Iterator[None]:
+    """Run a block with rotary modules that do not turn; they come back afterwards."""
+    rotaries = rotary_modules(model)
+    try:
+        for path, old in rotaries.items():
+            still = copy.deepcopy(old)
+            for name, buffer in still.named_buffers():
+                if name.endswith("inv_freq"):
+                    buffer.zero_()
+            for name in vars(still):
+                if name.endswith("attention_scaling"):
+                    setattr(still, name, 1.0)
+                elif name.endswith("rope_type"):
+                    kinds = vars(still)[name]
+                    setattr(still, name, dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default")
+            model.set_submodule(path, still)
+        yield
+    finally:
+        for path, old in rotaries.items():
+            model.set_submodule(path, old)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attention.interface import Seen, implementations, law_modules, our_function, restore
-from ..attention.recorder import Recorder, recording
 from ..errors import UserError
-from ..probes.head import READS_MORE, logits_of, nll_of
-from ..probes.nll import token_nll
-from .causal import refuse_unless_causal
-from .rope import rope_that_turns
+from ..mechanisms.attach import mechanisms_of
+from ..mechanisms.interface import implementations, our_function, recording, restore
+from ..mechanisms.recorder import Recorded, Recorder
+from ..models.causal import refuse_unless_causal
+from ..position.rope import rope_that_turns
+from .head import READS_MORE, logits_of, nll_of
+from .nll import token_nll
 
 SHORTEST = 64  # tokens of the input
 # thresholds that a config can name: the input passes each that the run will pass, where that is affordable
@@ -45,12 +46,16 @@ FOUND: WeakKeyDictionary[PreTrainedModel, dict[Any, str | None]] = WeakKeyDictio
 
 @torch.inference_mode()
 def preflight(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longest: int, laws: bool = False, masses: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    mechanism: bool = False,
+    masses: bool = False,
 ) -> dict[str, Any]:
     """Compare our ways of reading with the model's own, and return what was found, for the record.
 
-    The model has its law and RoPE setting on. longest: tokens of the longest prompt to come. laws: a law is on, swapped in
-    or its own. masses: attention will be recorded. Returned: tokens, the length of the input, to which all of it is proved;
+    The model is in its setting. longest: tokens of the longest prompt to come. mechanism: one is on, swapped in or its own.
+    masses: attention will be recorded. Returned: tokens, the length of the input, to which all of it is proved;
     head, what the head is read from (rows or full logits); and the largest differences found: kept_rows, with_a_token_more
     (the model's own rows when another token follows), own_decoding (its own generate) and our_attention in nats,
     recorded_output as a share of a layer's largest output, eager_maps as weights; called, the attention modules that ran.
@@ -64,7 +69,11 @@ def preflight(
     own = nll_of(model(input_ids=ids[:, :-1], use_cache=False).logits, ids[:, 1:])
     longer = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
     if not torch.isfinite(own).all():  # nothing to compare; rows that are not finite say so
-        return {**found, "finite": False, **(compare_attention(model, ids, masses, longest) if laws or masses else {})}
+        return {
+            **found,
+            "finite": False,
+            **(compare_attention(model, ids, masses, longest) if mechanism or masses else {}),
+        }
     try:
         kept = token_nll(model, ids)
         last = nll_of(logits_of(model, ids[:, :-1], slice(-ROWS, None), use_cache=False)[0], ids[:, -ROWS:])
@@ -89,7 +98,7 @@ def preflight(
     if not (close(own, kept, model.dtype) and close(own[:, -ROWS:], last, model.dtype)):
         READS_MORE.add(model)
         found["head"] = "full logits"
-    if laws or masses:
+    if mechanism or masses:
         found |= compare_attention(model, ids, masses, longest)
     return found
 
@@ -128,7 +137,7 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     found["our_attention"] = difference(own, ours)
     if not torch.isfinite(own).all():
         raise UserError(
-            f"{name}: its logits are not finite on {ids.shape[1]} plain tokens, so laws and masses cannot be proved"
+            f"{name}: its logits are not finite on {ids.shape[1]} plain tokens, so mechanisms and masses cannot be proved"
         )
     if close(own, ours, model.dtype):
         with lowered(model, ids.shape[1], longest) as thresholds:
@@ -140,7 +149,7 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     if not close(own, ours, model.dtype):
         raise UserError(
             f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
-            f"token (allowed {NATS[model.dtype]:g}) on {ids.shape[1]} tokens, so laws and attention masses would be wrong; "
+            f"token (allowed {NATS[model.dtype]:g}) on {ids.shape[1]} tokens, so mechanisms and attention masses would be wrong; "
             "use the needle and loss probes without --attention"
         )
     check = OutputCheck(torch.linspace(0, ids.shape[1] - 1, 2 * ROWS).long()[None])
@@ -162,7 +171,7 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
 
 def softmax_of_both(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Return each token's nll under plain softmax: on the model's own attention implementation, and through our function."""
-    with laws_off(model):
+    with mechanisms_off(model):
         with own_attention(model):
             own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
         with our_function(model):
@@ -192,28 +201,31 @@ def lowered(model: PreTrainedModel, proved: int, longest: int) -> Iterator[set[s
 
 
 class OutputCheck(Recorder):
-    """Keep, by layer, how far the recorded weights times the values are from what the layer put out, as a share of its largest."""
+    """Keep, by layer, how far the recorded weights times the values are from what the layer made of them, as a share of its largest."""
 
     def __init__(self, rows: Tensor) -> None:
-        super().__init__(rows, lambda scores: scores)
+        super().__init__(rows, away_from_output)
 
-    def offer(self, layer: int, seen: Seen) -> None:
-        weights = self.scores(seen).softmax(-1).nan_to_num()
-        value = seen.value.float().repeat_interleave(weights.shape[1] // seen.value.shape[1], 1)
-        rows = self.rows.to(seen.output.device)
-        output = seen.output[:, rows[0]].transpose(1, 2).float()
-        away = (weights @ value - output).abs().max() / output.abs().max().clamp(min=1e-30)
-        self.kept[layer] = max(float(away), self.kept.get(layer, 0.0))
+    def offer(self, layer: int, recorded: Recorded) -> None:
+        self.kept[layer] = max(self.reduce(recorded), self.kept.get(layer, 0.0))
+
+
+def away_from_output(recorded: Recorded) -> float:
+    """Return how far weights times values are from the output, as a share of its largest."""
+    weights, values, mixed = recorded.weights, recorded.values.float(), recorded.mixed
+    batch, maps, rows, keys = weights.shape
+    ours = (weights.reshape(batch, values.shape[1], -1, keys) @ values).view(batch, maps, rows, -1)
+    return float((ours - mixed).abs().max() / mixed.abs().max().clamp(min=1e-30))
 
 
 def compare_maps(model: PreTrainedModel, ids: Tensor) -> float | None:
     """Return the largest difference of recorded weights from the model's own eager maps; None where it gives none."""
-    layers = len(law_modules(model)) or int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
+    layers = len(mechanisms_of(model)) or int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
     heads = int(getattr(model.config.get_text_config(), "num_attention_heads", 1) or 1)
     ids = ids[:, : max(SHORTEST, math.isqrt(MAP_ENTRIES // (layers * heads)))]
     rows = torch.arange(ids.shape[1] - ROWS, ids.shape[1])[None]
-    with laws_off(model):
-        recorder = Recorder(rows, lambda scores: scores.softmax(-1))
+    with mechanisms_off(model):
+        recorder = Recorder(rows, lambda recorded: recorded.weights)
         with recording(model, recorder):
             model(input_ids=ids, use_cache=False)
         maps = eager_maps(model, ids)
@@ -240,21 +252,22 @@ def eager_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
 
 
 @contextmanager
-def laws_off(model: PreTrainedModel) -> Iterator[None]:
-    """Let the laws of a model leave its queries as they are while the block runs."""
-    laws = [law for law in law_modules(model).values() if law.active]
+def mechanisms_off(model: PreTrainedModel) -> Iterator[None]:
+    """Let the mechanisms and biases of a model do nothing while the block runs: plain softmax."""
+    parts = [part for mechanism in mechanisms_of(model).values() for part in (mechanism, mechanism.bias) if part]
+    switched = [part for part in parts if part.active]
     try:
-        for law in laws:
-            law.active = False
+        for part in switched:
+            part.active = False
         yield
     finally:
-        for law in laws:
-            law.active = True
+        for part in switched:
+            part.active = True
 
 
 @contextmanager
 def own_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block on the attention implementation that a model had before a law was put on it."""
+    """Run a block on the attention implementation that a model had before a mechanism was put on it."""
     now = implementations(model)
     try:
         restore(vars(model).get("attention_before", []))

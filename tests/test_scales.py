@@ -5,16 +5,18 @@ import math
 import pytest
 import torch
 
-import ssmax_eval
-from ssmax_eval.attention.laws import LAWS, Law, format_law, mean_log_n, parse_law, register
 from ssmax_eval.errors import UserError
+from ssmax_eval.mechanisms.mechanism import Layer, register
+from ssmax_eval.mechanisms.registry import MECHANISMS, Attention, mechanisms
+from ssmax_eval.mechanisms.scales import QueryScale, mean_log_n
+from ssmax_eval.setting import Setting
 
-N = torch.tensor([[1.0, 2, 10, 100, 1023, 1024, 1025, 8191, 8192, 20000, 100000]])
+N = torch.tensor([[[1.0, 2, 10, 100, 1023, 1024, 1025, 8191, 8192, 20000, 100000]]])
 L = 1024
 
 
 def scale(name, **options):
-    return LAWS[name](2, L, **options)(N)
+    return MECHANISMS[name](Layer(2, L), **options)(N)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def scale(name, **options):
     ],
 )
 def test_law_is_its_formula(name, options, formula):
-    expected = torch.tensor([formula(n) for n in N[0].tolist()])
+    expected = torch.tensor([formula(n) for n in N[0, 0].tolist()])
     values = scale(name, **options)
     assert values.dtype == torch.float32
     for head in values[0]:
@@ -46,13 +48,13 @@ def test_law_is_its_formula(name, options, formula):
 
 def test_every_law_is_tested_above():
     tested = {mark.args[1][i][0] for mark in test_law_is_its_formula.pytestmark for i in range(len(mark.args[1]))}
-    assert tested == set(LAWS)
+    assert tested == {name for name, each in mechanisms().items() if issubclass(each, QueryScale)}
 
 
 def test_ministral3_equals_transformers():
     from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 
-    theirs = get_llama_4_attn_scale(N.long() - 1, 0.1, L)[:, 0, :, 0]
+    theirs = get_llama_4_attn_scale(N[0].long() - 1, 0.1, L)[:, 0, :, 0]
     torch.testing.assert_close(scale("ministral3")[:, 0], theirs)
 
 
@@ -61,7 +63,7 @@ def test_llama4_equals_transformers():
     from transformers import Llama4TextConfig
 
     config = Llama4TextConfig()
-    theirs = torch.log1p(torch.floor(N / config.floor_scale)) * config.attn_scale + 1.0
+    theirs = torch.log1p(torch.floor(N[0] / config.floor_scale)) * config.attn_scale + 1.0
     torch.testing.assert_close(scale("llama4")[:, 0], theirs)
 
 
@@ -88,31 +90,31 @@ def test_ssmax_bounds_of_the_paper():
 
 def test_a_users_own_law():
     @register
-    class Sharp(Law):
+    class Sharp(QueryScale):
         """C = factor"""
 
         name = "sharp"
 
-        def __init__(self, heads, train_length, *, factor: float = 2.0):
-            super().__init__(heads, train_length)
+        def __init__(self, layer, *, factor: float = 2.0):
+            super().__init__(layer)
             self.factor = factor
 
         def forward(self, n):
-            return torch.full_like(n, self.factor)[:, None]
+            return torch.full_like(n, self.factor)
 
     try:
         from tiny import build, tokens
 
         model, ids = build("Llama"), tokens()
-        with torch.no_grad(), ssmax_eval.attention_law(model, "sharp:factor=3") as attached:
+        with torch.no_grad(), Setting.of("sharp:factor=3")(model) as effective:
             logits = model(ids).logits
-            assert attached.attention == "sharp:factor=3"
+            assert effective.attached.attention == "sharp:factor=3"
         with torch.no_grad():
             for layer in model.model.layers:  # the same law by hand: scale the query projection
                 layer.self_attn.q_proj.weight.mul_(3)
             torch.testing.assert_close(logits, model(ids).logits, atol=1e-4, rtol=1e-4)
     finally:
-        del LAWS["sharp"]
+        del MECHANISMS["sharp"]
 
 
 @pytest.mark.parametrize(
@@ -132,13 +134,13 @@ def test_a_users_own_law():
 )
 def test_wrong_laws_are_one_clear_line(text):
     with pytest.raises(UserError, match="allowed|unknown") as error:
-        parse_law(text)
+        Attention.of(text)
     assert "\n" not in str(error.value)
 
 
 def test_canonical_spelling():
     assert (
-        format_law(*parse_law("ssmax-bias:s=0.20,b=1"))
-        == format_law(*parse_law("ssmax-bias:b=1.0,s=.2"))
+        str(Attention.of("ssmax-bias:s=0.20,b=1"))
+        == str(Attention.of("ssmax-bias:b=1.0,s=.2"))
         == "ssmax-bias:b=1,s=0.2"
     )

@@ -1,4 +1,4 @@
-"""A model with a law never runs without it, however its attention is chosen."""
+"""A model with a mechanism never runs without it, however its attention is chosen."""
 
 import copy
 import json
@@ -10,12 +10,15 @@ from test_checkpoint import saved
 from tiny import build, tokens
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
-from ssmax_eval.attention.interface import IMPLEMENTATION, attach, attention_law, attention_modules, detach
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.checkpoint import with_law
+from ssmax_eval.mechanisms.attach import attach, detach
+from ssmax_eval.mechanisms.interface import IMPLEMENTATION
+from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.models.checkpoint import with_mechanism
 from ssmax_eval.models.load import load_model
+from ssmax_eval.setting import Setting
 
-DROPS = "attention implementation '(eager|sdpa)': it would drop the model's law"
+DROPS = "attention implementation '(eager|sdpa)': it would drop the model's mechanism"
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +53,12 @@ WAYS = (by_method, by_method_of_the_decoder, by_hand, by_hand_of_the_text)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
-@pytest.mark.parametrize("lawful", [False, True])
-def test_another_implementation_is_refused(way, name, lawful):
+@pytest.mark.parametrize("of_our_class", [False, True])
+def test_another_implementation_is_refused(way, name, of_our_class):
     model, ids = build("Llama"), tokens()
     attach(model, "ssmax:s=0.4")
-    if lawful:
-        with_law(model)
+    if of_our_class:
+        with_mechanism(model)
     logits = model(ids).logits
     for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         with pytest.raises(UserError, match=DROPS) as refused:
@@ -80,18 +83,18 @@ def test_also_in_the_text_part_of_a_multimodal_model():
         model(tokens().clamp(max=63))
 
 
-def test_without_a_law_any_implementation_runs():
+def test_without_a_mechanism_any_implementation_runs():
     model, ids = build("Llama"), tokens()
     model.set_attn_implementation("sdpa")
     logits = model(ids).logits
     attach(model, "ssmax")
     detach(model)
-    with attention_law(model, "ssmax-fixed"):
+    with Setting.of("ssmax-fixed")(model):
         pass
     assert not any(module._forward_pre_hooks for module in attention_modules(model).values())
     model.set_attn_implementation("sdpa")
     assert torch.equal(model(ids).logits, logits)
-    # a law that is off is softmax, as before a late swap
+    # a mechanism that is off is softmax, as before a late swap
     attach(model, "ssmax")
     for module in attention_modules(model).values():
         module.ssmax.active = False
@@ -99,10 +102,10 @@ def test_without_a_law_any_implementation_runs():
     assert torch.equal(model(ids).logits, logits)
 
 
-def test_a_law_that_comes_back_is_guarded_once():
+def test_a_mechanism_that_comes_back_is_guarded_once():
     model = build("Llama")
     attach(model, "ssmax")
-    with attention_law(model, "softmax"):
+    with Setting.of("softmax")(model):
         model.config._attn_implementation = "eager"
         model(tokens())
     model.config._attn_implementation = "eager"
@@ -111,7 +114,7 @@ def test_a_law_that_comes_back_is_guarded_once():
     assert [len(module._forward_pre_hooks) for module in attention_modules(model).values()] == [1, 1]
 
 
-def test_a_checkpoint_with_a_law_is_not_opened_with_another_implementation(tmp_path, tokenizer):
+def test_a_checkpoint_with_a_mechanism_is_not_opened_with_another_implementation(tmp_path, tokenizer):
     folder = tmp_path / "model"
     logits = saved(folder, tokenizer, "ssmax")
     for asked in ("eager", {"": "sdpa"}):

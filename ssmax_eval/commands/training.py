@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from ..quiet import quiet_libraries
+from .options import IMPORTS, import_files
 
 MODELS = Path("results/models")
 
@@ -13,13 +15,13 @@ MODELS = Path("results/models")
 def train_command(
     recipe: Annotated[str, typer.Option(help="smoke, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")],
     attention: Annotated[
-        list[str] | None, typer.Option(metavar="LAW[:key=value,...]", help="The law to train with; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME[:key=value,...]", help="The mechanism to train with; repeatable.")
     ] = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="All six configurations of the paper, and learned p_n.")
     ] = False,
     swap_to: Annotated[
-        str | None, typer.Option(metavar="LAW", help="Swap softmax for this law in the last part of training.")
+        str | None, typer.Option(metavar="NAME", help="Swap softmax for this mechanism in the last part of training.")
     ] = None,
     swap_fraction: Annotated[float, typer.Option(help="How much of training comes after the swap.")] = 0.125,
     seed: Annotated[int, typer.Option(help="Decides the first weights and every batch.")] = 0,
@@ -44,13 +46,13 @@ def train_command(
     compiled: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: on CUDA.")
     ] = None,
+    imports: IMPORTS = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
 ) -> None:
     """Train models of a recipe; the same command again goes on where a stopped one was."""
-    from ..cli import quiet_libraries
     from ..terminal import print_table
-    from .card import write_card
-    from .recipes import recipe as find
+    from ..training.card import write_card
+    from ..training.recipes import recipe as find
 
     pairs = [(key, value) for key, _, value in (each.partition("=") for each in change or [])]
     pairs += [("text", text)] if text is not None else []
@@ -61,17 +63,18 @@ def train_command(
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     quiet_libraries()
-    from ..attention.laws import format_law, parse_law
-    from .folder import RANK, read_record
-    from .jobs import folder_after, paper_jobs, swapped_after, train_all
-    from .train import SHAPE, Job
+    import_files(imports)
+    from ..mechanisms.registry import Attention
+    from ..training.folder import RANK, read_record
+    from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all
+    from ..training.train import SHAPE, Job
 
     shaped = sorted({key for key, _ in pairs} & set(SHAPE))
     if start is not None and shaped:
         raise UserError(f"recipe field {shaped[0]}: the model to start from has its shape; leave it out")
-    laws: list[str | None] = [*dict.fromkeys(format_law(*parse_law(law)) for law in attention)] if attention else [None]
+    asked: list[str | None] = [*dict.fromkeys(str(Attention.of(each)) for each in attention)] if attention else [None]
     base = Job(chosen, seed=seed, swap_fraction=swap_fraction)
-    wanted = paper_jobs(base) if paper else [Job(chosen, law, swap_to, swap_fraction, seed, start) for law in laws]
+    wanted = paper_jobs(base) if paper else [Job(chosen, each, swap_to, swap_fraction, seed, start) for each in asked]
     single = len(wanted) == 1 and out is not None
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
     if paper and RANK == 0:
@@ -111,7 +114,7 @@ def draw_curves(folder: Path) -> None:
 
     from ..disk import whole
     from ..report.figures import curves, svg
-    from .folder import LOG, read_log
+    from ..training.folder import LOG, read_log
 
     if log := read_log(folder / LOG):
         with whole(folder / "training.svg") as half:
@@ -123,13 +126,13 @@ def retrofit_command(
         str, typer.Option(metavar="REF", help="A softmax model: directory, .gguf file, hub id or known name.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
-    attention: Annotated[str, typer.Option(metavar="LAW[:key=value,...]", help="The law it gets.")] = "ssmax",
+    attention: Annotated[str, typer.Option(metavar="NAME[:key=value,...]", help="The mechanism it gets.")] = "ssmax",
+    imports: IMPORTS = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Save a model under another attention law; `ssmax-eval train --start` trains it further."""
-    from ..cli import quiet_libraries
-
+    """Save a model under another attention mechanism; `ssmax-eval train --start` trains it further."""
     quiet_libraries()
+    import_files(imports)
     from ..models.retrofit import retrofit
 
     print(retrofit(model, attention, out, dtype))
@@ -140,7 +143,7 @@ def recipes_command() -> None:
     from dataclasses import fields
 
     from ..terminal import print_table
-    from .recipes import RECIPES, Recipe
+    from ..training.recipes import RECIPES, Recipe
 
     names = [field.name for field in fields(Recipe) if field.name != "name"]
     print_table(["field", *RECIPES], [[name, *(str(getattr(r, name)) for r in RECIPES.values())] for name in names])

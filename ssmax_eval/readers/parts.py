@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..attention.interface import law_modules
 from ..errors import UserError
-from ..probes.head import logits_of, nll_of
-from ..probes.nll import token_nll
-from ..probes.prefill import prefill
+from ..mechanisms.attach import mechanisms_of
+from ..position.rope import rope_that_turns
+from .head import logits_of, nll_of
+from .nll import token_nll
+from .prefill import prefill
 from .preflight import FOUND, ROWS, close, difference, lowered, proof_length
-from .rope import rope_that_turns
 
 LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
 MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
@@ -22,7 +22,7 @@ def unlike_in_parts(model: PreTrainedModel, chunk: int, inputs: int) -> str | No
     """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers stay the same."""
     if (kind := rope_that_turns(model)) is not None:
         return f"its RoPE ({kind}) turns by the length of each forward"
-    setting = tuple((name, type(law).__name__) for name, law in law_modules(model).items())
+    setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
     known = FOUND.setdefault(model, {})
     length = proof_length(model, inputs)
     part = max(1, min(chunk, length // 3))

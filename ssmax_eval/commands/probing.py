@@ -1,6 +1,5 @@
 """The commands that probe: needle, attention, loss, and run, which is all of them."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,27 +9,15 @@ import typer
 
 from ..data.needles import Needle
 from ..errors import UserError
-from .defaults import DEPTH_PERCENTS, DOCUMENTS, PLAN, SCORED, SEED, TEXT, TRIALS, commas
+from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, PLAN, SCORED, SEED, TEXT, TRIALS, commas
+from ..quiet import quiet_libraries
+from ..signatures import takes
+from .options import IMPORTS, import_files
 
 AS_THEY_ARE = (
     "task", "value", "needles", "trials", "haystack", "scoring", "attention_mass", "seed", "limit", "limit_tokens"
 )  # fmt: skip
 WITH_MASS = {"scoring": "forced", "attention_mass": True}
-
-
-def takes(
-    *sources: Callable[..., Any], without: tuple[str, ...] = ()
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command that takes **given have the options of these functions, in their order."""
-
-    def give(command: Callable[..., None]) -> Callable[..., None]:
-        every = {name: p for source in sources for name, p in inspect.signature(source).parameters.items()}
-        kept = [parameter for name, parameter in every.items() if name not in without]
-        command.__signature__ = inspect.Signature(kept)  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in kept}
-        return command
-
-    return give
 
 
 def on_models(
@@ -44,8 +31,8 @@ def on_models(
     attention: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LAW[:key=value,...]",
-            help="Swap the attention law; repeatable. `ssmax-eval laws` lists them. Default: the model's own.",
+            metavar="NAME[:key=value,...]",
+            help="Swap the attention mechanism; repeatable. `ssmax-eval mechanisms` lists them. Default: the model's own.",
         ),
     ] = None,
     rope_theta: Annotated[float | None, typer.Option(help="Absolute RoPE theta.")] = None,
@@ -56,12 +43,23 @@ def on_models(
         str | None,
         typer.Option(metavar="TYPE:FACTOR", help="linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4."),
     ] = None,
+    position: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="In RoPE's place: nope (no position) or alibi. Default: the model's own."),
+    ] = None,
+    imports: IMPORTS = None,
 ) -> None:
     """Options of every probe: what is probed."""
 
 
 def as_usual(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto", help="Spread a model that is larger than one device over all of them, memory and disk."
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     chunk: Annotated[
         str, typer.Option(metavar="N|auto", help="Tokens to prefill at a time; auto: all, less when memory runs out.")
@@ -198,19 +196,21 @@ def run_command(**given: Any) -> None:
 
 def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
     """Make the probes that a command's options ask for, run them, and print and report what they find; or only their plan."""
-    from ..cli import quiet_libraries
-
     quiet_libraries()
+    import_files(given["imports"])
     from ..dry_run import dry_run
-    from ..evaluate import Settings, planned_runs, rope_settings, run_probes
+    from ..evaluate import planned_runs, run_probes
     from ..models.sources import PAIR
+    from ..models.subjects import RunOptions
+    from ..setting import settings_of
     from ..statistics import Thresholds
     from ..terminal import print_plan, print_runs
 
     models = given["model"] or [*PAIR]
-    settings = Settings(
+    options = RunOptions(
         dtype=given["dtype"],
         device=given["device"],
+        device_map=given["device_map"],
         batch_size=auto("batch size", given.get("batch_size", "auto")),
         output_path=given["output_path"],
         fresh=given["fresh"],
@@ -218,20 +218,22 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
     )
     thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
-    ropes = rope_settings(given["rope_theta"], factors, given["rope_scaling"])
+    settings = settings_of(
+        given["attention"] or [None], given["rope_theta"], factors, given["rope_scaling"], given["position"]
+    )
     probes: list[Any] = []
     for make in makers:
         probes.append(make(given, models, *probes))
-    asked = (probes, models, given["attention"] or [None], ropes, settings)
+    asked = (probes, models, settings, options)
     if given["dry_run"]:
-        print_plan(dry_run(planned_runs(*asked), settings), given["as_json"])
+        print_plan(dry_run(planned_runs(*asked), options), given["as_json"])
         return
     print_runs(run_probes(*asked), given["output_path"], given["report"], given["as_json"], thresholds)
 
 
 def grid_probe(given: dict[str, Any], models: list[str]) -> Any:
     """Return the needle grid that a command's options ask for."""
-    from .make import needle_probe
+    from ..probes.make import needle_probe
 
     lengths = given["context_lengths"]
     return needle_probe(
@@ -248,7 +250,7 @@ def grid_probe(given: dict[str, Any], models: list[str]) -> Any:
 
 def document_probe(given: dict[str, Any], models: list[str], grid: Any = None) -> Any:
     """Return the loss probe that a command's options ask for, in `run` as long as what limit_tokens leaves of the grid."""
-    from .make import loss_probe
+    from ..probes.make import loss_probe
 
     far = max(sample.context_length for sample in replace(grid, limit=None).plan()) if grid else given["context_length"]
     names = ("documents", "text", "window", "pack", "seed", "limit_tokens")

@@ -8,26 +8,28 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..quiet import quiet_libraries
+from .options import IMPORTS, import_files
 
 FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
 
 def lm_tasks_path_command() -> None:
     """Print the folder of our lm-eval tasks, for lm-eval's --include_path."""
-    from . import tasks_path
+    from ..harness import tasks_path
 
     print(tasks_path())
 
 
 def lm_eval_command(
+    imports: IMPORTS = None,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[LM-EVAL ARGUMENT]...", help="All that lm-eval takes.")
     ] = None,
 ) -> None:
-    """lm-eval's own command line, with our tasks and `--model ssmax-eval` in it."""
-    from ..cli import quiet_libraries
-
+    """lm-eval's own command line, with our tasks and `--model ssmax-eval` in it; --import comes first."""
     quiet_libraries()
+    import_files(imports)
     try:
         import lm_eval.tasks
         from lm_eval._cli import HarnessCLI
@@ -58,8 +60,8 @@ def register() -> None:
 
 def with_our_tasks(manager: type) -> type:
     """Return lm-eval's task manager, looking for tasks in our folder too, whatever --include_path says."""
+    from ..harness import tasks_path
     from ..models.sources import on_disk
-    from . import tasks_path
 
     class WithOurTasks(manager):
         def __init__(

@@ -1,0 +1,181 @@
+"""Put mechanisms on a model's layers, take them off, and tell what stands there."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..errors import UserError
+from ..position.bias import BIASES, Bias
+from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
+from .layers import WINDOW_KEYS, attention_modules, layer_indices, layer_of, layers
+from .mechanism import Mechanism, shared_parameters
+from .registry import Attention
+from .scales import Softmax
+from .train_length import train_length_of
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What stands on a model's layers: the mechanism's spelling, L, and the modules that have it and that do not.
+
+    scaled_layers, unscaled_layers: names of attention modules; windowed ones are left as they are. scaled_indices and
+    unscaled_indices: where in the decoder they are, from 0.
+    """
+
+    attention: str
+    train_length: int | None
+    scaled_layers: list[str] = field(default_factory=list)
+    unscaled_layers: list[str] = field(default_factory=list)
+    scaled_indices: list[int] = field(default_factory=list)
+    unscaled_indices: list[int] = field(default_factory=list)
+
+
+def attached(model: PreTrainedModel, spelling: str, train_length: int | None, with_it: Iterable[str]) -> Attached:
+    """Describe what stands on a model's layers, of which some, by name, have a mechanism."""
+    indices = layer_indices(model) if attention_modules(model) else {}
+    scaled = [name for name in indices if name in {*with_it}]
+    unscaled = [name for name in indices if name not in scaled] if scaled else []
+    return Attached(
+        spelling,
+        train_length,
+        scaled,
+        unscaled,
+        [indices[name] for name in scaled],
+        [indices[name] for name in unscaled],
+    )
+
+
+def attach(
+    model: PreTrainedModel,
+    attention: str | Attention = "softmax",
+    longest: int | None = None,
+    bias: str | None = None,
+    seed: int = 0,
+) -> Attached:
+    """Put a mechanism (`NAME[:key=value,...]`) on every full-attention layer, replacing what was there, and return what was done.
+
+    Learned parameters get their first values. Softmax leaves the model on its own attention implementation. longest: tokens
+    of the longest context to come: a window that holds them is none; None goes by the model's positions. bias: the name of a
+    position bias (`alibi`) to add to the scores of every layer. seed: of first values that are drawn. Raises UserError for
+    models off the interface, unknown mechanisms or options, an unknown training length, and models all of whose layers are
+    windowed.
+    """
+    asked = Attention.of(attention)
+    trained_at = train_length_of(model.config)
+    train_length = trained_at if asked.train_length is None else asked.train_length
+    if asked.is_softmax and bias is None:
+        detach(model)
+        if native_mechanism(model) != "softmax":  # its own attention is another: sdpa's softmax, by way of our function
+            refuse_unsupported(model)
+            vars(model)["attention_before"] = implementations(model)
+            model.set_attn_implementation(IMPLEMENTATION)
+        return Attached(str(asked), train_length)
+    refuse_unsupported(model)
+    full, windowed = layers(model, longest)
+    chosen = [*full, *windowed] if asked.mechanism.windowed else full
+    if not chosen:
+        config = model.config.get_text_config()
+        key = next((name for name in WINDOW_KEYS if getattr(config, name, None) is not None), None)
+        remedy = f", or set the config's {key} to null" if key else ""
+        raise UserError(
+            f"attention {asked.mechanism.name}: every attention layer of {type(model).__name__} is windowed, none can take "
+            f"a mechanism of n; use softmax{remedy}"
+        )
+    if train_length is None or train_length < 2:
+        if not asked.is_softmax:
+            raise UserError(
+                f"attention {asked.mechanism.name}: the training length of {type(model).__name__} is unknown; "
+                f"say it: --attention {asked.mechanism.name}:train_length=TOKENS"
+            )
+        train_length = 2  # softmax knows none
+    made: dict[str, Mechanism] = {}
+    for name in attention_modules(model):
+        if name in chosen:
+            first = next(iter(made.values()), None) if asked.shares else None
+            made[name] = asked.on(layer_of(model, name, train_length, seed), first)
+        elif bias is not None:  # position is on every layer
+            made[name] = Softmax(layer_of(model, name, train_length))
+        if name in made:
+            if bias is not None:
+                made[name].bias = bias_named(bias)(made[name].layer.heads)
+            made[name].to(computes_on(model.get_submodule(name)))
+    detach(model)
+    put_on(model, made)
+    # a train_length given for one mechanism stays in its spelling: it is not the model's
+    entry = {"attention": str(asked), "train_length": trained_at}
+    model.config.ssmax = entry if bias is None else {**entry, "position": bias}
+    vars(model)["attention_before"] = implementations(model)  # for detach
+    model.set_attn_implementation(IMPLEMENTATION)
+    return attached(model, str(asked), train_length, chosen)
+
+
+def computes_on(module: nn.Module) -> torch.device:
+    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
+    device = next(module.parameters()).device
+    if device.type != "meta":
+        return device
+    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
+    places = [getattr(hook, "execution_device", None) for hook in hooks]
+    return torch.device(next((place for place in places if place is not None), device))
+
+
+def put_on(model: PreTrainedModel, mechanisms: Mapping[str, Mechanism]) -> None:
+    """Give layers, by name, their mechanisms, and refuse to run a layer without its own."""
+    for name, mechanism in mechanisms.items():
+        module = model.get_submodule(name)
+        module.ssmax = mechanism
+        module.register_forward_pre_hook(refuse_other_attention)
+        if mechanism.needs_input:
+            module.register_forward_pre_hook(show_input, with_kwargs=True)
+    shared_parameters(mechanisms)
+
+
+def show_input(module: nn.Module, arguments: Any, options: dict[str, Any]) -> None:
+    """Leave a layer's input where the attention function finds it."""
+    vars(module)["layer_input"] = options.get("hidden_states", arguments[0] if arguments else None)
+
+
+def refuse_other_attention(module: nn.Module, _: Any) -> None:
+    """Raise UserError where a layer is about to run an attention function that does not know its mechanism."""
+    mechanism: Mechanism | None = getattr(module, "ssmax", None)
+    named = getattr(getattr(module, "config", None), "_attn_implementation", IMPLEMENTATION)
+    if mechanism is not None and mechanism.active and named != IMPLEMENTATION:
+        raise UserError(
+            f"attention implementation {named!r}: it would drop the model's mechanism; choose {IMPLEMENTATION!r} again "
+            f"(model.set_attn_implementation), or take the mechanism off: ssmax_eval.detach(model)"
+        )
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Take the mechanism off every layer, leaving plain softmax on the model's own attention implementation."""
+    for module in attention_modules(model).values():
+        module._modules.pop("ssmax", None)
+        for key, hook in [*module._forward_pre_hooks.items()]:
+            if hook in (refuse_other_attention, show_input):
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
+    if hasattr(model.config, "ssmax"):
+        del model.config.ssmax
+    restore(vars(model).pop("attention_before", []))
+
+
+def mechanisms_of(model: PreTrainedModel) -> dict[str, Mechanism]:
+    """Return the mechanisms a model carries, by the name of their attention module."""
+    found = {name: getattr(module, "ssmax", None) for name, module in attention_modules(model).items()}
+    return {name: mechanism for name, mechanism in found.items() if mechanism is not None}
+
+
+def learned_of(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:
+    """Return what every layer's mechanism learned, {module name: {parameter: values}}, long tables left out."""
+    return {name: mechanism.learned() for name, mechanism in mechanisms_of(model).items()}
+
+
+def bias_named(name: str) -> type[Bias]:
+    """Return a position bias by its name. Raises UserError for an unknown one."""
+    if name not in BIASES:
+        raise UserError(f"position {name!r}: allowed are {', '.join(BIASES)}; one of your own needs --import FILE.py")
+    return BIASES[name]

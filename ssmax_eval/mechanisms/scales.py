@@ -1,0 +1,226 @@
+"""Query scales C(n): mechanisms softmax(C(n) q.k / sqrt d), the one place that knows their formulas.
+
+n is the number of keys a query row may see. L is the length the model was trained at. A query scale maps n to scales that
+multiply the query; what it learns are its own parameters, one value per head. Adding one is one class:
+
+    @register
+    class Sharp(QueryScale):
+        "C = factor"
+        name = "sharp"
+
+        def __init__(self, layer, *, factor: float = 2.0):
+            super().__init__(layer)
+            self.factor = factor
+
+        def forward(self, n):
+            return torch.full_like(n, self.factor)
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .mechanism import Layer, Mechanism, per_head, positive, register
+from .seen import Seen
+
+
+class QueryScale(Mechanism):
+    """Scale the query of one attention layer by C(n)."""
+
+    def forward(self, n: Tensor) -> Tensor:
+        """Map n, float32 (batch, heads or 1, rows) >= 1, to C(n), float32 (batch, heads or 1, rows)."""
+        raise NotImplementedError
+
+    def query(self, q: Tensor, seen: Seen) -> Tensor:
+        """Return q times C(n), rounded once."""
+        return (q * self(seen.n)[..., None]).to(q.dtype)
+
+
+def mean_log_n(train_length: int) -> float:
+    """Return the mean of ln n over the rows n = 1..L, ln(L!) / L, in nats."""
+    return math.lgamma(train_length + 1) / train_length
+
+
+@register
+class Softmax(QueryScale):
+    """C = 1: attention as trained everywhere."""
+
+    name = "softmax"
+    windowed = True
+
+    def forward(self, n: Tensor) -> Tensor:
+        return torch.ones_like(n)
+
+
+@register
+class SSMax(QueryScale):
+    """C = s ln n, s learned per head (arXiv 2501.19399, configuration b).
+
+    s starts at 1 / mean(ln n) over the training length unless given: the same mean scale as softmax.
+    """
+
+    name = "ssmax"
+
+    def __init__(self, layer: Layer, *, s: float | None = None) -> None:
+        super().__init__(layer)
+        self.s = per_head(1 / mean_log_n(layer.train_length) if s is None else s, layer.heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return self.s.float()[:, None] * n.log()
+
+
+@register
+class SSMaxFixed(QueryScale):
+    """C = s ln n with s = 1, or another number that is not learned (arXiv 2501.19399, configuration c)."""
+
+    name = "ssmax-fixed"
+
+    def __init__(self, layer: Layer, *, s: float = 1.0) -> None:
+        super().__init__(layer)
+        self.s = s
+
+    def forward(self, n: Tensor) -> Tensor:
+        return self.s * n.log()
+
+
+@register
+class SSMaxBias(SSMax):
+    """C = s ln n + b, s and b learned per head (arXiv 2501.19399, configuration d)."""
+
+    name = "ssmax-bias"
+
+    def __init__(self, layer: Layer, *, s: float | None = None, b: float = 0.0) -> None:
+        super().__init__(layer, s=s)
+        self.b = per_head(b, layer.heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return super().forward(n) + self.b.float()[:, None]
+
+
+@register
+class ConstantN(SSMax):
+    """C = s ln L for every row: the control that is sharper but does not adapt to n."""
+
+    name = "constant-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return super().forward(torch.full_like(n, self.layer.train_length))
+
+
+@register
+class LogN(QueryScale):
+    """C = max(1, ln n / ln L): log-n scaling clipped at the training length (Su's ReRoPE; Qwen's use_logn_attn)."""
+
+    name = "log-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (n.log() / math.log(self.layer.train_length)).clamp(min=1)
+
+
+@register
+class Llama4(QueryScale):
+    """C = 1 + beta ln(1 + floor(n / floor_scale)): Llama 4's temperature (transformers llama4, there on NoPE layers)."""
+
+    name = "llama4"
+
+    def __init__(self, layer: Layer, *, beta: float = 0.1, floor_scale: float = 8192.0) -> None:
+        super().__init__(layer)
+        self.beta, self.floor_scale = beta, positive("floor_scale", floor_scale)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return 1 + self.beta * (n / self.floor_scale).floor().log1p()
+
+
+@register
+class Ministral3(QueryScale):
+    """C = 1 + beta ln(1 + floor(p / L)), p = n - 1 the row's position (transformers ministral3)."""
+
+    name = "ministral3"
+
+    def __init__(self, layer: Layer, *, beta: float = 0.1) -> None:
+        super().__init__(layer)
+        self.beta = beta
+
+    def forward(self, n: Tensor) -> Tensor:
+        return 1 + self.beta * ((n - 1) / self.layer.train_length).floor().log1p()
+
+
+@register
+class Yarn(QueryScale):
+    """C = (0.1 ln f + 1)^2 for every row, f the extension factor: YaRN's attention factor on the logits (2309.00071)."""
+
+    name = "yarn-factor"
+
+    def __init__(self, layer: Layer, *, factor: float = 4.0) -> None:
+        super().__init__(layer)
+        self.factor = positive("factor", factor)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return torch.full_like(n, (0.1 * math.log(self.factor) + 1) ** 2)
+
+
+@register
+class Grok(QueryScale):
+    """C = log2 p / log2 L beyond the training length, else 1, p = n - 1 the row's position (sglang's Grok kernels)."""
+
+    name = "grok"
+
+    def forward(self, n: Tensor) -> Tensor:
+        p = n - 1
+        beyond = p.clamp(min=1).log2() / math.log2(self.layer.train_length)
+        return torch.where(p > self.layer.train_length, beyond, torch.ones_like(n))
+
+
+@register
+class SqrtLogN(QueryScale):
+    """C = sqrt(2 ln n): the extreme-value scale, the expected maximum of n standard normals (2601.12145)."""
+
+    name = "sqrt-log-n"
+
+    def forward(self, n: Tensor) -> Tensor:
+        return (2 * n.log()).sqrt()
+
+
+@register
+class LearnedP(QueryScale):
+    """C = s p_n + b, with one learned table p over n shared by all layers and heads (arXiv 2501.19399, equation 3).
+
+    p starts at 1, s at 1 and b at 0, which is softmax. Beyond the table, n > L, the paper says nothing; here p_n
+    continues as a1 ln n + a2 fitted to the table by least squares, the form that the paper finds it to have.
+    """
+
+    name = "learned-p"
+
+    def __init__(self, layer: Layer, *, first: "LearnedP | None" = None) -> None:
+        super().__init__(layer)
+        # the very same parameter in every layer: one table, trained and saved once
+        table = nn.Parameter(torch.ones(layer.train_length, dtype=torch.float32))
+        self.p: nn.Parameter = table if first is None else first.p
+        self.s, self.b = per_head(1, layer.heads), per_head(0, layer.heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return self.s.float()[:, None] * self.p_of(n) + self.b.float()[:, None]
+
+    def p_of(self, n: Tensor) -> Tensor:
+        """Return p_n, float32 of n's shape."""
+        table = self.p.float().to(n.device)  # layers may be on other devices
+        log_n = torch.arange(1, len(table) + 1, device=n.device, dtype=torch.float32).log()
+        centred = log_n - log_n.mean()
+        slope = (centred * table).sum() / centred.square().sum().clamp(min=1e-12)
+        fitted = table.mean() + slope * (n.log() - log_n.mean())
+        within = table[(n.long() - 1).clamp(max=len(table) - 1)]
+        return torch.where(n <= len(table), within, fitted)
+
+    def take_over(self, other: Mechanism) -> None:
+        """Also continue a shorter table along its own line. Raises UserError for a longer one: none of it is dropped."""
+        assert isinstance(other, LearnedP)
+        if len(other.p) > len(self.p):
+            raise UserError(
+                f"train_length {len(self.p)}: the model to start from has a learned-p table of {len(other.p)} tokens; "
+                "go on at that length or a longer one, or with another mechanism"
+            )
+        n = torch.arange(1, len(self.p) + 1, device=self.p.device, dtype=torch.float32)
+        state = other.state_dict() | {"p": other.p_of(n[None])[0].detach()}
+        self.load_state_dict(state)

@@ -1,0 +1,80 @@
+"""Position as a bias: a term that hangs on head and distance, added to the scores before any mechanism.
+
+Adding one is one class:
+
+    from ssmax_eval.position.bias import Bias, register_bias
+
+    @register_bias
+    class Linear(Bias):
+        "-distance for every head"
+        name = "linear"
+
+        def forward(self, distance):
+            return -distance
+"""
+
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+class Bias(nn.Module):
+    """Add to the scores of one attention layer by distance. heads: query heads of the layer."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reference: ClassVar[str] = ""
+    active: bool = True
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return what is added, float32 (batch or 1, heads or 1, rows, keys), of distances (batch or 1, 1, rows, keys) in tokens."""
+        raise NotImplementedError
+
+
+BIASES: dict[str, type[Bias]] = {}
+SomeBias = TypeVar("SomeBias", bound=type[Bias])
+
+
+def register_bias(bias: SomeBias) -> SomeBias:
+    """Make a bias selectable by its name: `--position NAME`. Raises UserError for a class without a name, and a name that is taken."""
+    name = vars(bias).get("name")
+    known = BIASES.get(name) if isinstance(name, str) else None
+    if not name or name in ("rope", "nope", "p-rope") or (known and known.__module__ != bias.__module__):
+        raise UserError(f"position {bias.__name__}: its name {name!r} is none, or taken; give it another")
+    bias.summary = (bias.__doc__ or "").strip().partition("\n")[0]
+    BIASES[name] = bias
+    return bias
+
+
+@register_bias
+class ALiBi(Bias):
+    """-slope t, t the distance in tokens, slopes 2^(-8 h / heads) for h = 1..heads (arXiv 2108.12409).
+
+    For numbers of heads that are no power of two: those of the next lower power, then every other one of the next higher
+    (the authors' code, and transformers' BLOOM).
+    """
+
+    name = "alibi"
+    reference = "arXiv 2108.12409"
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(heads)
+        self.slopes = slopes(heads)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        return -torch.tensor(self.slopes, device=distance.device)[:, None, None] * distance
+
+
+def slopes(heads: int) -> list[float]:
+    """Return ALiBi's slope of each head."""
+    power = 1 << (heads.bit_length() - 1)
+    own = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+    between = [2 ** (-4 * (h + 1) / power) for h in range(0, 2 * power, 2)]
+    return own + between[: heads - power]

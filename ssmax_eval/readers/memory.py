@@ -1,0 +1,47 @@
+"""Prompts that do not fit into memory: smaller batches, then smaller parts."""
+
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data.prompts import Prompt
+from .answers import UNSCORED, Score
+from .parts import smaller_chunk
+from .prefill import is_out_of_memory
+
+
+class Scorer(Protocol):
+    """Scores prompts of equal length, `chunk` tokens at a time."""
+
+    def __call__(self, prompts: list[Prompt], chunk: int | None = None) -> list[Score]: ...
+
+
+class InMemory:
+    """A scorer that makes do with less memory when it runs out; what still does not fit carries its error and no score.
+
+    halve: halve batches first. chunk: tokens to prefill at a time to begin with; smaller ones are tried, and kept: what one
+    prompt did not fit into, the next will not either.
+    """
+
+    def __init__(self, model: PreTrainedModel, score: Scorer, halve: bool, chunk: int | None = None) -> None:
+        self.model, self.score, self.halve, self.chunk = model, score, halve, chunk
+
+    def __call__(self, prompts: list[Prompt]) -> list[Score]:
+        """Score prompts of equal length."""
+        try:
+            return self.score(prompts, self.chunk)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # outside the handler, so that the failed batch's tensors are gone
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.halve and len(prompts) > 1:
+            middle = len(prompts) // 2
+            return [each for half in (prompts[:middle], prompts[middle:]) for each in self(half)]
+        smaller = smaller_chunk(self.model, self.chunk, len(prompts[0].ids))
+        if smaller is None:
+            return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
+        self.chunk = smaller
+        return self(prompts)

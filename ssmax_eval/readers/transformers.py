@@ -1,0 +1,62 @@
+"""The reader of transformers models: on one device, or spread over several by a device map."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.prompts import Prompt
+from ..errors import UserError
+from .answers import Score, Watch, forced, generate
+from .memory import InMemory, Scorer
+from .nll import token_nll
+from .preflight import preflight
+
+ANSWERS, GENERATE, NLL, WEIGHTS = "answers", "generate", "nll", "weights"
+
+
+class TransformersReader:
+    """Reads prompts with a transformers model, in whatever setting it is at that moment.
+
+    gives: what it can be asked for. answers: verdicts and nll of given answers from one forward. generate: greedy decoding. nll: of
+    every token. weights: what every head does in chosen rows.
+    """
+
+    gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS})
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    def prove(self, longest: int, needs: frozenset[str], mechanism: bool = False) -> dict[str, Any]:
+        """Compare our ways of reading with the model's own on a short input (preflight), and return what was found.
+
+        longest: tokens of the longest prompt to come. needs: what will be asked for. mechanism: one stands on the model, its
+        own or swapped in. Raises UserError for what this reader, or the model, cannot give.
+        """
+        if lacking := sorted(needs - self.gives):
+            raise UserError(
+                f"{type(self).__name__}: it cannot give {lacking[0]}; it gives {', '.join(sorted(self.gives))}"
+            )
+        return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
+
+    def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:
+        """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""
+        return forced(self.model, self.tokenizer, prompts, chunk, watch)
+
+    def generate(self, prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
+        """Decode each prompt's answer greedily (answers.generate)."""
+        return generate(self.model, self.tokenizer, prompts, chunk)
+
+    def nll(self, ids: Tensor, chunk: int | None = None) -> Tensor:
+        """Return each token's nll but the first's, in nats, float32 (batch, length - 1) on the CPU (nll.token_nll)."""
+        return token_nll(self.model, ids, chunk)
+
+    def in_memory(self, score: Scorer, halve: bool, chunk: int | None = None) -> InMemory:
+        """Return a scorer that makes do with less memory when it runs out."""
+        return InMemory(self.model, score, halve, chunk)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record tells of the reader."""
+        placed = getattr(self.model, "hf_device_map", None)
+        devices = {str(place) for place in placed.values()} if placed else {str(self.model.device)}
+        return {"reader": "transformers", "devices": sorted(devices)}

@@ -1,0 +1,36 @@
+"""Find stored runs below a path, ours and lm-eval's of our tasks, and load their rows."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from .errors import UserError
+from .harness.samples import find_samples
+from .results import Run
+
+
+def find_runs(*paths: str | Path) -> list[Run]:
+    """Return the runs at or below each path, by folder name, and lm-eval's samples of our tasks as runs; raises UserError for none."""
+    runs: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"run {str(path)!r}: no such path; give a run's folder or a folder of runs")
+        folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
+        found = [Run(rows.parent) for rows in sorted(folder.rglob("rows.jsonl"))] + find_samples(path)
+        if not found:
+            raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
+        runs |= {run.folder.resolve(): run for run in found}
+    return list(runs.values())
+
+
+def load_results(*paths: str | Path | Run) -> pd.DataFrame:
+    """Return the rows of all runs at or below the paths as one DataFrame, with a run_id column.
+
+    A sample that could not be scored has correct = <NA> (nullable boolean), never False; its reason is in `error`.
+    """
+    runs = [run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))]
+    rows = [{"run_id": run.run_id, **row} for run in runs for row in run.rows()]
+    frame = pd.DataFrame(rows)
+    for column in {"correct", "first_correct"} & set(frame.columns):
+        frame[column] = frame[column].astype("boolean")
+    return frame
