@@ -1,62 +1,88 @@
-"""What the README says can be run."""
+"""What the README and the pages of docs/ say can be run, is there, and is reached by links."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from tiny import build, tokens
+from typer.main import get_command
 
 import ssmax_eval
-from ssmax_eval.cli import main
 from ssmax_eval.mechanisms.registry import MECHANISMS
+from ssmax_eval.cli import app, main
+from ssmax_eval.training.recipes import RECIPES
 from ssmax_eval.training.train import SHAPE
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+# pages that are linked to, and whose code other tests run
+OTHERS = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in [ROOT / "CHANGELOG.md", ROOT / "reports/LOG.md", ROOT / "results/README.md", ROOT / "tasks/README.md"]
+}
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.S)
 
 
-LINES = [
-    line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("ssmax-eval") and "lm-eval" not in line
-]
+def lines(page):
+    """Return the page's commands of ours; those that need lm-eval are run in test_lm_eval_model.py."""
+    every = "\n".join(blocks(page, "sh")).splitlines()
+    return [line for line in every if line.startswith("ssmax-eval") and "lm-eval" not in line]
+
+
+def builds(line):
+    """Is the line one of a series in which each needs what the last one made?"""
+    return "models/" in line or "--out models" in line
+
+
+# a line that stands on several pages is run once
+ALONE = dict.fromkeys(line for page in PAGES for line in lines(page) if not builds(line))
 # a recipe of seconds: the shape of the command, not its size
 TINY = {
     "layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "vocabulary": 400, "steps": 8, "tokens_per_step": 512,
     "train_length": 128, "short_length": 64, "text_characters": 20000, "warmup_steps": 1, "text": "generated",
 }  # fmt: skip
+FIELDS = ", ".join(f"{key}={value!r}" for key, value in TINY.items())
+# code of a page, and what makes it small
+SMALLER = {
+    "[512, 1024], trials=10": "[96, 128], trials=1",
+    "context_lengths=[512, 1024]": "context_lengths=[96, 128], trials=1",
+    "context_length=4096, documents=8": "context_length=384, documents=2",
+    "seed=3, steps=300": f"seed=3, {FIELDS}",
+    'out="models/narrow-ssmax", seed=0': f'out="models/narrow-ssmax", seed=0, {FIELDS}',
+}
 
 
-def test_own_law_of_the_readme():
-    code = next(block for block in blocks("python") if "@register" in block)
-    model, ids = build("Llama"), tokens()
-    with torch.no_grad():
-        before = model(ids).logits
-    try:
-        exec(code.replace("    ...", "    logits = model(ids).logits"), names := {"model": model, "ids": ids})
-        assert (names["logits"] - before).abs().max() > 1e-3
-        assert "clipped" in MECHANISMS
-    finally:
-        MECHANISMS.pop("clipped", None)
+@pytest.fixture(scope="session")
+def stored(checkpoint, tmp_path_factory):
+    """Return a results folder with one small needle run."""
+    folder = tmp_path_factory.mktemp("stored") / "results"
+    small = {"context_lengths": [96], "depth_percents": [0, 100], "trials": 1}
+    ssmax_eval.needle(str(checkpoint), **small, output_path=folder)
+    return folder
 
 
-def test_python_lines_of_the_readme(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    api, by_hand = (block.replace("smollm2-135m", str(checkpoint)) for block in blocks("python")[:2])
-    fields = ", ".join(f"{key}={value!r}" for key, value in TINY.items())
-    exec(api.replace("[512, 1024], trials=10", "[96, 128], trials=1").replace("steps=300", fields), names := {})
-    assert len(names["df"]) == 20
-    assert (tmp_path / "reports" / "mine.html").is_file()
-    exec(by_hand, {"ssmax_eval": ssmax_eval})
-
-
-def prepared(line, checkpoint, tmp_path, monkeypatch):
+@pytest.fixture
+def here(stored, tmp_path, monkeypatch):
+    """Return a folder to work in, with what a reader of the pages has: a text and a stored run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
-    words = line.replace("./my-model", str(checkpoint)).replace("meta-llama/Llama-3.2-1B", str(checkpoint)).split()[1:]
+    shutil.copytree(stored, tmp_path / "results")
+    return tmp_path
+
+
+def prepared(line, checkpoint):
+    for reference in ("./my-model", "meta-llama/Llama-3.2-1B", "smollm2-135m"):
+        line = line.replace(reference, str(checkpoint))
+    words = line.replace("study/", f"{ROOT}/results/models/study/").split()[1:]
     if words[0] == "train":
         given = {word.partition("=")[0] for word in words} | ({"text"} if "--text" in words else set())
         given |= set(SHAPE) if "--start" in words else set()
@@ -69,23 +95,106 @@ def prepared(line, checkpoint, tmp_path, monkeypatch):
     return words
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if "models/" not in line and "--out models" not in line])
-def test_commands_of_the_readme(line, checkpoint, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("line", ALONE)
+def test_commands_of_the_pages(line, checkpoint, here, capsys):
     """Every example runs, on a tiny model and a tiny grid."""
-    words = prepared(line, checkpoint, tmp_path, monkeypatch)
-    if words[0] == "report":
-        main_ok(capsys, ["needle", "--model", str(checkpoint), "--context-lengths", "96", "--trials", "1"])
-    main_ok(capsys, words)
+    main_ok(capsys, prepared(line, checkpoint))
 
 
-def test_training_commands_of_the_readme(checkpoint, tmp_path, monkeypatch, capsys):
-    """One after the other, since they build on each other; then what the README opens, opened."""
-    for line in LINES:
-        if "models/" in line or "--out models" in line:
-            main_ok(capsys, prepared(line, checkpoint, tmp_path, monkeypatch))
-    code = next(block for block in blocks("python") if "AutoModelForCausalLM" in block)
-    exec(code, names := {"ssmax_eval": ssmax_eval, "transformers": transformers})
-    assert names["model"].config.ssmax["attention"] == "ssmax"
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(builds, lines(page))) or blocks(page, "python")])
+def test_a_page_from_top_to_bottom(page, checkpoint, here, capsys):
+    """Commands that build on each other, one after the other; then the page's Python, with what they made."""
+    for line in filter(builds, lines(page)):
+        main_ok(capsys, prepared(line, checkpoint))
+    mechanisms, recipes = dict(MECHANISMS), dict(RECIPES)
+    names = {"model": build("Llama"), "ids": tokens()}
+    with torch.no_grad():
+        plain = names["model"](names["ids"]).logits
+    try:
+        for code in blocks(page, "python"):
+            code = code.replace("smollm2-135m", str(checkpoint)).replace("    ...", "    logits = model(ids).logits")
+            for large, small in SMALLER.items():
+                code = code.replace(large, small)
+            exec(code, names)
+        if page == "docs/mechanisms.md":  # its own mechanism was at work
+            assert "clipped" in MECHANISMS
+            assert (names["logits"] - plain).abs().max() > 1e-3
+        if page == "README.md":  # two mechanisms, two lengths, five depths
+            assert len(names["df"]) == 20
+        if page == "docs/python.md":  # the same, and what was stored before
+            assert len(names["df"]) == 22
+            assert (here / "reports" / "mine.html").is_file()
+            assert len(names["rows"])
+            assert names["folder"].is_dir()
+        if page == "docs/training.md":  # what its commands trained, opened by transformers
+            assert isinstance(names["model"], transformers.PreTrainedModel)
+            assert names["model"].config.ssmax["attention"] == "ssmax"
+        if page == "CONTRIBUTING.md":
+            assert "narrow" in RECIPES
+            assert (names["folder"] / "model.safetensors").is_file()
+    finally:
+        for table, before in ((MECHANISMS, mechanisms), (RECIPES, recipes)):
+            table.clear()
+            table.update(before)
+
+
+def test_what_makes_code_small_is_still_there():
+    code = "".join(block for page in PAGES for block in blocks(page, "python"))
+    assert [large for large in SMALLER if large not in code] == []
+
+
+def test_lines_for_lm_eval_are_one_set():
+    """test_lm_eval_model.py runs the README's; those of docs/lm-eval.md are the same."""
+    assert [block for block in blocks("README.md", "sh") if "lm-tasks-path" in block] == blocks("docs/lm-eval.md", "sh")
+
+
+def anchors(text):
+    """Return the names that a forge gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page):
+    """Return the relative links of a page, each as the path it leads to and its anchor."""
+    text = (PAGES | OTHERS)[page]
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    found = []
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        whole = (ROOT / page).parent / path if path else ROOT / page
+        found.append((whole.resolve(), anchor))
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS])
+def test_links_resolve(page):
+    for path, anchor in links(page):
+        assert path.exists(), path
+        assert path.is_relative_to(ROOT.resolve())
+        assert not anchor or anchor in anchors(path.read_text()), f"{path}#{anchor}"
+
+
+def test_every_page_is_reached():
+    for index in ("README.md", "docs/README.md"):
+        reached = {path for path, _ in links(index)}
+        missing = {page for page in PAGES if page != index and (ROOT / page).resolve() not in reached}
+        assert missing <= {"README.md"}, index
+
+
+def test_files_that_pages_name_are_there():
+    named = re.compile(r"(?<![\w/])((?:benchmarks|tests|tasks|\.ci)/[\w./-]*\w)")
+    for page, text in PAGES.items():
+        assert [name for name in named.findall(text) if not (ROOT / name).exists()] == [], page
+
+
+def test_commands_and_recipes_are_told_of():
+    table = re.findall(r"^\| `ssmax-eval ([\w-]+)", PAGES["README.md"], re.M)
+    assert sorted(table) == sorted(get_command(app).commands)
+    assert re.findall(r"^\| `(\w+)` \| \d+ layers", PAGES["docs/training.md"], re.M) == list(RECIPES)
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].encode()) < 9000
 
 
 def main_ok(capsys, words):
@@ -98,7 +207,7 @@ def test_every_column_is_told_of_and_the_notebook_runs(checkpoint, tmp_path, mon
     """results/README.md names the columns of all probes, no more and no fewer."""
     import matplotlib
 
-    text = (Path(__file__).parent.parent / "results" / "README.md").read_text()
+    text = OTHERS["results/README.md"]
     told = {name for line in re.findall(r"^\| (`.*?) \|", text, re.M) for name in re.findall(r"`(\w+)`", line)}
     monkeypatch.chdir(tmp_path)
     small = {"context_lengths": [96, 128], "depth_percents": [0, 100], "trials": 2}
