@@ -82,7 +82,7 @@ def print_plan(plan: dict[str, Any], as_json: bool) -> None:
 
 
 def named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Name the series of one kind of rows: apart, so that a law names only the tables in which one is."""
+    """Name the series of one kind of rows: apart, so that a mechanism names only the tables in which one is."""
     return rows if rows.empty else statistics.with_series(rows)
 
 

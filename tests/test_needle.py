@@ -186,7 +186,9 @@ def test_plan_is_a_grid_and_limit_spreads(tokenizer):
     assert sorted(limited) == sorted(Sample(length, depth, 0) for length in (32, 64) for depth in (0.0, 50.0, 100.0))
     rows = [
         row
-        for batch in dataclasses.replace(probe, context_lengths=(96,))(TransformersReader(build("Llama", vocab_size=VOCABULARY), tokenizer))
+        for batch in dataclasses.replace(probe, context_lengths=(96,))(
+            TransformersReader(build("Llama", vocab_size=VOCABULARY), tokenizer)
+        )
         for row in batch
     ]
     again = dataclasses.replace(probe, context_lengths=(96,)).plan()

@@ -187,9 +187,7 @@ def test_dynamic_rope_that_runs_out_of_memory_is_not_cut(tokenizer):
     model = build("Llama", vocab_size=1024)
     limited = Limited(tokens=1000)
     with rope_scaled(model, 1.0, None, "dynamic:4", longest=16_000):
-        assert (
-            InMemory(model, limited, True)([prompt_of(range(16_000))])[0]["error"] == "out of memory"
-        )
+        assert InMemory(model, limited, True)([prompt_of(range(16_000))])[0]["error"] == "out of memory"
     assert [chunk for _, chunk in limited.tried] == [None]
 
 

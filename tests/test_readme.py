@@ -11,8 +11,8 @@ from tiny import build, tokens
 from typer.main import get_command
 
 import ssmax_eval
-from ssmax_eval.mechanisms.registry import MECHANISMS
 from ssmax_eval.cli import app, main
+from ssmax_eval.mechanisms.registry import MECHANISMS
 from ssmax_eval.training.recipes import RECIPES
 from ssmax_eval.training.train import SHAPE
 

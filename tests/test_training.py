@@ -390,7 +390,10 @@ def test_a_finished_record_names_no_path(tiny, tmp_path):
         (["--recipe", "smoke", "--set", "layer=2"], "recipe field 'layer'"),
         (["--recipe", "smoke", "--set", "layers=two"], "layers='two': allowed is a whole number"),
         (["--recipe", "smoke", "--set", "layers=0"], "recipe layers 0"),
-        (["--recipe", "smoke", "--set", "position=alibi"], "recipe position 'alibi': allowed are rope, p-rope, nope"),
+        (
+            ["--recipe", "smoke", "--set", "position=sine"],
+            "recipe position 'sine': allowed are rope, p-rope, nope, alibi",
+        ),
         (["--recipe", "smoke", "--set", "train_length=100"], "recipe train_length 100"),
         (["--recipe", "smoke", "--set", "hidden=65"], "recipe hidden 65"),
         (["--recipe", "smoke", "--attention", "sharp"], "unknown attention mechanism 'sharp'"),

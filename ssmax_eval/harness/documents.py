@@ -150,11 +150,11 @@ def tokenizer_of(given: Given) -> PreTrainedTokenizerBase:
 
 
 def about(given: Given) -> dict[str, Any]:
-    """Return what the run's records should tell of the model beside its arguments: its name and the law it carries."""
+    """Return what the run's records should tell of the model beside its arguments: its name and the mechanism it carries."""
     source = source_of(given)
     entry = source.config().get("ssmax") if source else None
-    law = entry.get("attention") if isinstance(entry, dict) else "softmax"
-    return {"model": source.label, "model_attention": law} if source else {}
+    mechanism = entry.get("attention") if isinstance(entry, dict) else "softmax"
+    return {"model": source.label, "model_attention": mechanism} if source else {}
 
 
 def context_lengths(given: Given) -> tuple[int, ...]:

@@ -64,7 +64,7 @@ class Samples(Run):
             "fingerprint": "weights not recorded",
             "dtype": str(config.get("model_dtype", "not recorded")).removeprefix("torch."),
         }
-        # they run a checkpoint as it is, so its law is the one in its config
+        # they run a checkpoint as it is, so its mechanism is the one in its config
         attention = {
             "attention": self.parameters.get("model_attention", "not recorded"),
             "swapped": False,

@@ -1,7 +1,7 @@
 """What rows of a layer see: mask, number of visible keys, positions and distances, computed for the rows that are asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +9,19 @@ from torch import Tensor
 
 # an additive term of this or less leaves no weight: e^-104 is 0 in float32
 BLOCKED = -104.0
+
+
+class once:
+    """functools.cached_property without its lock, which torch.compile cannot enter (Python 3.11)."""
+
+    def __init__(self, compute: Callable[[Any], Tensor]) -> None:
+        self.compute = compute
+        self.name = compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, owner: Any, kind: Any = None) -> Tensor:
+        value = owner.__dict__[self.name] = self.compute(owner)
+        return value
 
 
 def visible(attention_mask: Tensor) -> Tensor:
@@ -59,19 +72,19 @@ class Seen:
         """What the product of q and k is multiplied with, 1 / sqrt(head_dim) unless the model says otherwise."""
         return self.forward.scaling
 
-    @cached_property
+    @once
     def n(self) -> Tensor:
         """How many keys each row sees, float32 (batch or 1, heads or 1, rows), at least 1."""
         return visible_keys(self)
 
-    @cached_property
+    @once
     def index(self) -> Tensor:
         """The rows' indices, int64 (batch or 1, rows)."""
         if isinstance(self.rows, Tensor):
             return self.rows
         return torch.arange(self.forward.rows, device=self.forward.device)[self.rows][None]
 
-    @cached_property
+    @once
     def mask(self) -> Tensor:
         """Which keys each row sees, bool (batch or 1, heads or 1, rows, keys)."""
         given = self.forward
@@ -83,12 +96,12 @@ class Seen:
         # sdpa's causal flag aligns the first row with the first key
         return (keys <= self.index[..., None])[:, None]
 
-    @cached_property
+    @once
     def position(self) -> Tensor:
         """Which key is each row's own, the last that it sees, int64 (batch or 1, rows)."""
         return self.forward.keys - 1 - self.mask.any(1).flip(-1).int().argmax(-1)
 
-    @cached_property
+    @once
     def distance(self) -> Tensor:
         """How far each key lies before a row's own, float32 (batch or 1, 1, rows, keys) >= 0; 0 for keys after it."""
         keys = torch.arange(self.forward.keys, device=self.forward.device)

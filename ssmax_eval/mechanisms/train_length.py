@@ -29,8 +29,8 @@ def train_length_of(config: Any) -> int | None:
     to leave max_position_embeddings as trained. Under yarn, llama3, longrope and dynamic scaling without an original
     length transformers itself takes the longest position as the original one.
     """
-    law = read(config, "ssmax")
-    if isinstance(law, dict) and (length := whole(law.get("train_length"))):
+    mechanism = read(config, "ssmax")
+    if isinstance(mechanism, dict) and (length := whole(mechanism.get("train_length"))):
         return length
     text = text_part(config)
     if length := whole(read(text, "train_length")):

@@ -13,7 +13,7 @@ from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, pa
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
-    """Return a line per model: name, attention law, parameters, training length, needles found, architecture, licence, where, training."""
+    """Return a line per model: name, attention mechanism, parameters, training length, needles found, architecture, licence, where, training."""
     bundled = [ModelSource(name, name, BUNDLED / name) for name in bundled_names()]
     lines = [describe(source.label, source, "bundled", card_licence(source)) for source in bundled]
     study = [ModelSource(name, name, path) for name, path in study_models().items()]
@@ -47,12 +47,12 @@ def card_licence(source: ModelSource) -> str:
 def describe(name: str, source: ModelSource, where: str, licence: str) -> list[str]:
     config, count = read_gguf(source.path) if source.is_gguf else (source.config(), count_parameters(source))
     entry = config.get("ssmax")
-    law = entry if isinstance(entry, dict) else {}
+    mechanism = entry if isinstance(entry, dict) else {}
     length = train_length_of(config)
     architecture = (config.get("architectures") or [config.get("model_type", "")])[0]
     return [
         name,
-        law.get("attention", "softmax"),
+        mechanism.get("attention", "softmax"),
         f"{count:,}",
         f"{length:,}" if length else "",
         needles_found(source),

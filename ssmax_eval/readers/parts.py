@@ -41,6 +41,8 @@ def compare_parts(model: PreTrainedModel, part: int, length: int, longest: int) 
     ids = ids.to(model.device)
     try:
         pairs = whole_and_parts(model, ids, part)
+    except UserError as error:  # a mechanism that reads whole sequences only says so
+        return str(error)
     except Exception as error:  # caches fail in as many ways as there are models
         return f"it cannot be read over a KV cache ({type(error).__name__})"
     with lowered(model, length, longest) as thresholds, suppress(Exception):

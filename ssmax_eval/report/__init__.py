@@ -92,7 +92,7 @@ def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: f
 
 
 def naming(run: Run) -> tuple[str, ...]:
-    """Return what sorts runs of a folder by the names they have on the page: model, law, RoPE."""
+    """Return what sorts runs of a folder by the names they have on the page: model, mechanism, RoPE."""
     record = run.record()
     parts = [record.get(part) or {} for part in ("model", "attention", "rope")]
     return str(parts[0].get("label", "")), str(parts[1].get("attention")), str(parts[2].get("requested")), run.run_id

@@ -30,7 +30,7 @@ def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str,
     found: dict[str, tuple[tuple[str, str], int]] = {}
     for name, training in context.of(rows, "training").items():
         if training and training.get("key") and isinstance(training.get("seed"), int):
-            # the same training with another law or RoPE at eval time is another configuration
+            # the same training with another mechanism or RoPE at eval time is another configuration
             model = rows.loc[rows["series"] == name, "model"].iloc[0]
             extra = name.removeprefix(model).removeprefix(f", {training.get('attention')}")
             found[name] = (training["key"] + extra, training["configuration"] + extra), training["seed"]

@@ -15,12 +15,12 @@ PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "positi
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of a probe with a `series` column that names what was probed, each prompt or position bin once in its series.
 
-    The model's name, its law if any is not softmax, its RoPE setting if changed; dtype, scoring and weights only where
+    The model's name, its mechanism if any is not softmax, its RoPE setting if changed; dtype, scoring and weights only where
     they differ between rows of one name, so that what is not the same is never averaged. Column `subject` is the same
     without the RoPE setting.
     """
-    law = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
-    subject = rows["model"] + (", " + law if (rows["attention"] != "softmax").any() else "")
+    mechanism = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
+    subject = rows["model"] + (", " + mechanism if (rows["attention"] != "softmax").any() else "")
     rope = rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
     series = subject + rope
     for column in ("dtype", "scoring", "fingerprint"):

@@ -31,7 +31,7 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
         recipe=job["recipe"],
         config=json.loads((folder / "config.json").read_text()),
         environment=record["environment"],
-        law=record.get("retrofitted") or record["attention"],
+        mechanism=record.get("retrofitted") or record["attention"],
         how=how,
         licence=licence or ("cc0-1.0" if free else "other"),
         text=text or FREE.get(source, source),

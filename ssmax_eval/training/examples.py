@@ -1,4 +1,4 @@
-"""Training sequences, each decided by its seed and index alone: the same for every law, process count and resume point."""
+"""Training sequences, each decided by its seed and index alone: the same for every mechanism, process count and resume point."""
 
 import random
 from dataclasses import dataclass

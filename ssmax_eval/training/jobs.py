@@ -22,7 +22,10 @@ TRAINED = {"a": "softmax", "b": "ssmax", "c": "ssmax-fixed", "d": "ssmax-bias", 
 
 def paper_jobs(like: Job) -> list[Job]:
     """Return the trainings of the paper's configurations (a) to (d) and (f), and of its learned p_n, in one recipe and seed."""
-    return [replace(like, attention=law, swap_to="ssmax" if letter == "f" else None) for letter, law in TRAINED.items()]
+    return [
+        replace(like, attention=mechanism, swap_to="ssmax" if letter == "f" else None)
+        for letter, mechanism in TRAINED.items()
+    ]
 
 
 def folder_after(folder: Path, job: Job) -> Path:
@@ -39,7 +42,7 @@ def folder_after(folder: Path, job: Job) -> Path:
 
 
 def swapped_after(folder: Path, job: Job) -> Path:
-    """Make configuration (e) from the trained softmax model in `folder`: the law swapped after training."""
+    """Make configuration (e) from the trained softmax model in `folder`: the mechanism swapped after training."""
     with held(folder):  # whoever makes (e) from it, or trains it anew, waits or is refused
         out = folder_after(folder, job)
         wanted = read_record(folder) | {"retrofitted": "ssmax", "learned": {}}

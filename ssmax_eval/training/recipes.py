@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a trained model but the attention law and the seed, as plain values."""
+"""Recipes: everything that decides a trained model but the attention mechanism and the seed, as plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace

@@ -1,4 +1,4 @@
-"""Curves of training logs: loss on text, recall, and what the laws learned, over the tokens seen."""
+"""Curves of training logs: loss on text, recall, and what the mechanisms learned, over the tokens seen."""
 
 import matplotlib as mpl
 import pandas as pd

@@ -14,7 +14,7 @@ KINDS = (".svg", ".png", ".pdf")
 
 
 def fading_figure(lengths: pd.DataFrame, leads: pd.DataFrame) -> Figure:
-    """Draw attention.fading's by_length (Figure 1 of the paper) and by_lead, a line for each law and, right, each n."""
+    """Draw mechanisms.fading's by_length (Figure 1 of the paper) and by_lead, a line for each scale and, right, each n."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)

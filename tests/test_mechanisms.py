@@ -1,0 +1,462 @@
+"""Every mechanism against a float64 map written apart from it (references.py): weights, outputs, gradients, parts, padding, positions."""
+
+import math
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import references
+import torch
+from tiny import build, tokens
+from transformers import AttentionInterface, DiffLlamaConfig, DiffLlamaForCausalLM
+
+import ssmax_eval.api as api
+from ssmax_eval import Layer, Mechanism, QueryScale, Setting, UserError, load_model, register, save_model
+from ssmax_eval.mechanisms import mechanism as module_of_mechanism
+from ssmax_eval.mechanisms.attach import attach, learned_of, mechanisms_of
+from ssmax_eval.mechanisms.interface import IMPLEMENTATION, recording
+from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.mechanisms.mechanism import MECHANISMS
+from ssmax_eval.mechanisms.recorder import Recorder
+from ssmax_eval.mechanisms.registry import mechanisms
+from ssmax_eval.mechanisms.seen import Forward, Seen
+from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.readers.answers import forced, generate
+from ssmax_eval.readers.transformers import TransformersReader
+
+LENGTH = 70
+LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
+
+
+def softmax1(mechanism, q, k, v, scaling, seen, bias):
+    sink = torch.zeros(mechanism.layer.heads)
+    return references.attention(q, k, v, scaling, partial(references.softmax1_map, sink=sink), seen, bias)
+
+
+def sink(mechanism, q, k, v, scaling, seen, bias):
+    mapping = partial(references.softmax1_map, sink=mechanism.sink.double())
+    return references.attention(q, k, v, scaling, mapping, seen, bias)
+
+
+def entmax(mechanism, q, k, v, scaling, seen, bias):
+    factor = mechanism.factor.double()[:, None, None]
+    return references.attention(
+        q, k, v, scaling, lambda scores, seen: references.entmax15_map(factor * scores, seen), seen, bias
+    )
+
+
+def ssmax(mechanism, q, k, v, scaling, seen, bias):
+    n = seen.sum(-1, keepdim=True).clamp(min=1)
+    scale = references.ssmax_scale(n, mechanism.s.double()[:, None, None])
+    return references.attention(q, k, v, scaling, references.softmax_map, seen, bias, query_scale=scale)
+
+
+def softmax(mechanism, q, k, v, scaling, seen, bias):
+    return references.attention(q, k, v, scaling, references.softmax_map, seen, bias)
+
+
+def differential(mechanism, q, k, v, scaling, seen, bias):
+    vectors = [getattr(mechanism, name).double() for name in LAMBDAS]
+    return references.differential(q, k, v, scaling, seen, *vectors, depth=mechanism.layer.index, bias=bias)
+
+
+# how each is spelled, its float64 reference, and what its learned parameters are set to
+TABLE = {
+    "ssmax": ("ssmax", ssmax),
+    "softmax1": ("softmax1", softmax1),
+    "softmax-sink": ("softmax-sink", sink),
+    "entmax-1.5": ("entmax-1.5:factor=0.8", entmax),
+    "differential": ("differential", differential),
+}
+WITH_POSITION = [(name, None) for name in TABLE] + [(name, "alibi") for name in (*TABLE, "softmax")]
+
+
+def attached(name, bias=None, architecture="Llama", **changes):
+    """Return a tiny model with a mechanism whose learned values are no first values."""
+    model = build(architecture, **changes)
+    attach(model, TABLE[name][0] if name in TABLE else name, bias=bias)
+    generator = torch.Generator().manual_seed(3)
+    for mechanism in mechanisms_of(model).values():
+        for parameter in mechanism.parameters():
+            parameter.data += 0.2 * torch.rand(parameter.shape, generator=generator)
+    return model
+
+
+def bias_of(bias, heads, keys):
+    return references.alibi_bias(heads, keys, keys) if bias else None
+
+
+def reference(name, *arguments):
+    return (TABLE[name][1] if name in TABLE else softmax)(*arguments)
+
+
+@contextmanager
+def handed_over():
+    """List what layers hand to our attention function while the block runs, and what it gives them."""
+    ours, handed = AttentionInterface()[IMPLEMENTATION], []
+
+    def spy(module, query, key, value, mask, **kwargs):
+        output, none = ours(module, query, key, value, mask, **kwargs)
+        handed.append((module.ssmax, query, key, value, kwargs["scaling"], output))
+        return output, none
+
+    AttentionInterface.register(IMPLEMENTATION, spy)
+    try:
+        yield handed
+    finally:
+        AttentionInterface.register(IMPLEMENTATION, ours)
+
+
+def test_every_mechanism_has_a_float64_reference():
+    """Query scales have theirs in test_scales.py."""
+    maps = {name for name, each in mechanisms().items() if not issubclass(each, QueryScale)}
+    assert maps <= set(TABLE)
+
+
+@pytest.mark.parametrize(("name", "bias"), WITH_POSITION)
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3"])
+def test_weights_and_output_are_the_float64_ones(name, bias, architecture):
+    """All rows of both layers, four query heads on two key heads, with the q, k and v that the layer itself used; to 1e-6."""
+    model = attached(name, bias, architecture)
+    seen = torch.ones(LENGTH, LENGTH).tril().bool()[None, None]
+    recorder = Recorder(torch.arange(LENGTH)[None].expand(2, -1), lambda recorded: recorded.weights)
+    with handed_over() as handed, recording(model, recorder), torch.no_grad():
+        model(input_ids=tokens(2, LENGTH))
+    assert len(handed) == len(recorder.kept) == 2
+    for (mechanism, query, key, value, scaling, output), weights in zip(handed, recorder.kept.values(), strict=True):
+        arguments = (query.double(), key.double(), value.double(), scaling, seen, bias_of(bias, 4, LENGTH))
+        right_output, right = reference(name, mechanism, *arguments)
+        assert (weights - right).abs().max() < 1e-6
+        assert (output - right_output).abs().max() < 1e-5 * right_output.abs().max()
+
+
+@pytest.mark.parametrize(("name", "bias"), WITH_POSITION)
+def test_blocks_of_rows_and_parts_over_a_cache_are_the_whole(name, bias, monkeypatch):
+    model, ids = attached(name, bias), tokens(2, LENGTH)
+    rows = torch.tensor([[3, 40, LENGTH - 1], [0, 55, 66]])
+    whole = Recorder(rows, lambda recorded: recorded.weights)
+    with recording(model, whole), torch.no_grad():
+        logits = model(input_ids=ids).logits
+    monkeypatch.setattr(module_of_mechanism, "BLOCK_ENTRIES", 2 * 4 * LENGTH * 7)  # seven rows a block
+    blocks = Recorder(rows, lambda recorded: recorded.weights)
+    with recording(model, blocks), torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, logits, atol=2e-5, rtol=1e-5)
+    for layer, weights in whole.kept.items():
+        assert (blocks.kept[layer] - weights).abs().max() < 2e-6
+    last = Recorder(torch.tensor([[LENGTH - 31], [LENGTH - 31]]), lambda recorded: recorded.weights)
+    with torch.no_grad():
+        cache = model(input_ids=ids[:, :30], use_cache=True).past_key_values
+        with recording(model, last):
+            part = model(input_ids=ids[:, 30:], past_key_values=cache, use_cache=True).logits
+    for layer, weights in whole.kept.items():
+        assert (last.kept[layer][0, :, 0] - weights[0, :, 2]).abs().max() < 2e-6
+    torch.testing.assert_close(part, logits[:, 30:], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
+    """What the attention probe stores, to 1e-6: whole forwards, and prompts read 50 tokens at a time over a cache."""
+    model = attached(name, vocab_size=1024, max_position_embeddings=512)
+    probe = NeedleProbe(context_lengths=(150,), depth_percents=(0, 60), trials=1)
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+    keys = len(prompts[0].ids) - 1
+    reader = TransformersReader(model, tokenizer)
+    with handed_over() as handed:
+        whole = masses_of(reader)(prompts)
+    seen = torch.ones(keys, keys).tril().bool()[None, None]
+    for i, (prompt, score) in enumerate(zip(prompts, whole, strict=True)):
+        for layer, (mechanism, *tensors, scaling, _) in enumerate(handed[:2]):
+            q, k, v = (each[i : i + 1].double() for each in tensors)
+            _, weights = TABLE[name][1](mechanism, q, k, v, scaling, seen, None)
+            row = weights[0, :, keys - prompt.answer_length]
+            on_value = row[:, prompt.value_start : prompt.value_end].sum(-1)
+            assert score["mass_answer"][layer] == pytest.approx(on_value.tolist(), abs=2e-6)
+            assert score["mass_needle"][layer] == pytest.approx(
+                row[:, prompt.needle_start : prompt.needle_end].sum(-1).tolist(), abs=2e-6
+            )
+            if mechanism.normalised:
+                assert score["row_sum"] is None
+            else:
+                assert score["row_sum"][layer] == pytest.approx(row.sum(-1).tolist(), abs=2e-6)
+            if mechanism.signed:
+                assert score["entropy"][layer] == score["log_odds"][layer] == [None] * len(row)
+            else:
+                shares = row / row.sum(-1, keepdim=True)
+                assert score["entropy"][layer] == pytest.approx(torch.special.entr(shares).sum(-1).tolist(), abs=1e-5)
+    parts = masses_of(reader)(prompts, 50)
+    for one, other in zip(whole, parts, strict=True):
+        for measure in ("mass_answer", "mass_needle", "mass_next", "maximum"):
+            for a, b in zip(one[measure], other[measure], strict=True):
+                assert a == pytest.approx(b, abs=2e-6)
+
+
+@pytest.mark.parametrize(("name", "bias"), WITH_POSITION)
+def test_gradients_are_the_float64_ones(name, bias, monkeypatch):
+    """Of q, k, v and what is learned, through blocks that are computed again in the backward pass; rows of padding too."""
+    monkeypatch.setattr(module_of_mechanism, "BLOCK_ENTRIES", 2 * 4 * 12 * 5)
+    model = attached(name, bias)
+    module = attention_modules(model)["model.layers.1.self_attn"]
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, heads, 12, 8, generator=generator).requires_grad_() for heads in (4, 2, 2))
+    along = torch.randn(2, 12, 4, 8, generator=generator)
+    seen = torch.ones(12, 12).tril().bool()[None, None].repeat(2, 1, 1, 1)
+    seen[1, :, :, :3] = False  # left padding: three rows see nothing
+    output, _ = AttentionInterface()[IMPLEMENTATION](module, q, k, v, seen, scaling=0.3)
+    (output * along).sum().backward()
+    ours = [q.grad, k.grad, v.grad, *(p.grad for p in module.ssmax.parameters())]
+    assert all(torch.isfinite(each).all() for each in ours)
+    doubles = [each.detach().double().requires_grad_() for each in (q, k, v)]
+    parameters = [p.detach().double().requires_grad_() for p in module.ssmax.parameters()]
+    shadow = Shadow(module.ssmax, dict(zip((n for n, _ in module.ssmax.named_parameters()), parameters, strict=True)))
+    # a reference's padding rows are zeros before its own norm, as ours are
+    right, _ = reference(name, shadow, *doubles, 0.3, seen, bias_of(bias, 4, 12))
+    (right * along.double()).sum().backward()
+    assert (output - right).abs().max() < 1e-5 * max(1, right.abs().max())
+    for one, other in zip(ours, [*(each.grad for each in doubles), *(p.grad for p in parameters)], strict=True):
+        assert (one - other).abs().max() < 1e-4 * max(1e-2, other.abs().max())
+
+
+class Shadow:
+    """A mechanism's numbers with float64 parameters in its place."""
+
+    def __init__(self, mechanism, parameters):
+        self.layer = mechanism.layer
+        vars(self).update(parameters)
+
+
+@pytest.mark.parametrize(("name", "bias"), WITH_POSITION)
+def test_left_padding_changes_nothing(name, bias):
+    model, ids = attached(name, bias), tokens(1, 30)
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        padded = torch.cat([torch.zeros(1, 6, dtype=torch.long), ids], 1)
+        mask = torch.cat([torch.zeros(1, 6, dtype=torch.long), torch.ones_like(ids)], 1)
+        position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
+        found = model(input_ids=padded, attention_mask=mask, position_ids=position_ids).logits[:, 6:]
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, plain, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "ssmax"])
+def test_autocast_does_not_round_the_maps(name):
+    """Products of bfloat16 stay float32: rounded scores would cost entmax 3% of a weight."""
+    model = attached(name)
+    module = attention_modules(model)["model.layers.0.self_attn"]
+    q, k, v = (torch.randn(1, heads, 20, 8).bfloat16() for heads in (4, 2, 2))
+    seen = torch.ones(20, 20).tril().bool()[None, None]
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = AttentionInterface()[IMPLEMENTATION](module, q, k, v, None, scaling=2.0)
+    right, _ = TABLE[name][1](module.ssmax, q.double(), k.double(), v.double(), 2.0, seen, None)
+    assert output.dtype == torch.bfloat16
+    assert (output.double() - right).abs().max() <= 2**-8 * right.abs().max()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_forced_is_greedy_decoding(name, tokenizer):
+    model = attached(name, vocab_size=1024, max_position_embeddings=512)
+    probe = NeedleProbe(context_lengths=(120,), depth_percents=(50,), trials=1)
+    prompt = probe.prompt(tokenizer, probe.plan()[0])
+    (decoded,) = generate(model, tokenizer, [prompt])
+    written = model.generate(
+        torch.tensor([prompt.ids[: -prompt.answer_length]]), max_new_tokens=prompt.answer_length, do_sample=False
+    )[0].tolist()
+    assert decoded["error"] is None
+    (score,) = forced(model, tokenizer, [type(prompt)(**{**vars(prompt), "ids": written})])
+    assert score["correct"]
+
+
+def test_differential_is_transformers_difflama():
+    """The same weights in DiffLlama and in a Llama with our mechanism give the same logits, grouped keys and all."""
+    shape = {
+        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "initializer_range": 0.2, "head_dim": 4, "rms_norm_eps": 1e-5,
+    }  # fmt: skip
+    torch.manual_seed(1)
+    theirs = DiffLlamaForCausalLM(DiffLlamaConfig(**shape)).eval()
+    ours = build("Llama", **shape)
+    attach(ours, "differential")
+    state = {
+        key.replace("self_attn.lambda", "self_attn.ssmax.lambda"): value for key, value in theirs.state_dict().items()
+    }
+    missing, unexpected = ours.load_state_dict(state, strict=False)
+    assert (missing, [key for key in unexpected if "groupnorm" not in key]) == ([], [])
+    ids = tokens(2, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_differential_needs_pairs():
+    with pytest.raises(UserError, match="1 heads of keys has no pairs"):
+        attach(build("Llama", num_key_value_heads=1), "differential")
+
+
+@pytest.mark.parametrize("name", ["entmax-1.5", "softmax-sink", "differential"])
+def test_a_checkpoint_keeps_it(name, tokenizer, tmp_path):
+    model = attached(name, vocab_size=1024)
+    ids = tokens(1, 20)
+    with torch.no_grad():
+        before = model(ids).logits
+    save_model(model, tokenizer, tmp_path / "saved")
+    again, _ = load_model(str(tmp_path / "saved"))
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, before)
+    assert learned_of(again) == learned_of(model)
+
+
+def test_first_values_are_the_same_for_a_seed_and_others_for_another():
+    one, same, other = (build("Llama") for _ in range(3))
+    for model, seed in ((one, 1), (same, 1), (other, 2)):
+        torch.manual_seed(seed * 10)  # which has no say
+        attach(model, "differential", seed=seed)
+    values = [mechanisms_of(model)["model.layers.1.self_attn"].lambda_q1 for model in (one, same, other)]
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+
+
+@pytest.fixture
+def registry():
+    before = dict(MECHANISMS)
+    yield
+    MECHANISMS.clear()
+    MECHANISMS.update(before)
+
+
+def test_whole_forwards_only_is_said_in_one_line(registry, tokenizer, tmp_path):
+    """A mechanism that needs more of earlier rows than their keys is refused where it would get only a part."""
+
+    @register
+    class Whole(Mechanism):
+        """weights = softmax(z - what earlier rows gave the key)"""
+
+        name = "whole"
+        cache = "whole"
+
+        def weights(self, scores, seen):
+            given = scores.sigmoid().masked_fill(~seen.mask, 0)
+            earlier = seen.carry.get("given", torch.zeros_like(given[:, :, :1])) + given.cumsum(2) - given
+            seen.carry["given"] = earlier[:, :, -1:] + given[:, :, -1:]
+            return (scores - earlier).softmax(-1)
+
+    model = build("Llama", vocab_size=1024)
+    asked = {
+        "attention": "whole",
+        "context_lengths": [120],
+        "depth_percents": [50],
+        "trials": 2,
+        "output_path": tmp_path,
+    }
+    rows = api.needle((model, tokenizer), **asked)
+    assert rows["error"].isna().all()
+    with pytest.raises(UserError, match="cannot be read in parts: attention whole: it reads whole sequences only"):
+        api.needle((model, tokenizer), **asked, chunk=50, fresh=True)
+    with pytest.raises(UserError, match="use forced scoring"):
+        api.needle((model, tokenizer), **asked, scoring="generate")
+    with Setting.of("whole")(model), pytest.raises(UserError, match="1 of 21 tokens over a KV cache"):
+        model.generate(tokens(1, 20), max_new_tokens=3)
+
+
+def test_what_blocks_carry_on_makes_them_the_whole(registry, monkeypatch):
+    @register
+    class Running(Mechanism):
+        """weights = softmax(z - sum over earlier rows)"""
+
+        name = "running"
+        cache = "whole"
+
+        def weights(self, scores, seen):
+            given = scores.sigmoid().masked_fill(~seen.mask, 0)
+            before = seen.carry.get("given", torch.zeros_like(given[:, :, :1]))
+            earlier = before + given.cumsum(2) - given
+            seen.carry["given"] = before + given.sum(2, keepdim=True)
+            return (scores - earlier).softmax(-1)
+
+    model, ids = build("Llama"), tokens(1, 40)
+    attach(model, "running")
+    with torch.no_grad():
+        whole = model(ids).logits
+    monkeypatch.setattr(module_of_mechanism, "BLOCK_ENTRIES", 4 * 40 * 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, whole, atol=1e-5, rtol=1e-5)
+    model.train()
+    model(ids).logits.sum().backward()  # blocks are computed again with what they were told then
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_layers_input_reaches_those_that_ask(registry):
+    shown = []
+
+    @register
+    class Asks(Mechanism):
+        """weights = softmax(z), x seen"""
+
+        name = "asks"
+        needs_input = True
+
+        def weights(self, scores, seen):
+            shown.append(seen.input)
+            return scores.softmax(-1)
+
+    model, ids = build("Llama"), tokens(2, 10)
+    inputs = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, a, k: inputs.append(k["hidden_states"]), with_kwargs=True)
+        for module in attention_modules(model).values()
+    ]
+    with Setting.of("asks")(model), torch.no_grad():
+        model(ids)
+    assert len(shown) == len(inputs) == 2
+    assert all(torch.equal(one, other) for one, other in zip(shown, inputs, strict=True))
+    with Setting.of("softmax1")(model), torch.no_grad():
+        model(ids)
+    assert not any("layer_input" in vars(module) for module in attention_modules(model).values())
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_name_that_is_taken_is_refused(registry):
+    class Own(Mechanism):
+        name = "ssmax"
+
+    with pytest.raises(UserError, match="has one of this name"):
+        register(Own)
+    with pytest.raises(UserError, match="its name is None"):
+        register(type("Nameless", (Mechanism,), {}))
+
+
+def test_n_of_heads_that_see_unlike_keys():
+    """A bool mask with a head dimension gives each head its own n."""
+    mask = torch.ones(6, 6).tril().bool().repeat(1, 2, 1, 1)
+    mask[:, 1, :, :2] = False
+    mask[:, 1, 0, 0] = mask[:, 1, 1, 1] = True
+    n = Seen(Forward(6, 6, mask, True, mask.device, 1.0)).n
+    assert n[0].tolist() == mask[0].sum(-1).tolist()
+
+
+def test_distances_are_from_a_rows_own_key():
+    mask = torch.ones(1, 1, 4, 4).tril().bool()
+    seen = Seen(Forward(4, 4, mask, True, mask.device, 1.0))
+    assert seen.position.tolist() == [[0, 1, 2, 3]]
+    assert seen.distance[0, 0].tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [2, 1, 0, 0], [3, 2, 1, 0]]
+    # a static cache is longer than what was read
+    later = torch.zeros(1, 1, 1, 9).bool()
+    later[..., :5] = True
+    assert Seen(Forward(1, 9, later, True, mask.device, 1.0)).position.tolist() == [[4]]
+
+
+def test_layers_are_told_what_they_stand_on():
+    model = build("Qwen3", num_hidden_layers=3)
+    attach(model, "ssmax", seed=4)
+    told = [mechanism.layer for mechanism in mechanisms_of(model).values()]
+    assert told == [Layer(4, 256, 2, 8, 32, index, 3, 4) for index in range(3)]
+
+
+def test_math_of_entmax_is_finite_where_scores_are_far():
+    from ssmax_eval.mechanisms.entmax import entmax15
+
+    far = torch.tensor([[1e4, -1e4, 0.0], [0.0, -math.inf, -math.inf], [-3e4, -3e4, -3e4]], requires_grad=True)
+    weights = entmax15(far)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1 / 3] * 3]))
+    weights.square().sum().backward()
+    assert torch.isfinite(far.grad[[0, 2]]).all()
+    flat = entmax15(torch.zeros(1, 100_000))
+    torch.testing.assert_close(flat, torch.full((1, 100_000), 1e-5), atol=1e-9, rtol=1e-4)
