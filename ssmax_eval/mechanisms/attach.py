@@ -13,7 +13,7 @@ from ..position.bias import BIASES, Bias
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attention_modules, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
-from .registry import Attention
+from .registry import Attention, source_file
 from .scales import Softmax
 from .train_length import train_length_of
 
@@ -106,8 +106,12 @@ def attach(
     detach(model)
     put_on(model, made)
     # a train_length given for one mechanism stays in its spelling: it is not the model's
-    entry = {"attention": str(asked), "train_length": trained_at}
-    model.config.ssmax = entry if bias is None else {**entry, "position": bias}
+    entry: dict[str, Any] = {"attention": str(asked), "train_length": trained_at}
+    entry |= {} if bias is None else {"position": bias}
+    # whoever opens a checkpoint of it has to import the same file
+    files = [source_file(asked.mechanism), None if bias is None else source_file(bias_named(bias))]
+    entry |= {"source": [*dict.fromkeys(filter(None, files))]} if any(files) else {}
+    model.config.ssmax = entry
     vars(model)["attention_before"] = implementations(model)  # for detach
     model.set_attn_implementation(IMPLEMENTATION)
     return attached(model, str(asked), train_length, chosen)
