@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from .mechanisms.layers import reads_on
 from .models.shape import Work, blank, work_of
 from .models.subjects import RunOptions, Subject
 from .plans import PlannedRun
@@ -177,10 +178,10 @@ def time_forwards(model: PreTrainedModel, longest: int) -> list[tuple[int, float
     vocabulary = model.get_input_embeddings().weight.shape[0]
 
     def took(length: int) -> float:
-        ids = (torch.arange(length) % vocabulary)[None].to(model.device)
+        ids = (torch.arange(length) % vocabulary)[None].to(reads_on(model))
         start = time.perf_counter()
         model(input_ids=ids, use_cache=False, **few)
-        getattr(torch, model.device.type).synchronize()
+        getattr(torch, reads_on(model).type).synchronize()
         return time.perf_counter() - start
 
     found: list[tuple[int, float]] = []

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from .mechanisms.layers import reads_on
+
 
 def environment(model: PreTrainedModel) -> dict[str, Any]:
     packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
@@ -22,13 +24,13 @@ def environment(model: PreTrainedModel) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    cuda = model.device.type == "cuda"
+    cuda = reads_on(model).type == "cuda"
     return {
         "versions": versions,
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(model.device) if cuda else model.device.type,
+        "device": torch.cuda.get_device_name(reads_on(model)) if cuda else reads_on(model).type,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
@@ -53,8 +55,8 @@ def git_revision() -> str | None:
 
 def peak_memory(model: PreTrainedModel) -> int | None:
     """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory; None where unknown."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(model.device))
+    if reads_on(model).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(reads_on(model)))
     try:
         import resource
     except ImportError:  # Windows
