@@ -330,6 +330,7 @@ def test_whole_forwards_only_is_said_in_one_line(registry, tokenizer, tmp_path):
 
         name = "whole"
         cache = "whole"
+        carries = True
 
         def weights(self, scores, seen):
             given = scores.sigmoid().masked_fill(~seen.mask, 0)
@@ -362,6 +363,7 @@ def test_what_blocks_carry_on_makes_them_the_whole(registry, monkeypatch):
 
         name = "running"
         cache = "whole"
+        carries = True
 
         def weights(self, scores, seen):
             given = scores.sigmoid().masked_fill(~seen.mask, 0)

@@ -109,7 +109,7 @@ def recorded_of(
     rows = seen.index
     batch, heads, _, channels = query.shape
     chosen = query.gather(2, rows[:, None, :, None].expand(batch, heads, -1, channels))
-    scores = seen.shown(mechanism.scores(chosen, key, seen))
+    scores = seen.added(mechanism.scores(chosen, key, seen)).masked_fill(~seen.mask, -torch.inf)
     mixed = output.transpose(1, 2)
     mixed = mixed.gather(2, rows[:, None, :, None].expand(batch, heads, -1, mixed.shape[-1])).float()
     return Recorded(mechanism, seen, value, mixed, scores=scores)

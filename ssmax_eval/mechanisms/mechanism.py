@@ -76,7 +76,8 @@ class Mechanism(nn.Module):
     choices, what that leaves open and is ours; swap, whether a model trained with softmax can take it, or has to be trained
     with it from scratch; cache, how its state follows a KV cache ("crop": it has none, keys are enough; "whole": it reads
     whole sequences only); signed, sparse, normalised, whether weights can be below 0, are exactly 0 for some keys, sum to 1;
-    needs_input, whether `seen.input` is wanted; windowed, whether it also stands on layers with a window.
+    needs_input, whether `seen.input` is wanted; carries, whether a block of rows needs what earlier ones left in `seen.carry`,
+    and so all keys in each; windowed, whether it also stands on layers with a window.
     """
 
     name: ClassVar[str]
@@ -89,6 +90,7 @@ class Mechanism(nn.Module):
     sparse: ClassVar[bool] = False
     normalised: ClassVar[bool] = True
     needs_input: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
 
     active: bool = True
@@ -143,18 +145,22 @@ class Mechanism(nn.Module):
         backward pass, so that no map is kept.
         """
         values = self.join(v)
-        rows, block = q.shape[2], max(1, BLOCK_ENTRIES // (q.shape[0] * q.shape[1] * k.shape[2]))
+        rows, keys = q.shape[2], k.shape[2]
+        block = max(1, BLOCK_ENTRIES // (q.shape[0] * q.shape[1] * keys))
+        triangle = seen.is_triangle and not self.carries  # then no row of a block sees what comes after it
         carry: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         kept_weights = kept_mixed = None
         again = torch.is_grad_enabled() and rows > block
         for start in range(0, rows, block):
-            part = seen.block(start, min(start + block, rows))
-            inputs = (q[:, :, start : start + block], k, values, part, carry)
+            stop = min(start + block, rows)
+            last = stop if triangle else keys
+            part = seen.block(start, stop, last)
+            inputs = (q[:, :, start:stop], k[:, :, :last], values[:, :, :last], part, carry)
             mixed, weights, carry = checkpoint(self.mix, *inputs, use_reentrant=False) if again else self.mix(*inputs)
             parts.append(mixed)
             if keep is not None:
-                kept_weights = chosen(kept_weights, weights, keep, start)
+                kept_weights = chosen(kept_weights, nn.functional.pad(weights, (0, keys - last)), keep, start)
                 kept_mixed = chosen(kept_mixed, mixed, keep, start)
         return self.finish(torch.cat(parts, 2)), kept_weights, kept_mixed
 
@@ -163,19 +169,19 @@ class Mechanism(nn.Module):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return weighted values, weights, and what the next block of rows is told, of one block of rows."""
         seen.carry = dict(carry)
-        scores = self.biased(self.scores(q, k, seen), seen)
-        weights = self.weights(scores.masked_fill(~seen.mask, HIDDEN), seen)
-        mask = seen.mask if seen.mask.shape[1] in (1, weights.shape[1]) else seen.mask.any(1, keepdim=True)
-        weights = weights.masked_fill(~mask, 0.0)
+        hidden = ~seen.mask
+        weights = self.weights(fill(self.biased(self.scores(q, k, seen), seen), hidden, HIDDEN), seen)
+        same = hidden.shape[1] in (1, weights.shape[1])
+        weights = fill(weights, hidden if same else hidden.all(1, keepdim=True), 0.0)
         batch, maps, rows, keys = weights.shape
         grouped = weights.reshape(batch, values.shape[1], -1, keys)
         return (grouped @ values).view(batch, maps, rows, -1), weights, seen.carry
 
     def biased(self, scores: Tensor, seen: "Seen") -> Tensor:
-        """Return scores with all that the position and the model add to them, -inf where a row may not look."""
+        """Return scores with all that the position and the model add to them."""
         if self.bias is not None and self.bias.active:
             scores = scores + self.bias(seen.distance)
-        return seen.shown(scores)
+        return seen.added(scores)
 
     def learned(self) -> dict[str, list[float]]:
         """Return what a record and a training log tell of what was learned: values by name, one for each head."""
@@ -194,6 +200,11 @@ class Mechanism(nn.Module):
         """Tell whether only queries and keys are changed, so that sdpa can do the rest."""
         parts = ("scores", "weights", "join", "finish", "attend", "mix")
         return all(getattr(cls, part) is getattr(Mechanism, part) for part in parts)
+
+
+def fill(tensor: Tensor, where: Tensor, value: float) -> Tensor:
+    """Return a tensor with a value at some places; in place where no gradient needs what stood there."""
+    return tensor.masked_fill(where, value) if torch.is_grad_enabled() else tensor.masked_fill_(where, value)
 
 
 def chosen(kept: Tensor | None, block: Tensor, keep: Tensor, start: int) -> Tensor:
