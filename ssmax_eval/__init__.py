@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .mechanisms.attach import attach, detach
     from .mechanisms.mechanism import Layer, Mechanism, register
+    from .mechanisms.registry import import_file
     from .mechanisms.scales import QueryScale
     from .models.checkpoint import save_model
     from .models.load import load_model
@@ -27,6 +28,7 @@ _HOMES = {
     "attach": "mechanisms.attach",
     "attention": "api",
     "detach": "mechanisms.attach",
+    "import_file": "mechanisms.registry",
     "load_model": "models.load",
     "load_results": "runs",
     "loss": "api",
@@ -49,6 +51,7 @@ __all__ = [
     "attach",
     "attention",
     "detach",
+    "import_file",
     "load_model",
     "load_results",
     "loss",

@@ -9,8 +9,9 @@ import pandas as pd
 from . import statistics
 from .data.needles import Needle
 from .dry_run import dry_run as plan_without_weights
-from .evaluate import Probe, planned_runs, run_probes
+from .evaluate import run_probes
 from .models.subjects import RunOptions
+from .plans import Probe, planned_runs
 from .probes.loss import LossProbe
 from .probes.make import loss_probe, needle_probe
 from .probes.needle import NeedleProbe

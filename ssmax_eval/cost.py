@@ -7,17 +7,16 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from .mechanisms.layers import reads_on
 from .models.shape import Work, blank, work_of
+from .models.subjects import RunOptions, Subject
+from .plans import PlannedRun
 from .probes.budget import cut_in_words
-
-if TYPE_CHECKING:
-    from .evaluate import PlannedRun
-    from .models.subjects import RunOptions, Subject
 
 FIRST_TIMED = 128  # tokens of the first forward that is timed
 TIMED = 0.5  # seconds that timing may take, about
@@ -29,7 +28,7 @@ FASTER, SLOWER = 0.5, 2.0
 class Line:
     """What is left to do of one run at one context length; operations are None where the model's shape is unknown."""
 
-    plan: "PlannedRun"
+    plan: PlannedRun
     context_length: int
     prompts: int
     tokens: int
@@ -37,7 +36,7 @@ class Line:
 
 
 def price(
-    plans: Iterable["PlannedRun"], options: "RunOptions", loaded: dict[str, PreTrainedModel] | None = None
+    plans: Iterable[PlannedRun], options: RunOptions, loaded: dict[str, PreTrainedModel] | None = None
 ) -> list[Line]:
     """Return what is left of planned runs, a line for each run and context length. `loaded`: models at hand, by label."""
     lines = []
@@ -64,7 +63,7 @@ def price(
     return lines
 
 
-def shape(each: "Subject", options: "RunOptions", loaded: PreTrainedModel | None = None) -> Work | None:
+def shape(each: Subject, options: RunOptions, loaded: PreTrainedModel | None = None) -> Work | None:
     """Return what a subject's forward multiplies, its weights loaded or not; None where only loading them could tell."""
     model = loaded or (each.loaded and each.loaded[0])
     if model is None and each.source is not None:
@@ -72,11 +71,11 @@ def shape(each: "Subject", options: "RunOptions", loaded: PreTrainedModel | None
     return None if model is None else work_of(model)
 
 
-def announcer(plans: Sequence["PlannedRun"], options: "RunOptions") -> Callable[["Subject", PreTrainedModel], None]:
+def announcer(plans: Sequence[PlannedRun], options: RunOptions) -> Callable[[Subject, PreTrainedModel], None]:
     """Return what says the cost of all runs in one line on stderr, the first time that a model is about to be run."""
     said = False
 
-    def announce(each: "Subject", model: PreTrainedModel) -> None:
+    def announce(each: Subject, model: PreTrainedModel) -> None:
         nonlocal said
         if not said:
             said = True
@@ -179,10 +178,10 @@ def time_forwards(model: PreTrainedModel, longest: int) -> list[tuple[int, float
     vocabulary = model.get_input_embeddings().weight.shape[0]
 
     def took(length: int) -> float:
-        ids = (torch.arange(length) % vocabulary)[None].to(model.device)
+        ids = (torch.arange(length) % vocabulary)[None].to(reads_on(model))
         start = time.perf_counter()
         model(input_ids=ids, use_cache=False, **few)
-        getattr(torch, model.device.type).synchronize()
+        getattr(torch, reads_on(model).type).synchronize()
         return time.perf_counter() - start
 
     found: list[tuple[int, float]] = []

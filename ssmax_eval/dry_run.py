@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .cost import by_length, cuts, in_words, price, total
-from .evaluate import PlannedRun
 from .models.load import check_config, load_tokenizer
 from .models.shape import blank
 from .models.subjects import RunOptions
+from .plans import PlannedRun
 from .probes.defaults import training_length
 
 

@@ -1,62 +1,29 @@
-"""Load a model, put it in a setting, probe it, store rows: one run for every model, setting and probe."""
+"""Load models, put them in settings, probe them, store rows: one run for every model, setting and probe."""
 
 import itertools
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cost import announcer
+from .environment import command, environment, peak_memory
 from .mechanisms.interface import implementations
-from .models.load import pick_device
-from .models.mechanism_code import is_told, mechanism_source
-from .models.subjects import Loaded, RunOptions, Subject, subjects
-from .provenance import command, describe_model, environment, peak_memory
+from .models.mechanism_code import is_told
+from .models.subjects import Loaded, RunOptions, Subject
+from .plans import AS_TRAINED, PlannedRun, Probe, planned_runs
+from .provenance import describe_model
 from .readers.transformers import TransformersReader
-from .results import Run, run_id_of
+from .results import Run
 from .setting import Setting
 
 # of a config: what a forward returns, not what it computes
 FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
-AS_TRAINED = (Setting(),)
-
-
-class Probe(Protocol):
-    """What can be run on a model: a name in the run store, a plan of samples, and a call that yields their rows."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def all_rows(self) -> bool: ...
-    @property
-    def needs(self) -> frozenset[str]: ...
-    def plan(self) -> Sequence[Any]: ...
-    def has(self, sample: Any, done: Collection[str]) -> bool: ...
-    def reads(self, sample: Any) -> list[int]: ...
-    def parameters(self) -> dict[str, Any]: ...
-    def tokens(self, rows: Sequence[dict[str, Any]]) -> int: ...
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None: ...
-    def __call__(
-        self,
-        reader: TransformersReader,
-        done: Collection[str],
-        batch_size: int | None,
-        progress: Callable[[int], None],
-    ) -> Iterator[list[dict[str, Any]]]: ...
-
-
-class PlannedRun(NamedTuple):
-    """One probe on one model in one setting, and where its rows go."""
-
-    subject: Subject
-    probe: Probe
-    setting: Setting
-    run: Run
 
 
 def run_probe(
@@ -99,47 +66,6 @@ def run_probes(
             for plan in missing:
                 execute(plan, model, tokenizer, how[id(plan)], announce)
     return [plan.run for plan in plans]
-
-
-def planned_runs(
-    probes: Sequence[Probe],
-    models: str | Sequence[Any] | dict[str, Any] | Loaded,
-    settings: Sequence[Setting] = AS_TRAINED,
-    options: RunOptions | None = None,
-) -> list[PlannedRun]:
-    """Return the runs that run_probes would give, in its order, nothing loaded or written. Raises UserError."""
-    options = options or RunOptions()
-    pick_device(options.device)
-    return [
-        PlannedRun(each, probe, setting, open_run(each, probe, setting, options))
-        for each in subjects(models)
-        for setting in dict.fromkeys(as_it_is(each, setting) for setting in settings)
-        for probe in probes
-    ]
-
-
-def as_it_is(each: Subject, setting: Setting) -> Setting:
-    """Return a setting without a swap that changes nothing: softmax swapped into a softmax model is that model."""
-    asked = setting.attention
-    swaps_nothing = asked is not None and str(asked) == each.native_attention == "softmax"
-    return replace(setting, attention=None) if swaps_nothing else setting
-
-
-def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions) -> Run:
-    """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
-    dtype = each.source.dtype(options.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
-    asked = setting.attention
-    key = {
-        "probe": probe.name,
-        "parameters": probe.parameters(),
-        "model": each.label,
-        "fingerprint": each.fingerprint,
-        "dtype": dtype.removeprefix("torch."),
-        "attention": None if asked is None else str(asked),
-        "attention_source": mechanism_source(asked or each.mechanism),
-        **setting.position.key(),
-    }
-    return Run(options.output_path / probe.name / run_id_of(key))
 
 
 def execute(

@@ -1,20 +1,13 @@
-"""Where a run's numbers come from: model and its training, RoPE, packages, machine, memory."""
+"""Where a run's model comes from: weights, architecture, training."""
 
-import functools
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .mechanisms.train_length import train_length_of
@@ -88,51 +81,3 @@ def named_recipe(fields: dict[str, Any]) -> str:
         if key in known and json.dumps(known[key]) != json.dumps(value)
     ]
     return " ".join([name, *changed])
-
-
-def environment(model: PreTrainedModel) -> dict[str, Any]:
-    packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    cuda = model.device.type == "cuda"
-    return {
-        "versions": versions,
-        "git_revision": git_revision(),
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(model.device) if cuda else model.device.type,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-    }
-
-
-def command() -> str | None:
-    """Return the command line that started this process, if it was ours."""
-    return (
-        shlex.join(["ssmax-eval", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("ssmax-eval", "__main__.py") else None
-    )
-
-
-@functools.cache
-def git_revision() -> str | None:
-    """Return the revision of the checkout this package runs from; None for an installed copy."""
-    top = Path(__file__).resolve().parent.parent
-    if not (top / ".git").exists():
-        return None
-    out = subprocess.run(["git", "-C", top, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return out.stdout.strip() or None
-
-
-def peak_memory(model: PreTrainedModel) -> int | None:
-    """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory; None where unknown."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(model.device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

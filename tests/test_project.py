@@ -17,7 +17,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # extras of those who work on the project; ssmax_eval/ imports none of them
 TOOLS = ("test", "browser")
 # declared, though ssmax_eval/ does not import it, and why
-NOT_IMPORTED = {"accelerate": "transformers' Trainer imports it and does not require it"}
+NOT_IMPORTED: dict[str, str] = {}  # what is declared and not imported here, and why
 
 
 def plain(name):

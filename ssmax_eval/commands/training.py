@@ -50,6 +50,8 @@ def train_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
 ) -> None:
     """Train models of a recipe; the same command again goes on where a stopped one was."""
+    quiet_libraries()
+    import_files(imports)  # positions of recipes can come from there
     from ..terminal import print_table
     from ..training.card import write_card
     from ..training.recipes import recipe as find
@@ -62,8 +64,6 @@ def train_command(
     chosen = find(recipe).changed(dict(pairs))
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
-    quiet_libraries()
-    import_files(imports)
     from ..mechanisms.registry import Attention
     from ..training.folder import RANK, read_record
     from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all

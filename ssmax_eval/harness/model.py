@@ -17,12 +17,13 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from ..data.prompts import Prompt
+from ..environment import environment
 from ..errors import UserError
 from ..models.load import load_model, load_tokenizer
 from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
 from ..probes.needle import BATCH_TOKENS, masses_of
-from ..provenance import describe_model, environment
+from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
 from ..readers.memory import Scorer
 from ..readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader

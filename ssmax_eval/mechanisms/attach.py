@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from ..errors import UserError
 from ..position.bias import BIASES, Bias
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
-from .layers import WINDOW_KEYS, attention_modules, layer_indices, layer_of, layers
+from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
-from .registry import Attention
+from .registry import Attention, source_file
 from .scales import Softmax
 from .train_length import train_length_of
 
@@ -106,21 +106,15 @@ def attach(
     detach(model)
     put_on(model, made)
     # a train_length given for one mechanism stays in its spelling: it is not the model's
-    entry = {"attention": str(asked), "train_length": trained_at}
-    model.config.ssmax = entry if bias is None else {**entry, "position": bias}
+    entry: dict[str, Any] = {"attention": str(asked), "train_length": trained_at}
+    entry |= {} if bias is None else {"position": bias}
+    # whoever opens a checkpoint of it has to import the same file
+    files = [source_file(asked.mechanism), None if bias is None else source_file(bias_named(bias))]
+    entry |= {"source": [*dict.fromkeys(filter(None, files))]} if any(files) else {}
+    model.config.ssmax = entry
     vars(model)["attention_before"] = implementations(model)  # for detach
     model.set_attn_implementation(IMPLEMENTATION)
     return attached(model, str(asked), train_length, chosen)
-
-
-def computes_on(module: nn.Module) -> torch.device:
-    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
-    device = next(module.parameters()).device
-    if device.type != "meta":
-        return device
-    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
-    places = [getattr(hook, "execution_device", None) for hook in hooks]
-    return torch.device(next((place for place in places if place is not None), device))
 
 
 def put_on(model: PreTrainedModel, mechanisms: Mapping[str, Mechanism]) -> None:
@@ -171,7 +165,17 @@ def mechanisms_of(model: PreTrainedModel) -> dict[str, Mechanism]:
 
 def learned_of(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:
     """Return what every layer's mechanism learned, {module name: {parameter: values}}, long tables left out."""
-    return {name: mechanism.learned() for name, mechanism in mechanisms_of(model).items()}
+    return {name: learned_by(mechanism) for name, mechanism in mechanisms_of(model).items()}
+
+
+def learned_by(mechanism: Mechanism) -> dict[str, list[float]]:
+    """Return what one mechanism learned, brought back for it where accelerate has offloaded it."""
+    if not any(parameter.is_meta for parameter in mechanism.parameters()):
+        return mechanism.learned()
+    from accelerate.utils import align_module_device
+
+    with align_module_device(mechanism, execution_device=torch.device("cpu")):
+        return mechanism.learned()
 
 
 def bias_named(name: str) -> type[Bias]:

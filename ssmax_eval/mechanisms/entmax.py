@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .mechanism import Layer, Mechanism, per_head, register
+from .mechanism import HIDDEN, Layer, Mechanism, per_head, register
 from .seen import Seen
 
 STEPS = 6  # of Newton once it is near; it gets there by halves
@@ -46,7 +46,5 @@ class Entmax15(Mechanism):
         self.factor = per_head(factor, layer.heads)
 
     def weights(self, scores: Tensor, seen: Seen) -> Tensor:
-        # -inf stays what it is, whatever a factor of 0 or below would make of it
-        scaled = self.factor.float()[:, None, None] * scores.masked_fill(~seen.mask, 0.0)
-        rows = seen.mask.any(-1, keepdim=True)
-        return entmax15(scaled.masked_fill(~seen.mask & rows, -torch.inf))
+        scaled = self.factor.float()[:, None, None] * scores
+        return entmax15(scaled.masked_fill(~seen.mask, HIDDEN))  # also where a factor is below 0

@@ -4,6 +4,7 @@ import inspect
 import math
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -116,3 +117,18 @@ def layer_indices(model: PreTrainedModel) -> dict[str, int]:
 def layer_in(name: str) -> int:
     """Return the first number in a module's name, which is its layer's index; 0 where there is none."""
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
+
+
+def computes_on(module: nn.Module) -> torch.device:
+    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
+    device = next(module.parameters()).device
+    if device.type != "meta":
+        return device
+    hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
+    places = [getattr(hook, "execution_device", None) for hook in hooks]
+    return torch.device(next((place for place in places if place is not None), device))
+
+
+def reads_on(model: PreTrainedModel) -> torch.device:
+    """Return the device that a model wants its token ids on, also where its layers are spread over several."""
+    return computes_on(model.get_input_embeddings())

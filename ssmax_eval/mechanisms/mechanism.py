@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..position.bias import Bias
     from .seen import Seen
 
+HIDDEN = -1e9  # e to that is 0, and its square is still finite
 BLOCK_ENTRIES = 2**24  # numbers of one block of a map; 64 MiB in float32
 
 
@@ -117,7 +118,8 @@ class Mechanism(nn.Module):
     def weights(self, scores: Tensor, seen: "Seen") -> Tensor:
         """Return the weights of some rows, float32 (batch, maps, rows, keys), of scores (batch, heads, rows, keys).
 
-        scores are -inf where a row may not look, and 0 in rows that may look nowhere; the weights there are made 0 afterwards.
+        scores are HIDDEN where a row may not look: far below all others, but finite, so that whatever is learned in here keeps
+        finite gradients. The weights there are made 0 afterwards.
         """
         return scores.softmax(-1)
 
@@ -162,9 +164,7 @@ class Mechanism(nn.Module):
         """Return weighted values, weights, and what the next block of rows is told, of one block of rows."""
         seen.carry = dict(carry)
         scores = self.biased(self.scores(q, k, seen), seen)
-        # rows of padding see nothing: 0 instead of -inf keeps them and their gradients finite
-        nothing = ~seen.mask.any(-1, keepdim=True)
-        weights = self.weights(scores.masked_fill(nothing, 0.0), seen)
+        weights = self.weights(scores.masked_fill(~seen.mask, HIDDEN), seen)
         mask = seen.mask if seen.mask.shape[1] in (1, weights.shape[1]) else seen.mask.any(1, keepdim=True)
         weights = weights.masked_fill(~mask, 0.0)
         batch, maps, rows, keys = weights.shape

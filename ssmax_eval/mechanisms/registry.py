@@ -54,9 +54,9 @@ def installed() -> None:
             ) from error
 
 
-def is_own(mechanism: type[Mechanism]) -> bool:
-    """Tell whether a mechanism is this package's own."""
-    return mechanism.__module__.startswith(f"{__name__.rpartition('.')[0]}.")
+def is_own(each: type[Any]) -> bool:
+    """Tell whether a mechanism, or a position, is this package's own."""
+    return each.__module__.startswith(f"{__name__.partition('.')[0]}.")
 
 
 def import_file(file: str | Path) -> None:
@@ -171,11 +171,11 @@ def options_of(mechanism: type[Mechanism]) -> list[str]:
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "first"]
 
 
-def source_file(mechanism: type[Any]) -> str | None:
-    """Return the name of the file that a mechanism of somebody else's comes from; None for this package's own."""
-    if is_own(mechanism):
+def source_file(each: type[Any]) -> str | None:
+    """Return the name of the file that a mechanism or position of somebody else's comes from; None for this package's own."""
+    if is_own(each):
         return None
-    module = sys.modules.get(mechanism.__module__)
+    module = sys.modules.get(each.__module__)
     file = getattr(module, "__file__", None)
     return Path(file).name if file else None
 

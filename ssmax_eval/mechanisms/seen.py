@@ -19,7 +19,9 @@ class once:
         self.name = compute.__name__
         self.__doc__ = compute.__doc__
 
-    def __get__(self, owner: Any, kind: Any = None) -> Tensor:
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        if owner is None:
+            return self
         value = owner.__dict__[self.name] = self.compute(owner)
         return value
 

@@ -13,7 +13,7 @@ from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, pa
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[list[str]]:
-    """Return a line per model: name, attention mechanism, parameters, training length, needles found, architecture, licence, where, training."""
+    """Return a line per model: name, attention, parameters, training length, needles found, architecture, licence, where, training."""
     bundled = [ModelSource(name, name, BUNDLED / name) for name in bundled_names()]
     lines = [describe(source.label, source, "bundled", card_licence(source)) for source in bundled]
     study = [ModelSource(name, name, path) for name, path in study_models().items()]

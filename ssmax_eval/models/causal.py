@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import UserError
+from ..mechanisms.layers import reads_on
 from .config import first_line
 
 TOKENS = 9
@@ -45,7 +46,7 @@ def short_text(model: PreTrainedModel) -> Tensor:
     config = model.config.get_text_config(decoder=True)
     special = {*special_ids(config.to_dict()), *special_ids(model.config.to_dict())}
     plain = [token for token in range(min(64, config.vocab_size)) if token not in special] or [0]
-    return torch.tensor([[plain[i % len(plain)] for i in range(TOKENS)]], device=model.device)
+    return torch.tensor([[plain[i % len(plain)] for i in range(TOKENS)]], device=reads_on(model))
 
 
 def special_ids(config: dict[str, Any]) -> Iterator[int]:

@@ -201,7 +201,7 @@ def check_weights(source: ModelSource, model: PreTrainedModel, info: dict[str, A
             unexpected[0],
         )
     for name, parameter in model.named_parameters():
-        if ".ssmax." in name and not torch.isfinite(parameter).all():
+        if ".ssmax." in name and not parameter.is_meta and not torch.isfinite(parameter).all():
             raise UserError(f"model {source.reference!r}: {name} is not finite; the checkpoint is broken")
 
 
@@ -244,16 +244,17 @@ def check_mechanism(source: ModelSource) -> None:
     if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
         raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention mechanism")
     name = entry["attention"].partition(":")[0]
-    if (file := entry.get("source")) and name not in mechanisms():
+    files = [str(each) for each in entry.get("source") or []]
+    if files and name not in mechanisms():
         raise UserError(
-            f"model {source.reference!r}: its attention mechanism {name!r} is not this package's own; it comes from {file}: "
-            f"add --import {file}, or import it before"
+            f"model {source.reference!r}: its attention mechanism {name!r} is not this package's own; it comes from {files[0]}: "
+            f"add --import {files[0]}, or in Python ssmax_eval.import_file({files[0]!r})"
         )
     Attention.of(entry["attention"])
     if (bias := entry.get("position")) is not None and bias not in BIASES:
         raise UserError(
             f"model {source.reference!r}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(BIASES)}, "
-            "or add --import FILE.py"
+            f"or add --import {(files or ['FILE.py'])[-1]}"
         )
     length = entry.get("train_length")
     if not (length is None or (isinstance(length, int) and 2 <= length <= LARGEST_LENGTH)):

@@ -15,6 +15,7 @@ from ..data.needles import Needle
 from ..data.prompts import CONTROLS, FAR_OFF, Prompt, assemble
 from ..data.unknown import refuse_unknown
 from ..errors import UserError
+from ..mechanisms.layers import reads_on
 from ..models.shape import position_end
 from ..readers.answers import EXTRA_GENERATED_TOKENS, Score
 from ..readers.memory import Scorer
@@ -191,7 +192,7 @@ class NeedleProbe:
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
-            size = batch_size or max(1, BATCH_TOKENS[model.device.type] // max(1, samples[0].context_length))
+            size = batch_size or max(1, BATCH_TOKENS[reads_on(model).type] // max(1, samples[0].context_length))
             if samples[0].control == "needle-only":
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..mechanisms.interface import recording
+from ..mechanisms.layers import reads_on
 from ..mechanisms.recorder import Recorded, Recorder
 from ..position.rope import rope_switch
 from .head import logits_of, nll_of
@@ -69,7 +70,7 @@ def forced(
     """
     rows = max(prompt.answer_length for prompt in prompts)
     # the last answer token predicts nothing that is asked; lm-eval leaves it out too
-    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=model.device)
+    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=reads_on(model))
     inputs = ids.shape[1]
     refuse_unlike_parts(model, chunk, inputs)
     read = watch.positions if watch else []
@@ -163,7 +164,7 @@ def generate(
 def generate_one(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, chunk: int | None
 ) -> Score:
-    ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=model.device)
+    ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=reads_on(model))
     refuse_unlike_parts(model, chunk, ids.shape[1])
     length = prompt.answer_length + EXTRA_GENERATED_TOKENS
     with finite_logits(model) as finite:

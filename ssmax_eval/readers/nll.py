@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from ..mechanisms.layers import reads_on
 from .head import head_is_apart, head_nll, hidden_states, nll_of
 from .prefill import chunks
 
@@ -18,7 +19,7 @@ def token_nll(model: PreTrainedModel, ids: Tensor, chunk: int | None = None) -> 
     ids (batch, length), sequences without padding. chunk: tokens of context to prefill at a time over a KV cache, for
     lengths whose activations do not fit; None reads them at once. Raises UserError for a model that is not the same in parts.
     """
-    ids = ids.to(model.device)
+    ids = ids.to(reads_on(model))
     inputs = ids.shape[1] - 1
     if chunk is None or chunk >= inputs:
         return part_nll(model, ids[:, :-1], ids[:, 1:], use_cache=False)
@@ -44,8 +45,9 @@ def nll_at(model: PreTrainedModel, decoded: Any, ids: Tensor, positions: Tensor)
 
     ids (batch, length); positions (batch, positions), each at least 1.
     """
-    positions = positions.to(ids.device)
     part = copy.copy(decoded)
-    rows = (positions - 1)[..., None].expand(-1, -1, decoded.last_hidden_state.shape[-1])
-    part.last_hidden_state = decoded.last_hidden_state.gather(1, rows)
+    hidden = decoded.last_hidden_state  # on the device of the last layer
+    rows = (positions - 1)[..., None].expand(-1, -1, hidden.shape[-1]).to(hidden.device)
+    positions = positions.to(ids.device)
+    part.last_hidden_state = hidden.gather(1, rows)
     return head_nll(model, part, ids[:, : positions.shape[1]], ids.gather(1, positions))

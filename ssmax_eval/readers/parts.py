@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
+from ..mechanisms.layers import reads_on
 from ..position.rope import rope_that_turns
 from .head import logits_of, nll_of
 from .nll import token_nll
@@ -38,7 +39,7 @@ def compare_parts(model: PreTrainedModel, part: int, length: int, longest: int) 
     ids = torch.randint(
         len(model.get_input_embeddings().weight), (1, length), generator=torch.Generator().manual_seed(0)
     )
-    ids = ids.to(model.device)
+    ids = ids.to(reads_on(model))
     try:
         pairs = whole_and_parts(model, ids, part)
     except UserError as error:  # a mechanism that reads whole sequences only says so

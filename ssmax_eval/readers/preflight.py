@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.interface import implementations, our_function, recording, restore
+from ..mechanisms.layers import reads_on
 from ..mechanisms.recorder import Recorded, Recorder
 from ..models.causal import refuse_unless_causal
 from ..position.rope import rope_that_turns
@@ -281,7 +282,7 @@ def input_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, longes
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     plain = sorted(set(tokenizer.get_vocab().values()) - special) or [0]
     drawn = torch.randint(len(plain), (1, proof_length(model, longest)), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(plain)[drawn].to(model.device)
+    return torch.tensor(plain)[drawn].to(reads_on(model))
 
 
 def proof_length(model: PreTrainedModel, longest: int) -> int:

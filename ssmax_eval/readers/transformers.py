@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
 from ..errors import UserError
+from ..mechanisms.layers import reads_on
 from .answers import Score, Watch, forced, generate
 from .memory import InMemory, Scorer
 from .nll import token_nll
@@ -58,5 +59,5 @@ class TransformersReader:
     def describe(self) -> dict[str, Any]:
         """Return what a record tells of the reader."""
         placed = getattr(self.model, "hf_device_map", None)
-        devices = {str(place) for place in placed.values()} if placed else {str(self.model.device)}
+        devices = {str(place) for place in placed.values()} if placed else {str(reads_on(self.model))}
         return {"reader": "transformers", "devices": sorted(devices)}

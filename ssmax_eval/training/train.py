@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
+from ..environment import environment
 from ..errors import UserError
 from ..mechanisms.attach import attach, learned_of
 from ..mechanisms.registry import Attention
 from ..models.checkpoint import cast, save_model, with_mechanism
 from ..models.load import load_model, pick_device
 from ..models.sources import resolve
-from ..provenance import environment
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate

@@ -1,0 +1,64 @@
+"""What ran a process: packages, revision, machine, command line, memory."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .mechanisms.layers import reads_on
+
+
+def environment(model: PreTrainedModel) -> dict[str, Any]:
+    packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    cuda = reads_on(model).type == "cuda"
+    return {
+        "versions": versions,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name(reads_on(model)) if cuda else reads_on(model).type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+def command() -> str | None:
+    """Return the command line that started this process, if it was ours."""
+    return (
+        shlex.join(["ssmax-eval", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("ssmax-eval", "__main__.py") else None
+    )
+
+
+@functools.cache
+def git_revision() -> str | None:
+    """Return the revision of the checkout this package runs from; None for an installed copy."""
+    top = Path(__file__).resolve().parent.parent
+    if not (top / ".git").exists():
+        return None
+    out = subprocess.run(["git", "-C", top, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return out.stdout.strip() or None
+
+
+def peak_memory(model: PreTrainedModel) -> int | None:
+    """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory; None where unknown."""
+    if reads_on(model).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(reads_on(model)))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
