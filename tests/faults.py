@@ -7,14 +7,30 @@ import dataclasses
 import math
 import random
 import re
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from faulty import fault, like
+from faulty import Fault, like
 from scipy import stats
 
 from ssmax_eval.errors import UserError
+
+FAULTS: dict[str, Fault] = {}  # by test
+
+
+def fault(test: str, seam: str, swaps: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register what is decorated as the fault that a test sees."""
+
+    def register(wrong: Callable[..., Any]) -> Callable[..., Any]:
+        assert test not in FAULTS, test
+        FAULTS[test] = Fault(test, seam, wrong, swaps)
+        return wrong
+
+    return register
+
 
 # mechanisms
 
@@ -286,12 +302,9 @@ def the_haystack_is_a_token_short(right, self, source, rng, length):
 
 
 @fault("test_trap_14_ids", "data.encoding.Encoder.encode")
-def pieces_are_encoded_without_what_joins_them(right, self, texts):
-    joiner, self.joiner = self.joiner, ""
-    try:
-        return right(self, texts)
-    finally:
-        self.joiner = joiner
+def what_joins_pieces_is_encoded_apart(right, self, texts):
+    (joiner,) = self._ids([self.joiner])
+    return [joiner + ids for ids in self._ids(texts)]
 
 
 WINDOWS = {}
@@ -373,7 +386,7 @@ def position_decides_nothing(right, self):
     return {}
 
 
-@fault("test_trap_15_other_weights", "evaluate.run_id_of")
+@fault("test_trap_15_other_weights", "plans.run_id_of")
 def weights_decide_nothing(right, key):
     return right({name: value for name, value in key.items() if name != "fingerprint"})
 

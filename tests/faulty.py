@@ -55,20 +55,6 @@ class Fault:
                     setattr(module, key, wrong)
 
 
-FAULTS: dict[str, Fault] = {}  # by test
-
-
-def fault(test: str, seam: str, swaps: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register what is decorated as the fault that a test sees."""
-
-    def register(wrong: Callable[..., Any]) -> Callable[..., Any]:
-        assert test not in FAULTS, test
-        FAULTS[test] = Fault(test, seam, wrong, swaps)
-        return wrong
-
-    return register
-
-
 def found(seam: str) -> tuple[Any, str, Any]:
     """Return what holds a seam, its name there, and what stands there; AttributeError where nothing does.
 
@@ -165,6 +151,8 @@ def in_child(test: str, out: Path, faulty: bool) -> int:
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     if faulty:
+        from faults import FAULTS
+
         FAULTS[test].put_in()
     options = ["-q", "-x", "-p", "no:cacheprovider", "--basetemp", str(out.parent / "tmp"), "-k", test]
     code = int(pytest.main([*options, str(file_of(test))]))
@@ -200,5 +188,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.modules["faulty"] = sys.modules["__main__"]  # whose FAULTS the table fills
     serve()
