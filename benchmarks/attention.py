@@ -1,4 +1,4 @@
-"""Time every attention law against transformers' own sdpa and eager, in one process: python benchmarks/attention.py [MODEL] [LENGTH]
+"""Time mechanisms against transformers' own sdpa and eager, in one process: python benchmarks/attention.py [MODEL] [LENGTH] [SETTING...]
 
 Prints the ratio of each forward's seconds to plain sdpa's; sdpa is timed again between the others, against drift.
 """
@@ -9,13 +9,17 @@ import time
 
 import torch
 
-from ssmax_eval import Setting, load_model
+from ssmax_eval import Setting, UserError, load_model
 
-REPEATS = 5
+REPEATS = 7
+SETTINGS = (
+    "softmax", "ssmax", "ssmax-bias", "log-n", "eager", "softmax1", "softmax-sink", "entmax-1.5", "differential",
+    "softmax with alibi", "ssmax with alibi",
+)  # fmt: skip
 
 
 @torch.inference_mode()
-def main(reference: str = "smollm2-135m", length: str = "2048") -> None:
+def main(reference: str = "smollm2-135m", length: str = "2048", *asked: str) -> None:
     model, _ = load_model(reference)
     ids = torch.randint(0, model.config.vocab_size, (1, int(length)), generator=torch.Generator().manual_seed(0)).to(
         model.device
@@ -37,14 +41,18 @@ def main(reference: str = "smollm2-135m", length: str = "2048") -> None:
                 model.set_attn_implementation("eager")
                 ratios.append(forward() / plain)
             else:
-                with Setting.of(setting)(model):
+                name, _, position = setting.partition(" with ")
+                with Setting.of(name, position=position or None)(model):
                     ratios.append(forward() / plain)
         return statistics.median(ratios)
 
     print(f"{reference}, {length} tokens, {model.dtype}, {model.device.type}, {torch.get_num_threads()} threads")
     forward()
-    for setting in ("softmax", "ssmax", "ssmax-bias", "log-n", "eager"):
-        print(f"{setting:12} {against_sdpa(setting):.3f} of sdpa's seconds")
+    for setting in asked or SETTINGS:
+        try:
+            print(f"{setting:20} {against_sdpa(setting):.3f} of sdpa's seconds", flush=True)
+        except UserError as error:  # differential attention needs pairs of key heads
+            print(f"{setting:20} {error}")
 
 
 if __name__ == "__main__":

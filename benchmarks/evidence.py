@@ -1,4 +1,4 @@
-"""Needle accuracy of many trained models as one table: python benchmarks/evidence.py TABLE.csv MODEL... [--laws ...] [...].
+"""Needle accuracy of many trained models as one table: python benchmarks/evidence.py TABLE.csv MODEL... [--attention ...] [...].
 
 A line per model, law, theta factor, haystack and length: prompts, accuracy, first token, nll, and the run's id. Models are
 folders; their names become labels. Runs are kept, so an interrupted table goes on.
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--laws", nargs="*", default=[], help="also swap these in")
+    parser.add_argument("--attention", nargs="*", default=[], help="also swap these in")
     parser.add_argument("--lengths", type=int, nargs="+", required=True)
     parser.add_argument("--trials", type=int, default=40, help="of each of five depths")
     parser.add_argument("--haystacks", nargs="+", default=["text"])
@@ -36,7 +36,7 @@ def main() -> None:
     for haystack in given.haystacks:
         rows = ssmax_eval.needle(
             {Path(model).name: model for model in given.models},
-            attention=[None, *given.laws],
+            attention=[None, *given.attention],
             context_lengths=given.lengths,
             trials=given.trials,
             haystack=haystack,

@@ -250,7 +250,7 @@ def million(work: Work, model: Path) -> None:
 
 
 def benchmarks(work: Work, pair: list[Path]) -> None:
-    """Time the laws, the probes and the training step; each prints ratios taken in its own process."""
+    """Time the mechanisms, the probes and the training step; each prints ratios taken in its own process."""
     length = 512 if work.toy else 16_384
     for name in ("attention", "needle", "attention_mass"):
         work.call(f"benchmark-{name}", f"benchmarks/{name}.py", pair[0], length)

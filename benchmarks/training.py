@@ -1,6 +1,6 @@
-"""Time a training step of recipe gpu's model under each law against softmax, in one process: python benchmarks/training.py [--toy]
+"""Time a training step of recipe gpu's model under each mechanism against softmax, in one process: python benchmarks/training.py [--toy]
 
-Forward, loss, backward and AdamW on random tokens, compiled and in bfloat16 on CUDA, as the trainer does; the laws take turns.
+Forward, loss, backward and AdamW on random tokens, compiled and in bfloat16 on CUDA, as the trainer does; the mechanisms take turns.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from ssmax_eval.training.throughput import flops_per_token, matmul_rate
 from ssmax_eval.training.trainer import weighted_nll
 
 REPEATS = 20
-LAWS = ("softmax", "ssmax", "ssmax-bias")
+MECHANISMS = ("softmax", "ssmax", "ssmax-bias")
 
 
 class Vocabulary:
@@ -45,10 +45,10 @@ def main(toy: bool) -> None:
     kinds = torch.randint(0, 4, ids.shape, generator=generator).to(where)
     weights = torch.tensor([1.0, 1.0, 0.1, 3.0], device=where)
     steps: dict[str, Any] = {}
-    for law in LAWS:
+    for mechanism in MECHANISMS:
         tokenizer: Any = Vocabulary(shape.vocabulary)
         model = build(shape, tokenizer, 0).to(where)
-        attach(model, law)
+        attach(model, mechanism)
         flops = flops_per_token(model, shape.train_length)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         run, score = (torch.compile(model), torch.compile(weighted_nll)) if cuda else (model, weighted_nll)
@@ -66,20 +66,20 @@ def main(toy: bool) -> None:
 
         for _ in range(3):
             step()
-        steps[law] = step
-    seconds: dict[str, list[float]] = {law: [] for law in LAWS}
+        steps[mechanism] = step
+    seconds: dict[str, list[float]] = {mechanism: [] for mechanism in MECHANISMS}
     for _ in range(3 if toy else REPEATS):
-        for law, step in steps.items():
-            seconds[law].append(step())
+        for mechanism, step in steps.items():
+            seconds[mechanism].append(step())
     rate = matmul_rate(where, torch.bfloat16)
     print(
         f"recipe gpu, {ids.numel():,} tokens a step of {shape.train_length}, {where.type}, bf16 matmul {rate / 1e12:.1f} TFLOP/s"
     )
-    for law in LAWS:
-        ratio = statistics.median(s / plain for s, plain in zip(seconds[law], seconds["softmax"], strict=True))
-        speed = ids.numel() / statistics.median(seconds[law])
+    for mechanism in MECHANISMS:
+        ratio = statistics.median(s / plain for s, plain in zip(seconds[mechanism], seconds["softmax"], strict=True))
+        speed = ids.numel() / statistics.median(seconds[mechanism])
         print(
-            f"{law:12} {ratio:.3f} of softmax's seconds, {speed:,.0f} tokens/s, {speed * flops / rate:.2f} of the matmul rate"
+            f"{mechanism:12} {ratio:.3f} of softmax's seconds, {speed:,.0f} tokens/s, {speed * flops / rate:.2f} of the matmul rate"
         )
 
 

@@ -12,7 +12,7 @@ from .mechanisms.attach import Attached, attach, attached, bias_named, detach, l
 from .mechanisms.interface import IMPLEMENTATION, implementations, native_mechanism, our_function, restore
 from .mechanisms.layers import attention_modules, layer_of
 from .mechanisms.mechanism import Mechanism
-from .mechanisms.registry import Attention
+from .mechanisms.registry import Attention, installed
 from .mechanisms.scales import Softmax
 from .mechanisms.train_length import train_length_of
 from .position.position import Position
@@ -46,6 +46,8 @@ class Setting:
         own. rope_scaling: `TYPE:FACTOR`. position: `nope` or a bias (`alibi`) in RoPE's place. Raises UserError.
         """
         asked = None if attention is None else Attention.of(attention)
+        if position is not None:
+            installed()  # packages can bring positions too
         return cls(asked, Position(RopeSetting(rope_theta_factor, rope_theta, rope_scaling), position))
 
     def __str__(self) -> str:

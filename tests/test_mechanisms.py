@@ -315,7 +315,7 @@ def test_first_values_are_the_same_for_a_seed_and_others_for_another():
 
 @pytest.fixture
 def registry():
-    before = dict(MECHANISMS)
+    before = dict(mechanisms())
     yield
     MECHANISMS.clear()
     MECHANISMS.update(before)

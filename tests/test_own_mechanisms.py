@@ -13,8 +13,8 @@ from test_readme import TINY
 
 from ssmax_eval import UserError, load_model
 from ssmax_eval.mechanisms.mechanism import MECHANISMS
-from ssmax_eval.mechanisms.registry import import_file, installed
-from ssmax_eval.position.bias import BIASES
+from ssmax_eval.mechanisms.registry import import_file, installed, mechanisms
+from ssmax_eval.position.bias import BIASES, biases
 
 FILE = '''
 import torch
@@ -48,7 +48,7 @@ GRID = ("--context-lengths", "96", "--depth-percents", "50", "--trials", "1", "-
 @pytest.fixture
 def own(tmp_path):
     """A file with a mechanism and a position, not imported yet; whatever is registered goes again."""
-    before = dict(MECHANISMS), dict(BIASES)
+    before = dict(mechanisms()), dict(biases())  # all of the package's own
     path = tmp_path / "own.py"
     path.write_text(FILE)
     yield path

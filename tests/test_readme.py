@@ -12,7 +12,7 @@ from typer.main import get_command
 
 import ssmax_eval
 from ssmax_eval.cli import app, main
-from ssmax_eval.mechanisms.registry import MECHANISMS
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.training.recipes import RECIPES
 from ssmax_eval.training.train import SHAPE
 
@@ -106,7 +106,7 @@ def test_a_page_from_top_to_bottom(page, checkpoint, here, capsys):
     """Commands that build on each other, one after the other; then the page's Python, with what they made."""
     for line in filter(builds, lines(page)):
         main_ok(capsys, prepared(line, checkpoint))
-    mechanisms, recipes = dict(MECHANISMS), dict(RECIPES)
+    every, recipes = dict(mechanisms()), dict(RECIPES)
     names = {"model": build("Llama"), "ids": tokens()}
     with torch.no_grad():
         plain = names["model"](names["ids"]).logits
@@ -133,7 +133,7 @@ def test_a_page_from_top_to_bottom(page, checkpoint, here, capsys):
             assert "narrow" in RECIPES
             assert (names["folder"] / "model.safetensors").is_file()
     finally:
-        for table, before in ((MECHANISMS, mechanisms), (RECIPES, recipes)):
+        for table, before in ((MECHANISMS, every), (RECIPES, recipes)):
             table.clear()
             table.update(before)
 

@@ -15,6 +15,7 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import LONG_SENTENCE, assemble
 from ssmax_eval.data.sentences import split_sentences
 from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.readers.transformers import TransformersReader
 
 # made-up texts: words, what stands between two, what ends a sentence, and how many words one has
 SCRIPTS = {
@@ -90,7 +91,7 @@ def test_a_depth_that_is_off_is_said_once(tmp_path, tokenizer, caplog):
     )
     probe = NeedleProbe((96,), (0, 40, 100), 2, haystack=str(tmp_path / "few.txt"))
     logging.getLogger("ssmax_eval").propagate = True
-    rows = [row for batch in probe(build("Llama", vocab_size=1024), tokenizer) for row in batch]
+    rows = [row for batch in probe(TransformersReader(build("Llama", vocab_size=1024), tokenizer)) for row in batch]
     off = [row for row in rows if abs(row["realised_depth_percent"] - row["depth_percent"]) > 5]
     said = [record.getMessage() for record in caplog.records if "points from the depth asked" in record.getMessage()]
     assert len(off) == 2

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..position.bias import BIASES, Bias
+from ..position.bias import Bias, biases
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
@@ -180,6 +180,7 @@ def learned_by(mechanism: Mechanism) -> dict[str, list[float]]:
 
 def bias_named(name: str) -> type[Bias]:
     """Return a position bias by its name. Raises UserError for an unknown one."""
-    if name not in BIASES:
-        raise UserError(f"position {name!r}: allowed are {', '.join(BIASES)}; one of your own needs --import FILE.py")
-    return BIASES[name]
+    known = biases()
+    if name not in known:
+        raise UserError(f"position {name!r}: allowed are {', '.join(known)}; one of your own needs --import FILE.py")
+    return known[name]

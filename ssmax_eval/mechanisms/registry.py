@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..position.bias import BIASES
 from .mechanism import MECHANISMS, Layer, Mechanism
 
 GROUP = "ssmax_eval.mechanisms"
@@ -60,16 +61,18 @@ def is_own(each: type[Any]) -> bool:
 
 
 def import_file(file: str | Path) -> None:
-    """Run a Python file that registers mechanisms or positions, once. Raises UserError if it cannot be run or registers nothing."""
+    """Run a Python file that registers mechanisms or positions, once as long as it is not edited.
+
+    Raises UserError if it cannot be run or registers nothing.
+    """
     path = Path(file)
     if not path.is_file():
         raise UserError(f"import {str(file)!r}: there is no such file; give a Python file that registers a mechanism")
     path = path.resolve()
-    name = f"ssmax_eval_imported_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    told = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:8]
+    name = f"ssmax_eval_imported_{told}_{path.stem}"
     if name in sys.modules:
         return
-    from ..position.bias import BIASES
-
     before = {**MECHANISMS}, {**BIASES}
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -56,12 +56,14 @@ class Softmax(QueryScale):
 
 @register
 class SSMax(QueryScale):
-    """C = s ln n, s learned per head (arXiv 2501.19399, configuration b).
+    """C = s ln n, s learned per head.
 
     s starts at 1 / mean(ln n) over the training length unless given: the same mean scale as softmax.
     """
 
     name = "ssmax"
+    reference = "arXiv 2501.19399, configuration b"
+    choices = "s = 1 / mean(ln n) at first, for which the paper says nothing"
 
     def __init__(self, layer: Layer, *, s: float | None = None) -> None:
         super().__init__(layer)
@@ -73,9 +75,10 @@ class SSMax(QueryScale):
 
 @register
 class SSMaxFixed(QueryScale):
-    """C = s ln n with s = 1, or another number that is not learned (arXiv 2501.19399, configuration c)."""
+    """C = s ln n with s = 1, or another number that is not learned."""
 
     name = "ssmax-fixed"
+    reference = "arXiv 2501.19399, configuration c"
 
     def __init__(self, layer: Layer, *, s: float = 1.0) -> None:
         super().__init__(layer)
@@ -87,9 +90,10 @@ class SSMaxFixed(QueryScale):
 
 @register
 class SSMaxBias(SSMax):
-    """C = s ln n + b, s and b learned per head (arXiv 2501.19399, configuration d)."""
+    """C = s ln n + b, s and b learned per head."""
 
     name = "ssmax-bias"
+    reference = "arXiv 2501.19399, configuration d"
 
     def __init__(self, layer: Layer, *, s: float | None = None, b: float = 0.0) -> None:
         super().__init__(layer, s=s)
@@ -104,6 +108,8 @@ class ConstantN(SSMax):
     """C = s ln L for every row: the control that is sharper but does not adapt to n."""
 
     name = "constant-n"
+    reference = ""
+    choices = "a control of ours; s as SSMax's"
 
     def forward(self, n: Tensor) -> Tensor:
         return super().forward(torch.full_like(n, self.layer.train_length))
@@ -111,9 +117,10 @@ class ConstantN(SSMax):
 
 @register
 class LogN(QueryScale):
-    """C = max(1, ln n / ln L): log-n scaling clipped at the training length (Su's ReRoPE; Qwen's use_logn_attn)."""
+    """C = max(1, ln n / ln L): log-n scaling clipped at the training length."""
 
     name = "log-n"
+    reference = "Su, ReRoPE; Qwen's use_logn_attn"
 
     def forward(self, n: Tensor) -> Tensor:
         return (n.log() / math.log(self.layer.train_length)).clamp(min=1)
@@ -121,9 +128,10 @@ class LogN(QueryScale):
 
 @register
 class Llama4(QueryScale):
-    """C = 1 + beta ln(1 + floor(n / floor_scale)): Llama 4's temperature (transformers llama4, there on NoPE layers)."""
+    """C = 1 + beta ln(1 + floor(n / floor_scale)): Llama 4's temperature."""
 
     name = "llama4"
+    reference = "transformers llama4, there on NoPE layers"
 
     def __init__(self, layer: Layer, *, beta: float = 0.1, floor_scale: float = 8192.0) -> None:
         super().__init__(layer)
@@ -135,9 +143,10 @@ class Llama4(QueryScale):
 
 @register
 class Ministral3(QueryScale):
-    """C = 1 + beta ln(1 + floor(p / L)), p = n - 1 the row's position (transformers ministral3)."""
+    """C = 1 + beta ln(1 + floor(p / L)), p = n - 1 the row's position."""
 
     name = "ministral3"
+    reference = "transformers ministral3"
 
     def __init__(self, layer: Layer, *, beta: float = 0.1) -> None:
         super().__init__(layer)
@@ -149,9 +158,10 @@ class Ministral3(QueryScale):
 
 @register
 class Yarn(QueryScale):
-    """C = (0.1 ln f + 1)^2 for every row, f the extension factor: YaRN's attention factor on the logits (2309.00071)."""
+    """C = (0.1 ln f + 1)^2 for every row, f the extension factor: YaRN's attention factor on the logits."""
 
     name = "yarn-factor"
+    reference = "YaRN, arXiv 2309.00071"
 
     def __init__(self, layer: Layer, *, factor: float = 4.0) -> None:
         super().__init__(layer)
@@ -163,9 +173,10 @@ class Yarn(QueryScale):
 
 @register
 class Grok(QueryScale):
-    """C = log2 p / log2 L beyond the training length, else 1, p = n - 1 the row's position (sglang's Grok kernels)."""
+    """C = log2 p / log2 L beyond the training length, else 1, p = n - 1 the row's position."""
 
     name = "grok"
+    reference = "sglang's Grok kernels"
 
     def forward(self, n: Tensor) -> Tensor:
         p = n - 1
@@ -175,9 +186,13 @@ class Grok(QueryScale):
 
 @register
 class SqrtLogN(QueryScale):
-    """C = sqrt(2 ln n): the extreme-value scale, the expected maximum of n standard normals (2601.12145)."""
+    """C = sqrt(2 ln n): the extreme-value scale, the expected maximum of n standard normals.
+
+    arXiv 2601.12145 subtracts sqrt(2 ln n / d) as a threshold; scales that grow as (ln n)^(1/2) are discussed in 2605.12697.
+    """
 
     name = "sqrt-log-n"
+    choices = "a query scale of ours"
 
     def forward(self, n: Tensor) -> Tensor:
         return (2 * n.log()).sqrt()
@@ -185,13 +200,15 @@ class SqrtLogN(QueryScale):
 
 @register
 class LearnedP(QueryScale):
-    """C = s p_n + b, with one learned table p over n shared by all layers and heads (arXiv 2501.19399, equation 3).
+    """C = s p_n + b, with one learned table p over n shared by all layers and heads.
 
     p starts at 1, s at 1 and b at 0, which is softmax. Beyond the table, n > L, the paper says nothing; here p_n
     continues as a1 ln n + a2 fitted to the table by least squares, the form that the paper finds it to have.
     """
 
     name = "learned-p"
+    reference = "arXiv 2501.19399, equation 3"
+    choices = "beyond the table: a1 ln n + a2 fitted to it; p 1, s 1, b 0 at first"
 
     def __init__(self, layer: Layer, *, first: "LearnedP | None" = None) -> None:
         super().__init__(layer)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from ..errors import UserError
 from ..mechanisms.attach import attach
 from ..mechanisms.registry import LARGEST_LENGTH, Attention, mechanisms
-from ..position.bias import BIASES
+from ..position.bias import biases
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
@@ -251,9 +251,9 @@ def check_mechanism(source: ModelSource) -> None:
             f"add --import {files[0]}, or in Python ssmax_eval.import_file({files[0]!r})"
         )
     Attention.of(entry["attention"])
-    if (bias := entry.get("position")) is not None and bias not in BIASES:
+    if (bias := entry.get("position")) is not None and bias not in biases():
         raise UserError(
-            f"model {source.reference!r}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(BIASES)}, "
+            f"model {source.reference!r}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(biases())}, "
             f"or add --import {(files or ['FILE.py'])[-1]}"
         )
     length = entry.get("train_length")

@@ -13,6 +13,10 @@ Adding one is one class:
             return -distance
 """
 
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import torch
@@ -38,7 +42,7 @@ class Bias(nn.Module):
         raise NotImplementedError
 
 
-BIASES: dict[str, type[Bias]] = {}
+BIASES: dict[str, type[Bias]] = {}  # all of them only once biases() ran
 SomeBias = TypeVar("SomeBias", bound=type[Bias])
 
 
@@ -51,6 +55,20 @@ def register_bias(bias: SomeBias) -> SomeBias:
     bias.summary = (bias.__doc__ or "").strip().partition("\n")[0]
     BIASES[name] = bias
     return bias
+
+
+def biases() -> dict[str, type[Bias]]:
+    """Return every bias by name: those of the files beside this one, and those that others registered."""
+    beside()
+    return BIASES
+
+
+@cache
+def beside() -> None:
+    """Import every file beside this one: a new bias is one."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 @register_bias

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import UserError
-from .bias import BIASES
+from .bias import biases
 from .rope import RopeSetting
 
 NOTHING = "nope"  # no position at all
@@ -24,9 +24,10 @@ class Position:
     def __post_init__(self) -> None:
         if self.instead is None:
             return
-        if self.instead not in (NOTHING, *BIASES):
+        known = (NOTHING, *biases())
+        if self.instead not in known:
             raise UserError(
-                f"position {self.instead!r}: allowed are {', '.join((NOTHING, *BIASES))}; one of your own needs --import FILE.py"
+                f"position {self.instead!r}: allowed are {', '.join(known)}; one of your own needs --import FILE.py"
             )
         if self.rope.changes:
             raise UserError(f"position {self.instead} and rope {self.rope} are both given: give one of them")

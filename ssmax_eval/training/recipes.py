@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..errors import UserError
-from ..position.bias import BIASES
+from ..position.bias import biases
 
 POSITIONS = ("rope", "p-rope", "nope")  # and the biases of position/bias.py
 LEAST = {
@@ -73,7 +73,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         allowed = {
-            "position": (*POSITIONS, *BIASES),
+            "position": (*POSITIONS, *biases()),
             "schedule": ("cosine", "constant"),
             "task": ("single", "recall"),
         }
