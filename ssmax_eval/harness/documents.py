@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..data.documents import Documents
+from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
 from ..data.needles import Needle
 from ..data.prompts import Prompt
@@ -77,7 +77,7 @@ def loss_documents(**given: Any) -> Built:
     docs = []
     for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
         for length in lengths:
-            ids = whole.ids[: whole.prefix] + whole.ids[len(whole.ids) - length + whole.prefix :]
+            ids = ending(whole, length)
             prompt = Prompt(ids, window, "", "", "", None, None, None, None, None, len(ids) - window, None, 0)
             text = decoded(tokenizer, ids[whole.prefix : -window]), decoded(tokenizer, ids[-window:])
             docs.append(
@@ -88,6 +88,11 @@ def loss_documents(**given: Any) -> Built:
     parameters = {"context_lengths": lengths, "documents": count, "window": window, "text": source.name}
     parameters |= {"text_sha256": source.sha256, "seed": seed} | ({} if limit is None else {"limit_tokens": limit})
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**parameters, **about(given)}}
+
+
+def ending(whole: Window, length: int) -> list[int]:
+    """Return a document's last tokens, what the tokenizer puts in front of every text before them: `length` ids in all."""
+    return whole.ids[: whole.prefix] + whole.ids[len(whole.ids) - length + whole.prefix :]
 
 
 def interleaved(probe: NeedleProbe) -> list[Sample]:

@@ -72,12 +72,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
         finally:
             LOADING.reset(token)
         join(model, ties)
-        # transformers warns and runs on, with whatever the memory held as s
-        if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
-            raise UserError(
-                f"model {str(folder)!r}: its config names attention {model.config.ssmax['attention']}, which does not fit the "
-                f"ssmax tensors of its weights ({len(misfits)} too many or missing, {misfits[0]} first); it would compute something else"
-            )
+        refuse_misfits(folder, model, info)
         return (model, info) if wants_info else model
 
     def tie_weights(self: PreTrainedModel, missing_keys: set[str] | None = None, **options: Any) -> None:
@@ -143,6 +138,15 @@ def __getattr__(name: str) -> type:
             if each.__qualname__ == name:
                 return each
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def refuse_misfits(folder: Any, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Raise UserError for a mechanism's tensors too many or missing: transformers runs on, with whatever the memory held as s."""
+    if misfits := sorted(key for key in (*info["missing_keys"], *info["unexpected_keys"]) if ".ssmax." in key):
+        raise UserError(
+            f"model {str(folder)!r}: its config names attention {model.config.ssmax['attention']}, which does not fit the "
+            f"ssmax tensors of its weights ({len(misfits)} too many or missing, {misfits[0]} first); it would compute something else"
+        )
 
 
 def dropping(implementation: Any) -> UserError:

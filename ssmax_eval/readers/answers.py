@@ -76,8 +76,7 @@ def forced(
     read = watch.positions if watch else []
     start, cache = 0, None
     if chunk is not None and chunk < inputs:
-        # the last part holds every row that is looked at
-        start = min([inputs - rows, *(positions[0] - 1 for positions in read if positions)])
+        start = last_part(inputs - rows, read)
         cache = prefill(model, ids, start, chunk, keep_all=watch is not None) if start else None
     recorder = Recorder(watch.rows - start, watch.reduce) if watch else None
     options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
@@ -98,6 +97,11 @@ def forced(
         watch.kept = recorder.kept
         watch.nll = mean_nll(model, decoded, ids[:, start:], [[at - start for at in each] for each in read])
     return scores
+
+
+def last_part(row: int, positions: list[list[int]]) -> int:
+    """Return where the last part of prompts begins, which holds every row that is looked at: `row`, and those before positions."""
+    return min([row, *(each[0] - 1 for each in positions if each)])
 
 
 def mean_nll(model: PreTrainedModel, decoded: Any, ids: torch.Tensor, positions: list[list[int]]) -> list[float | None]:

@@ -178,9 +178,7 @@ def paired_interval(both: float, only: float, only_baseline: float, neither: flo
     right = np.array([both + only, both + only_baseline], dtype=float)
     share = right / n
     low, high = wilson(pd.Series(right), pd.Series([n, n]))
-    product = math.prod([right[0], n - right[0], right[1], n - right[1]])
-    excess = both * neither - only * only_baseline
-    phi = 0.0 if product == 0 else (max(excess - n / 2, 0) if excess > 0 else excess) / math.sqrt(product)
+    phi = correlation(both, only, only_baseline, neither)
     difference = share[0] - share[1]
 
     def off(first: float, second: float) -> float:
@@ -189,6 +187,14 @@ def paired_interval(both: float, only: float, only_baseline: float, neither: flo
     under = off(share[0] - low[0], high[1] - share[1])
     over = off(high[0] - share[0], share[1] - low[1])
     return float(difference - under), float(difference + over)
+
+
+def correlation(both: float, only: float, only_baseline: float, neither: float) -> float:
+    """Return phi of two paired proportions, with Newcombe's correction for continuity where it is positive."""
+    n, right, right_baseline = both + only + only_baseline + neither, both + only, both + only_baseline
+    product = math.prod([right, n - right, right_baseline, n - right_baseline])
+    excess = both * neither - only * only_baseline
+    return 0.0 if product == 0 else (max(excess - n / 2, 0) if excess > 0 else excess) / math.sqrt(product)
 
 
 def mcnemar(only: int, only_baseline: int) -> float:
