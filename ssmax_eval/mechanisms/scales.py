@@ -25,7 +25,6 @@ from ..errors import UserError
 from .mechanism import Layer, Mechanism, per_head, positive, register
 from .seen import Seen
 
-
 AT_ONCE = 2**18  # numbers of a query that are scaled together
 
 
