@@ -1,5 +1,6 @@
 """A setting: a mechanism and a position, parsed once, spelled one way, put on a model for a block and taken off again."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -77,6 +78,12 @@ class Setting:
             with own_function(model, carried):
                 yield attached(model, native_mechanism(model), train_length_of(model.config), carried)
             return
+        if self.attention is not None and not self.attention.mechanism.swap:
+            logging.getLogger(__name__).warning(
+                "ssmax-eval: note: attention %s: it is made to be trained from scratch (ssmax-eval train); swapped in, it starts "
+                "from first values that these weights have never seen",
+                self.attention,
+            )
         before, first = implementations(model), vars(model).get("attention_before")
         entry = getattr(model.config, "ssmax", None)
         biases = {name: mechanism.bias for name, mechanism in carried.items()}

@@ -16,13 +16,21 @@ MARKS = {"right": "o", "first token": "^", "wrong": "x"}
 RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a head counts as one that retrieves
 
 
+def span_of_masses(ax: Axes) -> tuple[float, float]:
+    """Return the limits of an axis of masses: 0 to 1, wider where weights do not sum to 1 or are negative."""
+    low, high = ax.dataLim.intervaly
+    return min(0.0, low if abs(low) < float("inf") else 0.0) - 0.02, max(
+        1.0, high if abs(high) < float("inf") else 1.0
+    ) + 0.02
+
+
 def sorted_heads(ax: Axes, scores: pd.DataFrame, length: int) -> Axes:
     """Draw the heads' mean mass on the answer at one length, from the highest down (the paper's Figure 7)."""
     for name, colour in colours([*dict.fromkeys(scores["series"])]).items():
         part = scores[(scores["series"] == name) & (scores["context_length"] == length)]
         best = part["mass_answer"].sort_values(ascending=False).head(SHOWN_HEADS).to_numpy()
         ax.plot(range(1, len(best) + 1), best, color=colour, marker=".", lw=1.2, label=plain(name), gid=key_of(name))
-    ax.set(ylim=(-0.02, 1.02), xlabel="heads, sorted", ylabel="mass on the answer", title=f"{length:,} tokens")
+    ax.set(ylim=span_of_masses(ax), xlabel="heads, sorted", ylabel="mass on the answer", title=f"{length:,} tokens")
     sns.despine(ax=ax)
     return ax
 
@@ -43,7 +51,9 @@ def sorted_trials(ax: Axes, top: pd.DataFrame, length: int) -> Axes:
                 linewidths=0.9,
                 gid=key_of(name),
             )
-    ax.set(ylim=(-0.02, 1.02), xlabel="prompts, sorted", ylabel="highest mass of a head", title=f"{length:,} tokens")
+    ax.set(
+        ylim=span_of_masses(ax), xlabel="prompts, sorted", ylabel="highest mass of a head", title=f"{length:,} tokens"
+    )
     sns.despine(ax=ax)
     return ax
 
@@ -68,7 +78,7 @@ def mass_by_length(
         )  # fmt: skip
         belongs([artist for artist in ax.get_children() if artist not in before], name)
     tokens_axis(ax, train_lengths or {}, "context length")
-    ax.set(ylim=(-0.02, 1.02), ylabel="highest mass of a head")
+    ax.set(ylim=span_of_masses(ax), ylabel="highest mass of a head")
     return ax
 
 
