@@ -271,13 +271,13 @@ def parts_are_always_like_the_whole(right, *arguments):
     return True
 
 
-@fault("test_what_our_function_cannot", "readers.preflight.softmax_of_both")
+@fault("test_what_our_function_cannot", "readers.attention_proof.softmax_of_both")
 def our_function_is_not_compared(right, *arguments):
     own, _ = right(*arguments)
     return own, own
 
 
-@fault("test_a_model_that_sees", "readers.preflight.refuse_unless_causal")
+@fault("test_a_model_that_sees", "models.causal.refuse_unless_causal")
 def rows_may_see_what_comes(right, *arguments):
     return None
 

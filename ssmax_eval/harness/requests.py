@@ -21,7 +21,7 @@ from ..data.encoding import Encoder
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..position.rope import rotary_modules
-from ..probes.needle import check_tokenizer
+from ..probes.checks import check_tokenizer
 
 EXACT, MASS = "exact_loglikelihood", "attention_mass"
 log = logging.getLogger("lm_eval.ssmax_eval")  # below lm-eval's own, so that it is shown as its messages are

@@ -15,8 +15,8 @@ from ..readers.parts import refuse_unlike_parts, smaller_chunk
 from ..readers.prefill import is_out_of_memory
 from ..readers.transformers import NLL, TransformersReader
 from .budget import within
+from .checks import check_tokenizer, require
 from .defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
-from .needle import check_tokenizer, require
 
 Row = dict[str, Any]
 FORMAT = 2  # of documents and sums: raise it when the same parameters come to mean other rows

@@ -10,10 +10,13 @@ from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import reads_on
 from ..position.rope import rope_that_turns
+from .attention_proof import ROWS
 from .head import logits_of, nll_of
 from .nll import token_nll
 from .prefill import prefill
-from .preflight import FOUND, ROWS, close, difference, lowered, proof_length
+from .preflight import FOUND
+from .thresholds import lowered, proof_length
+from .tolerance import close, difference
 
 LEAST_CHUNK = 256  # tokens; where memory still runs out, there is no score
 MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memory ran out; 3 bytes each in bfloat16
