@@ -56,6 +56,7 @@ SMALLER = {
     "[512, 1024], trials=10": "[96, 128], trials=1",
     "context_lengths=[512, 1024]": "context_lengths=[96, 128], trials=1",
     "context_length=4096, documents=8": "context_length=384, documents=2",
+    "context_lengths: tuple[int, ...] = (256, 1024)": "context_lengths: tuple[int, ...] = (64, 128)",
     "seed=3, steps=300": f"seed=3, {FIELDS}",
     'out="models/narrow-ssmax", seed=0': f'out="models/narrow-ssmax", seed=0, {FIELDS}',
 }
@@ -131,6 +132,8 @@ def test_a_page_from_top_to_bottom(page, checkpoint, here, capsys):
             assert names["model"].config.ssmax["attention"] == "ssmax"
         if page == "CONTRIBUTING.md":
             assert "narrow" in RECIPES
+            assert "sigmoid-example" in MECHANISMS
+            assert [row["copy_nll"] > 0 for row in names["run"].rows()] == [True, True]
             assert (names["folder"] / "model.safetensors").is_file()
     finally:
         for table, before in ((MECHANISMS, every), (RECIPES, recipes)):
