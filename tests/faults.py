@@ -46,7 +46,7 @@ def n_starts_anew_in_each_forward(right, seen):
     return (seen.index + 1).float()[:, None]
 
 
-def unless_it_says(words, then=None):
+def unless_it_says(words):
     """Return a fault that lets pass what a refusal would have named with these words."""
 
     def lets_it_pass(right, *arguments, **options):
@@ -55,7 +55,7 @@ def unless_it_says(words, then=None):
         except UserError as error:
             if words not in str(error):
                 raise
-            return then
+            return None
 
     return lets_it_pass
 

@@ -12,6 +12,7 @@ import pytest
 from tiny import build
 
 import ssmax_eval
+from ssmax_eval.cli import main
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
 from ssmax_eval.evaluate import run_probe
@@ -86,29 +87,19 @@ def test_an_interrupted_run_ends_with_the_same_rows(checkpoint, tmp_path, cut):
 
 
 def test_kill_at_a_random_moment_and_run_again(checkpoint, tmp_path):
-    arguments = [
-        sys.executable,
-        "-m",
-        "ssmax_eval",
-        "needle",
-        "--model",
-        str(checkpoint),
-        "--context-lengths",
-        "128,256",
-    ]
-    arguments += [
-        "--depth-percents",
-        "0,25,50,75,100",
-        "--trials",
-        "8",
-        "--batch-size",
-        "1",
-        "--no-report",
-        "--output-path",
-    ]
-    subprocess.run([*arguments, str(tmp_path / "whole")], check=True, capture_output=True)
+    words = ["needle", "--model", str(checkpoint), "--context-lengths", "128,256", "--depth-percents", "0,25,50,75,100"]
+    words += ["--trials", "8", "--batch-size", "1", "--no-report", "--output-path"]
+
+    def run_here(folder):  # to be killed, a process of its own is needed; to run, it would be seconds of imports
+        with pytest.raises(SystemExit) as stop:
+            main([*words, str(tmp_path / folder)])
+        assert stop.value.code == 0
+
+    run_here("whole")
     process = subprocess.Popen(
-        [*arguments, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "ssmax_eval", *words, str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     rows = None
     while process.poll() is None and not (rows and rows[0].stat().st_size > 0):
@@ -117,7 +108,7 @@ def test_kill_at_a_random_moment_and_run_again(checkpoint, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not list((tmp_path / "killed").rglob("run.json"))
-    subprocess.run([*arguments, str(tmp_path / "killed")], check=True, capture_output=True)
+    run_here("killed")
     one, two = (next((tmp_path / name).rglob("rows.jsonl")).read_bytes() for name in ("whole", "killed"))
     assert one == two
 
