@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from .api import attention, loss, needle, train
     from .errors import UserError
     from .mechanisms.attach import attach, detach
-    from .mechanisms.mechanism import Layer, Mechanism, register
-    from .mechanisms.registry import import_file
+    from .mechanisms.files import import_file
+    from .mechanisms.mechanism import Layer, Mechanism
+    from .mechanisms.registry import register
     from .mechanisms.scales import QueryScale
     from .models.checkpoint import save_model
     from .models.load import load_model
@@ -28,12 +29,12 @@ _HOMES = {
     "attach": "mechanisms.attach",
     "attention": "api",
     "detach": "mechanisms.attach",
-    "import_file": "mechanisms.registry",
+    "import_file": "mechanisms.files",
     "load_model": "models.load",
     "load_results": "runs",
     "loss": "api",
     "needle": "api",
-    "register": "mechanisms.mechanism",
+    "register": "mechanisms.registry",
     "register_bias": "position.bias",
     "report": "report",
     "retrofit": "models.retrofit",

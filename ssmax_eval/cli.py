@@ -92,7 +92,7 @@ def list_mechanisms(
     """Attention mechanisms for --attention: formula, options, what they learn, whether they can be swapped in, where they are from."""
     quiet_libraries()
     import_files(imports)
-    from .mechanisms.registry import told
+    from .mechanisms.spelling import told
     from .terminal import print_table
 
     found = told()

@@ -16,7 +16,7 @@ from .environment import command, environment, peak_memory
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions, Subject
-from .plans import AS_TRAINED, PlannedRun, Probe, planned_runs
+from .plans import AS_TRAINED, PlannedRun, Probe, kinds_of, planned_runs
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
 from .results import Run
@@ -54,10 +54,7 @@ def run_probes(
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         own = list(group)
         fresh = replace(options, fresh=True)
-        how = {
-            id(plan): options if each.resumable and is_told(plan.setting.attention or each.mechanism) else fresh
-            for plan in own
-        }
+        how = {id(plan): options if each.resumable and is_told(kinds_of(each, plan.setting)) else fresh for plan in own}
         missing = [plan for plan in own if how[id(plan)].fresh or not plan.run.is_scored]
         if missing:
             model, tokenizer = each.load(options)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .models.load import pick_device
-from .models.mechanism_code import mechanism_source
+from .models.mechanism_code import code_source
 from .models.subjects import Loaded, RunOptions, Subject, subjects
+from .position.bias import biases
 from .readers.transformers import TransformersReader
 from .results import Run, run_id_of
 from .setting import Setting
@@ -73,6 +74,19 @@ def as_it_is(each: Subject, setting: Setting) -> Setting:
     return replace(setting, attention=None) if swaps_nothing else setting
 
 
+def kinds_of(each: Subject, setting: Setting) -> tuple[type[Any] | None, type[Any] | None]:
+    """Return the mechanism and the bias that a setting puts on a model, or that it carries."""
+    asked = setting.attention or each.mechanism
+    bias = each.bias if setting.position.instead is None else setting.position.bias
+    return None if asked is None else asked.mechanism, biases().get(str(bias))
+
+
+def code_of(each: Subject, setting: Setting) -> dict[str, Any]:
+    """Return hashes of the code that decides numbers and is not this package's own; keys of before keep their runs."""
+    mechanism, bias = map(code_source, kinds_of(each, setting))
+    return {"attention_source": mechanism} | ({} if bias is None else {"position_source": bias})
+
+
 def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
     dtype = each.source.dtype(options.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
@@ -84,7 +98,7 @@ def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions)
         "fingerprint": each.fingerprint,
         "dtype": dtype.removeprefix("torch."),
         "attention": None if asked is None else str(asked),
-        "attention_source": mechanism_source(asked or each.mechanism),
+        **code_of(each, setting),
         **setting.position.key(),
     }
     return Run(options.output_path / probe.name / run_id_of(key))

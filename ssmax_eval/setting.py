@@ -1,6 +1,5 @@
 """A setting: a mechanism and a position, parsed once, spelled one way, put on a model for a block and taken off again."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -9,15 +8,29 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from .errors import UserError
-from .mechanisms.attach import Attached, attach, attached, bias_named, detach, learned_of, mechanisms_of, put_on
+from .mechanisms.attach import (
+    Attached,
+    attach,
+    attached,
+    bias_named,
+    detach,
+    learned_of,
+    mechanisms_of,
+    own_bias,
+    put_on,
+)
+from .mechanisms.files import source_of
 from .mechanisms.interface import IMPLEMENTATION, implementations, native_mechanism, our_function, restore
-from .mechanisms.layers import attention_modules, layer_of
+from .mechanisms.layers import attention_modules, computes_on, layer_of
 from .mechanisms.mechanism import Mechanism
-from .mechanisms.registry import Attention, installed
+from .mechanisms.registry import MECHANISMS, installed
 from .mechanisms.scales import Softmax
+from .mechanisms.spelling import Attention, note_from_scratch
 from .mechanisms.train_length import train_length_of
+from .position.bias import BIASES
+from .position.learned import position_end
 from .position.position import Position
-from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled, rotary_modules
+from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled, rotary_modules, stands_still
 
 
 @dataclass(frozen=True)
@@ -64,26 +77,23 @@ class Setting:
         """
         with ExitStack() as stack:
             there = stack.enter_context(self.mechanism_on(model, longest))
-            yield Effective(self, there, stack.enter_context(self.position_on(model, longest)))
+            carries, bias = bool(mechanisms_of(model)), own_bias(model)
+            bias = bias if self.position.instead is None else self.position.bias
+            yield Effective(self, there, stack.enter_context(self.position_on(model, longest)), carries, bias)
 
     @contextmanager
     def mechanism_on(self, model: PreTrainedModel, longest: int | None) -> Iterator[Attached]:
         """Run a block with the mechanism and the bias on the model's layers."""
-        own = (getattr(model.config, "ssmax", None) or {}).get("position")
+        own = own_bias(model)
         bias = own if self.position.instead is None else self.position.bias
-        if self.position.instead is not None and bias == own and (own or not turns(model)):
-            raise UserError(f"position {self.position}: it is the model's own, so it has no effect; leave it out")
+        self.refuse_without_effect(model, own, bias)
         carried = mechanisms_of(model)
         if self.attention is None and bias == own:
             with own_function(model, carried):
-                yield attached(model, native_mechanism(model), train_length_of(model.config), carried)
+                yield attached(model, native_mechanism(model), train_length_of(model.config))
             return
-        if self.attention is not None and not self.attention.mechanism.swap:
-            logging.getLogger(__name__).warning(
-                "ssmax-eval: note: attention %s: it is made to be trained from scratch (ssmax-eval train); swapped in, it starts "
-                "from first values that these weights have never seen",
-                self.attention,
-            )
+        if self.attention is not None:
+            note_from_scratch(self.attention)
         before, first = implementations(model), vars(model).get("attention_before")
         entry = getattr(model.config, "ssmax", None)
         biases = {name: mechanism.bias for name, mechanism in carried.items()}
@@ -102,6 +112,19 @@ class Setting:
             if first is not None:
                 vars(model)["attention_before"] = first
             restore(before)
+
+    def refuse_without_effect(self, model: PreTrainedModel, own: str | None, bias: str | None) -> None:
+        """Raise UserError for a position in RoPE's place that changes nothing, or beside which another stays on."""
+        if self.position.instead is None:
+            return
+        rotates = any(not stands_still(rotary) for rotary in rotary_modules(model).values())
+        if not rotates and position_end(model) is not None:
+            raise UserError(
+                f"position {self.position}: {type(model).__name__} has learned positions, which stay on; use a model with RoPE"
+            )
+        if not rotates and bias == own:
+            what = "it is the model's own" if own else "the model has no position to take off"
+            raise UserError(f"position {self.position}: {what}, so it has no effect; leave it out")
 
     @contextmanager
     def position_on(self, model: PreTrainedModel, longest: int | None) -> Iterator[RopeRecord | None]:
@@ -132,11 +155,6 @@ def settings_of(
     ]
 
 
-def turns(model: PreTrainedModel) -> bool:
-    """Tell whether a model has RoPE to take off."""
-    return bool(rotary_modules(model))
-
-
 @contextmanager
 def own_function(model: PreTrainedModel, carried: Mapping[str, Mechanism]) -> Iterator[None]:
     """Run a block on what the model attends with by itself: our function where it carries mechanisms."""
@@ -155,24 +173,39 @@ def exchange_bias(model: PreTrainedModel, carried: Mapping[str, Mechanism], bias
         mechanism = carried.get(name)
         if mechanism is None:
             mechanism = added[name] = Softmax(layer_of(model, name, trained_at or 2))
-        mechanism.bias = None if bias is None else bias_named(bias)(mechanism.layer.heads)
+        made = None if bias is None else bias_named(bias)(mechanism.layer.heads)
+        mechanism.bias = None if made is None else made.to(computes_on(model.get_submodule(name)))
     put_on(model, added)
     model.set_attn_implementation(IMPLEMENTATION)
-    return attached(model, native_mechanism(model), trained_at, carried)
+    return attached(model, native_mechanism(model), trained_at)
 
 
 @dataclass(frozen=True)
 class Effective:
-    """What a setting came to on a model: where the mechanism is, and what its RoPE does (None without RoPE)."""
+    """What a setting came to on a model: where the mechanism is, and what its RoPE does (None without RoPE).
+
+    carries: whether anything of ours stands on a layer. bias: the name of the bias in use.
+    """
 
     setting: Setting
     attached: Attached
     rope: RopeRecord | None
+    carries: bool = False
+    bias: str | None = None
 
     @property
     def has_mechanism(self) -> bool:
         """Whether a mechanism or a bias stands on any layer."""
-        return bool(self.attached.scaled_layers) or self.setting.position.bias is not None
+        return self.carries
+
+    def sources(self) -> dict[str, Any]:
+        """Return where a mechanism and a bias come from that are not this package's own, and what is told of the mechanism."""
+        name = self.attached.attention.partition(":")[0]
+        mechanism = MECHANISMS.get(name)
+        told = {} if mechanism is None else {"reference": mechanism.reference, "choices": mechanism.choices}
+        kinds = [each for each in (mechanism, BIASES.get(str(self.bias))) if each is not None]
+        files = {file: sha256 for each in kinds if (found := source_of(each)) for file, sha256 in [found]}
+        return {key: value for key, value in told.items() if value} | ({"files": files} if files else {})
 
     def that_ran(self, called: Sequence[str] | None) -> "Effective":
         """Leave out the layers that never ran, as cross-attention does when there is only text.
@@ -219,6 +252,7 @@ class Effective:
                 **asdict(self.attached),
                 "swapped": self.setting.attention is not None,
                 "learned": learned_of(model),
+                **self.sources(),
             },
             "rope": {"requested": asdict(asked.rope), "effective": effective}
             | ({} if asked.instead is None else {"position": asked.instead}),

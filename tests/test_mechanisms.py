@@ -16,9 +16,8 @@ from ssmax_eval.mechanisms import mechanism as module_of_mechanism
 from ssmax_eval.mechanisms.attach import attach, learned_of, mechanisms_of
 from ssmax_eval.mechanisms.interface import IMPLEMENTATION, recording
 from ssmax_eval.mechanisms.layers import attention_modules
-from ssmax_eval.mechanisms.mechanism import MECHANISMS
 from ssmax_eval.mechanisms.recorder import Recorder
-from ssmax_eval.mechanisms.registry import mechanisms
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.seen import Forward, Seen
 from ssmax_eval.probes.needle import NeedleProbe, masses_of
 from ssmax_eval.readers.answers import forced, generate

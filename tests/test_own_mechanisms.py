@@ -12,8 +12,8 @@ from test_cli import call
 from test_readme import TINY
 
 from ssmax_eval import UserError, load_model
-from ssmax_eval.mechanisms.mechanism import MECHANISMS
-from ssmax_eval.mechanisms.registry import import_file, installed, mechanisms
+from ssmax_eval.mechanisms.files import import_file
+from ssmax_eval.mechanisms.registry import MECHANISMS, installed, mechanisms
 from ssmax_eval.position.bias import BIASES, biases
 
 FILE = '''

@@ -16,7 +16,8 @@ from ssmax_eval.cli import main
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
 from ssmax_eval.evaluate import run_probe
-from ssmax_eval.mechanisms.registry import MECHANISMS, Attention
+from ssmax_eval.mechanisms.registry import MECHANISMS
+from ssmax_eval.mechanisms.spelling import Attention
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.position import Position
 from ssmax_eval.position.rope import RopeSetting
@@ -300,7 +301,7 @@ def test_spellings_of_one_request_are_one_run(checkpoint, tmp_path):
 
 
 def test_edited_code_of_a_users_mechanism_is_another_mechanism(tmp_path):
-    from ssmax_eval.models.mechanism_code import mechanism_source
+    from ssmax_eval.models.mechanism_code import code_source
 
     source = "from ssmax_eval import QueryScale, register\n@register\nclass Mine(QueryScale):\n"
     source += "    'C'\n    name = 'mine'\n    factor = {}\n"
@@ -317,12 +318,12 @@ def test_edited_code_of_a_users_mechanism_is_another_mechanism(tmp_path):
 
             system.modules[f"mechanism{factor}"] = module
             spec.loader.exec_module(module)
-            sources.append(mechanism_source(Attention.of("mine")))
+            sources.append(code_source(Attention.of("mine").mechanism))
     finally:
         MECHANISMS.pop("mine", None)
     assert None not in sources
     assert sources[0] != sources[1]
-    assert mechanism_source(Attention.of("ssmax")) is None
+    assert code_source(Attention.of("ssmax").mechanism) is None
 
 
 def test_a_complete_run_that_lost_rows_is_finished(checkpoint, tmp_path):

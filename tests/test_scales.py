@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from ssmax_eval.errors import UserError
-from ssmax_eval.mechanisms.mechanism import Layer, register
-from ssmax_eval.mechanisms.registry import MECHANISMS, Attention, mechanisms
+from ssmax_eval.mechanisms.mechanism import Layer
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms, register
 from ssmax_eval.mechanisms.scales import QueryScale, mean_log_n
+from ssmax_eval.mechanisms.spelling import Attention
 from ssmax_eval.setting import Setting
 
 N = torch.tensor([[[1.0, 2, 10, 100, 1023, 1024, 1025, 8191, 8192, 20000, 100000]]])

@@ -10,7 +10,7 @@ from tiny import build, tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import ssmax_eval.api as api
-from ssmax_eval import Setting, UserError, load_model, save_model
+from ssmax_eval import Setting, UserError, load_model, retrofit, save_model
 from ssmax_eval.mechanisms.attach import attach, mechanisms_of
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.position.bias import slopes
@@ -60,12 +60,8 @@ def test_everything_comes_back(spelling, own):
     assert str(setting) == spelling
     with torch.no_grad():
         before, logits = state(model), model(ids).logits
-        if own == "ssmax with alibi" and "alibi" in spelling:
-            with pytest.raises(UserError, match="position alibi: it is the model's own"), setting(model):
-                pass
-        else:
-            with pytest.raises(RuntimeError, match="inside"), setting(model, 40):
-                inside(model(ids).logits, logits, spelling)
+        with pytest.raises(RuntimeError, match="inside"), setting(model, 40):
+            inside(model(ids).logits, logits, spelling)
         after = state(model)
         for one, other in zip(before[2].items(), after[2].items(), strict=True):
             assert one[0] == other[0]
@@ -101,10 +97,40 @@ def test_what_makes_no_sense_is_one_line(asked, says):
     assert "\n" not in str(error.value)
 
 
-def test_a_position_without_effect_is_an_error():
-    model = build("GPT2")
-    with pytest.raises(UserError, match="nope: it is the model's own"), Setting.of(position="nope")(model):
+STILL = {"rope_type": "proportional", "partial_rotary_factor": 0.0, "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "asked", "says"),
+    [
+        ("GPT2", None, "nope", "GPT2LMHeadModel has learned positions, which stay on"),
+        ("GPT2", None, "alibi", "GPT2LMHeadModel has learned positions, which stay on"),
+        ("Llama", None, "nope", "the model has no position to take off"),
+        ("Llama", "alibi", "alibi", "it is the model's own"),
+    ],
+)
+def test_a_position_without_effect_is_an_error(model, own, asked, says):
+    """So is one beside which another stays on."""
+    model = build(model, **({"rope_parameters": STILL} if model == "Llama" else {}))
+    if own is not None:
+        attach(model, "ssmax", bias=own)
+    with pytest.raises(UserError, match=says), Setting.of(position=asked)(model):
         pass
+
+
+def test_what_swaps_a_mechanism_keeps_the_models_bias(tokenizer, tmp_path):
+    """load_model, retrofit and attach, as a setting does: without it a model of no rotation would have no position at all."""
+    model = build("Llama", vocab_size=1024, rope_parameters=STILL)
+    attach(model, "softmax", bias="alibi")
+    folder = save_model(model, tokenizer, tmp_path / "saved")
+    swapped = [load_model(str(folder), attention="ssmax")[0]]
+    swapped.append(load_model(str(retrofit(str(folder), "ssmax", tmp_path / "retrofitted")))[0])
+    attach(model, "ssmax")
+    for each in (model, *swapped):
+        assert each.config.ssmax["position"] == "alibi"
+        assert [mechanism.bias.name for mechanism in mechanisms_of(each).values()] == ["alibi", "alibi"]
+    attach(model, "ssmax", bias=None)
+    assert "position" not in model.config.ssmax
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 6, 8, 12, 20, 32])
@@ -124,7 +150,7 @@ def test_nope_is_a_model_without_rotation():
         torch.testing.assert_close(model(ids).logits, without(ids).logits, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["Qwen3", "Gemma3Text", "GPT2", "Phi3"])
+@pytest.mark.parametrize("name", ["Qwen3", "Gemma3Text", "GPTNeoX", "Phi3"])
 def test_alibi_is_eager_attention_with_a_bias_and_no_rotation(name):
     """In windowed layers too: their rotation is off as well."""
     model, ids = build(name), tokens(2, 50)
@@ -202,6 +228,7 @@ def test_a_run_records_where_the_mechanism_is(tokenizer, tmp_path):
         attention = run.record()["attention"]
         assert attention["scaled_indices"] == [1, 2]
         assert attention["unscaled_indices"] == [0]
+        assert attention["reference"]
         assert attention["unscaled_layers"] == ["model.layers.0.self_attn"]
         assert run.record()["reader"] == {"reader": "transformers", "devices": ["cpu"]}
 

@@ -10,8 +10,7 @@ from tiny import build, tokens
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach, learned_of, mechanisms_of
-from ssmax_eval.mechanisms.mechanism import register
-from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms, register
 from ssmax_eval.mechanisms.scales import QueryScale, mean_log_n
 from ssmax_eval.mechanisms.train_length import train_length_of
 from ssmax_eval.models.catalogue import catalogue

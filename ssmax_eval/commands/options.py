@@ -18,7 +18,7 @@ IMPORTS = Annotated[
 
 def import_files(files: Sequence[Path] | None) -> None:
     """Run the files of --import. Raises UserError for one that cannot be run or registers nothing."""
-    from ..mechanisms.registry import import_file
+    from ..mechanisms.files import import_file
 
     for file in files or []:
         import_file(file)

@@ -64,7 +64,7 @@ def train_command(
     chosen = find(recipe).changed(dict(pairs))
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
-    from ..mechanisms.registry import Attention
+    from ..mechanisms.spelling import Attention
     from ..training.folder import RANK, read_record
     from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all
     from ..training.train import SHAPE, Job

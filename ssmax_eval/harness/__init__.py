@@ -1,7 +1,7 @@
 """lm-eval: our probes as its tasks, our models as its model type, its command line with both registered.
 
-requests.py: what our tasks ask of a model, and the guards; tasks.py: prompts as lm-eval's documents; task.py: the task class;
-model.py: the model type; command.py: the commands; samples.py: what lm-eval wrote, as rows. Only samples.py works without lm-eval.
+requests.py: what our tasks ask of a model, and the guards; documents.py, tasks.py: prompts as lm-eval's documents, and its tasks;
+model.py: the model type; samples.py: what lm-eval wrote, as rows. Only samples.py works without lm-eval.
 """
 
 from pathlib import Path

@@ -100,7 +100,7 @@ class Samples(Run):
             "dtype": setting["model"]["dtype"],
             "attention": setting["attention"]["attention"],
             "attention_swapped": setting["attention"]["swapped"],
-            "rope": effective.get("requested", "as trained"),
+            "rope": setting["rope"].get("position") or effective.get("requested", "as trained"),
             "rope_theta": effective.get("rope_theta"),
             "rope_theta_factor": requested.get("theta_factor", 1.0),
             "rope_scaling": requested.get("scaling"),

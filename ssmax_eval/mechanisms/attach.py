@@ -1,6 +1,6 @@
 """Put mechanisms on a model's layers, take them off, and tell what stands there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,15 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..position.bias import Bias, biases
+from .files import source_of
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
-from .registry import Attention, source_file
 from .scales import Softmax
+from .spelling import Attention
 from .train_length import train_length_of
+
+AS_IT_IS = "as it is"  # of a bias: the model's own
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Attached:
     unscaled_indices: list[int] = field(default_factory=list)
 
 
-def attached(model: PreTrainedModel, spelling: str, train_length: int | None, with_it: Iterable[str]) -> Attached:
-    """Describe what stands on a model's layers, of which some, by name, have a mechanism."""
+def attached(model: PreTrainedModel, spelling: str, train_length: int | None) -> Attached:
+    """Describe what stands on a model's layers; softmax that only carries a bias is no mechanism."""
     indices = layer_indices(model) if attention_modules(model) else {}
-    scaled = [name for name in indices if name in {*with_it}]
+    scaled = [name for name, each in mechanisms_of(model).items() if not isinstance(each, Softmax)]
     unscaled = [name for name in indices if name not in scaled] if scaled else []
     return Attached(
         spelling,
@@ -49,22 +52,29 @@ def attached(model: PreTrainedModel, spelling: str, train_length: int | None, wi
     )
 
 
+def own_bias(model: PreTrainedModel) -> str | None:
+    """Return the name of the bias that a model's config names; None for none."""
+    return (getattr(model.config, "ssmax", None) or {}).get("position")
+
+
 def attach(
     model: PreTrainedModel,
     attention: str | Attention = "softmax",
     longest: int | None = None,
-    bias: str | None = None,
+    bias: str | None = AS_IT_IS,
     seed: int = 0,
 ) -> Attached:
     """Put a mechanism (`NAME[:key=value,...]`) on every full-attention layer, replacing what was there, and return what was done.
 
     Learned parameters get their first values. Softmax leaves the model on its own attention implementation. longest: tokens
     of the longest context to come: a window that holds them is none; None goes by the model's positions. bias: the name of a
-    position bias (`alibi`) to add to the scores of every layer. seed: of first values that are drawn. Raises UserError for
-    models off the interface, unknown mechanisms or options, an unknown training length, and models all of whose layers are
-    windowed.
+    position bias (`alibi`) to add to the scores of every layer, None for none; the model's own stays unless one is given.
+    seed: of first values that are drawn. Raises UserError for models off the interface, unknown mechanisms or options, an
+    unknown training length, and models all of whose layers are windowed.
     """
     asked = Attention.of(attention)
+    if bias == AS_IT_IS:
+        bias = own_bias(model)
     trained_at = train_length_of(model.config)
     train_length = trained_at if asked.train_length is None else asked.train_length
     if asked.is_softmax and bias is None:
@@ -95,7 +105,7 @@ def attach(
     made: dict[str, Mechanism] = {}
     for name in attention_modules(model):
         if name in chosen:
-            first = next(iter(made.values()), None) if asked.shares else None
+            first = next((each for each in made.values() if isinstance(each, asked.mechanism)), None)
             made[name] = asked.on(layer_of(model, name, train_length, seed), first)
         elif bias is not None:  # position is on every layer
             made[name] = Softmax(layer_of(model, name, train_length))
@@ -109,12 +119,12 @@ def attach(
     entry: dict[str, Any] = {"attention": str(asked), "train_length": trained_at}
     entry |= {} if bias is None else {"position": bias}
     # whoever opens a checkpoint of it has to import the same file
-    files = [source_file(asked.mechanism), None if bias is None else source_file(bias_named(bias))]
-    entry |= {"source": [*dict.fromkeys(filter(None, files))]} if any(files) else {}
+    files = [source_of(each) for each in (asked.mechanism, *([] if bias is None else [bias_named(bias)]))]
+    entry |= {"source": [*dict.fromkeys(file[0] for file in files if file)]} if any(files) else {}
     model.config.ssmax = entry
     vars(model)["attention_before"] = implementations(model)  # for detach
     model.set_attn_implementation(IMPLEMENTATION)
-    return attached(model, str(asked), train_length, chosen)
+    return attached(model, str(asked), train_length)
 
 
 def put_on(model: PreTrainedModel, mechanisms: Mapping[str, Mechanism]) -> None:

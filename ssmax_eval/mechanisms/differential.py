@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .mechanism import Layer, Mechanism, drawn, register
+from .mechanism import Layer, Mechanism, drawn
+from .registry import register
 from .seen import Seen
 
 EPSILON = 1e-5  # of the norm

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .mechanism import HIDDEN, Layer, Mechanism, per_head, register
+from .mechanism import HIDDEN, Layer, Mechanism, per_head
+from .registry import register
 from .seen import Seen
 
 STEPS = 6  # of Newton once it is near; it gets there by halves

@@ -8,8 +8,8 @@ import torch
 
 from ..errors import UserError
 from .mechanism import Layer
-from .registry import LARGEST_LENGTH, Attention
 from .scales import QueryScale
+from .spelling import LARGEST_LENGTH, Attention
 
 HIGH, LOW = 3.0, -2.0  # the scores of the paper's Figure 1
 LEADS = [lead / 4 for lead in range(41)]

@@ -67,10 +67,12 @@ def attention_forward(
         refuse_narrowed(mechanism, seen, kwargs.get("sliding_window"))
     if not biased and mechanism.runs_on_sdpa():
         # in float32 and rounded once: a rounded C(n) would be a wrong temperature
-        query, key = mechanism.query(query, seen), mechanism.key(key, seen)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key = mechanism.query(query, seen), mechanism.key(key, seen)
         output, none = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         if watched is not None:
-            watched.offer(recorded_of(mechanism, query, key, value, output, seen.at(watched.rows.to(query.device))))
+            with torch.autocast(query.device.type, enabled=False):
+                watched.offer(recorded_of(mechanism, query, key, value, output, seen.at(watched.rows.to(query.device))))
         return output, none
     if mechanism is SOFTMAX and carried is not None:  # switched off, but not its position
         mechanism = Mechanism(carried.layer)

@@ -30,7 +30,7 @@ Its keyword-only arguments are the options of `--attention sharp:factor=3 --impo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -155,8 +155,7 @@ class Mechanism(nn.Module):
         for start in range(0, rows, block):
             stop = min(start + block, rows)
             last = stop if triangle else keys
-            part = seen.block(start, stop, last)
-            inputs = (q[:, :, start:stop], k[:, :, :last], values[:, :, :last], part, carry)
+            inputs = (q[:, :, start:stop], k[:, :, :last], values[:, :, :last], seen, (start, stop, last), carry)
             mixed, weights, carry = checkpoint(self.mix, *inputs, use_reentrant=False) if again else self.mix(*inputs)
             parts.append(mixed)
             if keep is not None:
@@ -165,17 +164,34 @@ class Mechanism(nn.Module):
         return self.finish(torch.cat(parts, 2)), kept_weights, kept_mixed
 
     def mix(
-        self, q: Tensor, k: Tensor, values: Tensor, seen: "Seen", carry: Mapping[str, Tensor]
+        self,
+        q: Tensor,
+        k: Tensor,
+        values: Tensor,
+        seen: "Seen",
+        block: tuple[int, int, int],
+        carry: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return weighted values, weights, and what the next block of rows is told, of one block of rows."""
-        seen.carry = dict(carry)
-        hidden = ~seen.mask
-        weights = self.weights(fill(self.biased(self.scores(q, k, seen), seen), hidden, HIDDEN), seen)
+        """Return weighted values, weights, and what the next block of rows is told, of one block of rows.
+
+        block: its first row, the one after its last, and how many keys it is given. What it sees is made in here, so that
+        nothing of that is kept for the backward pass.
+        """
+        part = seen.block(*block)
+        part.carry = dict(carry)
+        hidden = ~part.mask
+        scores = self.biased(self.scores(q, k, part), part)
+        if type(self).scores is Mechanism.scores and not torch.is_grad_enabled():
+            scores.masked_fill_(hidden, HIDDEN)  # made here, so nobody else's
+        else:
+            scores = scores.masked_fill(hidden, HIDDEN)
+        weights = self.weights(scores, part)
         same = hidden.shape[1] in (1, weights.shape[1])
-        weights = fill(weights, hidden if same else hidden.all(1, keepdim=True), 0.0)
-        batch, maps, rows, keys = weights.shape
-        grouped = weights.reshape(batch, values.shape[1], -1, keys)
-        return (grouped @ values).view(batch, maps, rows, -1), weights, seen.carry
+        weights = weights.masked_fill(hidden if same else hidden.all(1, keepdim=True), 0.0)
+        used = nn.functional.dropout(weights, seen.forward.dropout) if seen.forward.dropout else weights
+        batch, maps, rows, keys = used.shape
+        mixed = (used.reshape(batch, values.shape[1], -1, keys) @ values).view(batch, maps, rows, -1)
+        return mixed, weights, part.carry
 
     def biased(self, scores: Tensor, seen: "Seen") -> Tensor:
         """Return scores with all that the position and the model add to them."""
@@ -202,11 +218,6 @@ class Mechanism(nn.Module):
         return all(getattr(cls, part) is getattr(Mechanism, part) for part in parts)
 
 
-def fill(tensor: Tensor, where: Tensor, value: float) -> Tensor:
-    """Return a tensor with a value at some places; in place where no gradient needs what stood there."""
-    return tensor.masked_fill(where, value) if torch.is_grad_enabled() else tensor.masked_fill_(where, value)
-
-
 def chosen(kept: Tensor | None, block: Tensor, keep: Tensor, start: int) -> Tensor:
     """Put into `kept` (batch, maps, chosen, any) those of the rows `keep` (batch, chosen) that are in a block from row `start`."""
     batch, maps, rows, last = block.shape
@@ -214,27 +225,6 @@ def chosen(kept: Tensor | None, block: Tensor, keep: Tensor, start: int) -> Tens
     index = (keep - start).clamp(0, rows - 1)[:, None, :, None].expand(batch, maps, -1, last)
     found = block.gather(2, index)
     return found if kept is None else torch.where(inside[:, None, :, None], found, kept)
-
-
-MECHANISMS: dict[str, type[Mechanism]] = {}
-SomeMechanism = TypeVar("SomeMechanism", bound=type[Mechanism])
-
-
-def register(mechanism: SomeMechanism) -> SomeMechanism:
-    """Make a mechanism selectable by its name; the first line of its docstring is what `ssmax-eval mechanisms` prints.
-
-    Raises UserError for a class without a name, and for the name of one of this package's own.
-    """
-    name = vars(mechanism).get("name")
-    if not isinstance(name, str) or not name or any(sign in name for sign in ":,= "):
-        raise UserError(f"mechanism {mechanism.__name__}: its name is {name!r}; give it one without spaces and :,=")
-    known = MECHANISMS.get(name)
-    ours = __name__.partition(".")[0]
-    if known is not None and known.__module__.startswith(f"{ours}.") and known.__module__ != mechanism.__module__:
-        raise UserError(f"mechanism {name!r}: {ours} has one of this name; give yours another")
-    mechanism.summary = (mechanism.__doc__ or "").strip().partition("\n")[0]
-    MECHANISMS[name] = mechanism
-    return mechanism
 
 
 def per_head(value: float, heads: int) -> nn.Parameter:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .mechanism import Layer, Mechanism, per_head, positive, register
+from .mechanism import Layer, Mechanism, per_head, positive
+from .registry import register
 from .seen import Seen
 
 AT_ONCE = 2**18  # numbers of a query that are scaled together

@@ -38,6 +38,7 @@ class Forward:
     rows, keys: how many. attention_mask (batch, 1 or heads, rows, keys), bool or additive, or None. causal: whether sdpa,
     without a mask, lets row i see keys 0 to i. position_bias (batch or 1, heads or 1, rows, keys): what the model adds to its
     scores beside the mask. scaling: of the product. input (batch, rows, width): of the layer, None unless it is asked for.
+    dropout: of the weights, above 0 in training only.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class Forward:
     scaling: float
     position_bias: Tensor | None = None
     input: Tensor | None = None
+    dropout: float = 0.0
 
 
 class Seen:
@@ -169,4 +171,5 @@ def forward_of(module: Any, query: Tensor, key: Tensor, attention_mask: Tensor |
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         position_bias=kwargs.get("position_bias"),
         input=vars(module).pop("layer_input", None),
+        dropout=float(kwargs.get("dropout") or 0.0),
     )

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .mechanism import Layer, Mechanism, per_head, register
+from .mechanism import Layer, Mechanism, per_head
+from .registry import register
 from .seen import Seen
 
 

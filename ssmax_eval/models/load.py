@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from ..errors import UserError
 from ..mechanisms.attach import attach
-from ..mechanisms.registry import LARGEST_LENGTH, Attention, mechanisms
+from ..mechanisms.registry import mechanisms
+from ..mechanisms.spelling import LARGEST_LENGTH, Attention, note_from_scratch
 from ..position.bias import biases
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
@@ -59,6 +60,7 @@ def load_model(
         tokenizer = load_tokenizer(source, trust_remote_code, config)
         model = load_checkpoint(source, config, dtype, trust_remote_code, device_map)
     if attention is not None:
+        note_from_scratch(Attention.of(attention))
         attach(model, attention)
     model = (model if device_map is not None else model.to(where)).eval()
     refuse_unless_causal(model)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..disk import whole
 from ..errors import UserError
-from ..mechanisms.registry import Attention
+from ..mechanisms.spelling import Attention
 from .checkpoint import save_model
 from .load import load_model
 from .sources import TRAINING, resolve

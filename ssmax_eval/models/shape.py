@@ -10,11 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..mechanisms.layers import attention_modules
-from ..position.rope import rotary_modules
 from .checkpoint import PREFIX
 from .sources import ModelSource
-
-MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tells: OPT and Bart have 2
 
 
 @lru_cache(maxsize=8)
@@ -45,17 +42,6 @@ def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
         base = kind.removeprefix(PREFIX)
         return CONFIG_MAPPING[base].from_dict({**config, "model_type": base})
     return AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, local_files_only=True)
-
-
-def position_end(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model has positions for: the rows of a table; None where no table ends it (RoPE, ALiBi, recurrence)."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1 or rotary_modules(model):
-        return None
-    words = model.get_input_embeddings()
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
-    tables += [buffer for buffer in model.buffers() if buffer.ndim == 2]  # sines (CTRL), angles (GPT-J)
-    return limit if any(limit <= len(table) <= limit + MOST_SPARE_ROWS for table in tables) else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.interface import native_mechanism
-from ..mechanisms.registry import Attention
+from ..mechanisms.spelling import Attention
 from .identity import Identity, identify, identify_source, mechanism_asked
 from .load import load_model
 from .sources import ModelSource, resolve
@@ -64,6 +64,13 @@ class Subject:
         with suppress(UserError):
             return Attention.of(str(entry["attention"])) if isinstance(entry, dict) and "attention" in entry else None
         return None
+
+    @property
+    def bias(self) -> str | None:
+        """The name of the position bias that the model carries, None for none."""
+        config = self.loaded[0].config.to_dict() if self.loaded else self.source.config() if self.source else {}
+        entry = config.get("ssmax")
+        return entry.get("position") if isinstance(entry, dict) and isinstance(entry.get("position"), str) else None
 
     def load(self, options: RunOptions) -> Loaded:
         if self.loaded is not None:

@@ -50,7 +50,9 @@ def register_bias(bias: SomeBias) -> SomeBias:
     """Make a bias selectable by its name: `--position NAME`. Raises UserError for a class without a name, and a name that is taken."""
     name = vars(bias).get("name")
     known = BIASES.get(name) if isinstance(name, str) else None
-    if not name or name in ("rope", "nope", "p-rope") or (known and known.__module__ != bias.__module__):
+    ours = __name__.partition(".")[0] + "."
+    taken = known is not None and known.__module__.startswith(ours) and not bias.__module__.startswith(ours)
+    if not isinstance(name, str) or not name or name in ("rope", "nope", "p-rope") or taken:
         raise UserError(f"position {bias.__name__}: its name {name!r} is none, or taken; give it another")
     bias.summary = (bias.__doc__ or "").strip().partition("\n")[0]
     BIASES[name] = bias

@@ -256,6 +256,11 @@ def rope_scaled(
             model.set_submodule(path, old)
 
 
+def stands_still(rotary: nn.Module) -> bool:
+    """Tell whether a rotary module turns nothing, as one of a model without positions does."""
+    return all(not buffer.any() for name, buffer in rotary.named_buffers() if name.endswith("inv_freq"))
+
+
 @contextmanager
 def rope_off(model: PreTrainedModel) -> Iterator[None]:
     """Run a block with rotary modules that do not turn; they come back afterwards."""

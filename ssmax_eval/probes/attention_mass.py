@@ -56,7 +56,7 @@ class AttentionMass:
     def reduce(self, recorded: Recorded) -> dict[str, Tensor]:
         """Return the measures (batch, heads) of one layer."""
         by_map = self.of_scores(recorded.scores) if recorded.scores is not None else self.of_weights(recorded)
-        return {"visible_keys": recorded.seen.mask[:, 0, 0].sum(-1).expand(len(self.prompts)), **by_map}
+        return {"visible_keys": recorded.seen.mask[:, :, 0].sum(-1).amax(1).expand(len(self.prompts)), **by_map}
 
     def of_scores(self, scores: Tensor) -> dict[str, Tensor]:
         """Return the measures of weights that are the softmax of scores (batch, heads, rows, keys), in logarithms."""

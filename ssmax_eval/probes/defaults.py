@@ -110,7 +110,8 @@ def gguf_config(path: Path, changed: int) -> dict[str, Any]:
 
 def position_end_of(model: Any, trust_remote_code: bool = False) -> int | None:
     """Return after how many tokens a model has no positions, None where nothing ends them or nobody can tell without its weights."""
-    from ..models.shape import blank, position_end
+    from ..models.shape import blank
+    from ..position.learned import position_end
 
     if not isinstance(model, str):
         return position_end(model[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..mechanisms.files import import_file, imported_files
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
 from .folder import PROCESSES, held, read_record
@@ -52,6 +53,13 @@ def swapped_after(folder: Path, job: Job) -> Path:
         return retrofit(str(folder), "ssmax", out)
 
 
+def begin(threads: int, files: Sequence[str]) -> None:
+    """Begin a process as this one is: with its share of threads, and the mechanisms of a user's files."""
+    torch.set_num_threads(threads)
+    for file in files:
+        import_file(file)
+
+
 def train_all(
     jobs: Sequence[Job],
     folders: Sequence[Path],
@@ -67,7 +75,7 @@ def train_all(
         return [train(job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)]
     threads = max(1, (os.cpu_count() or 1) // side_by_side)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(side_by_side, context, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(side_by_side, context, begin, (threads, imported_files())) as pool:
         tasks = [
             pool.submit(train, job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)
         ]

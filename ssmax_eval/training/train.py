@@ -14,10 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from ..environment import environment
 from ..errors import UserError
 from ..mechanisms.attach import attach, learned_of
-from ..mechanisms.registry import Attention
+from ..mechanisms.spelling import Attention
 from ..models.checkpoint import cast, save_model, with_mechanism
 from ..models.load import load_model, pick_device
+from ..models.mechanism_code import code_source
 from ..models.sources import resolve
+from ..position.bias import biases
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
@@ -76,6 +78,11 @@ class Job:
     def key(self, text_sha256: str) -> dict[str, Any]:
         """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
         key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
+        # code of a user's own decides weights too; of this package's own nothing is said, as before there was any other
+        asked = [Attention.of(each).mechanism for each in (self.attention, self.swap_to) if each is not None]
+        code = [code_source(each) for each in (*asked, biases().get(self.recipe.position))]
+        if any(code):
+            key["code"] = code
         if Path(self.recipe.text).exists():
             key["recipe"]["text"] = Path(self.recipe.text).name
         if self.start is not None:  # the model at start has the shape it has

@@ -1,0 +1,133 @@
+"""How a mechanism is spelled, `NAME[:key=value,...]`, and what there is to know of each."""
+
+import inspect
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from .files import source_of
+from .mechanism import Layer, Mechanism
+from .registry import MECHANISMS, mechanisms
+
+LARGEST_OPTION = 1e9
+LARGEST_LENGTH = 2**27  # tokens; also the longest table of learned-p
+PARTS = ("query", "key", "scores", "weights", "join", "finish", "attend", "mix")
+# on which options are tried: whatever a mechanism wants of a layer, it is there
+EXAMPLE = Layer(heads=16, train_length=1024, key_heads=16, head_dim=64, width=1024, index=0, layers=16)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A mechanism with options, as a user asks for it; `str` is its one spelling, keys sorted.
+
+    train_length: L in tokens, an option of every mechanism; None is the model's.
+    """
+
+    mechanism: type[Mechanism]
+    options: tuple[tuple[str, float], ...] = ()
+    train_length: int | None = None
+
+    @classmethod
+    def of(cls, text: "str | Attention") -> "Attention":
+        """Parse `NAME[:key=value,...]`. Raises UserError for unknown names and options, and values out of range."""
+        return text if isinstance(text, Attention) else parse(text)
+
+    def __str__(self) -> str:
+        given: dict[str, float] = dict(self.options)
+        if self.train_length is not None:
+            given["train_length"] = self.train_length
+        rest = ",".join(f"{key}={plain_number(given[key])}" for key in sorted(given))
+        return f"{self.mechanism.name}:{rest}" if rest else self.mechanism.name
+
+    @property
+    def is_softmax(self) -> bool:
+        """Whether it is plain softmax, which needs no mechanism on a layer."""
+        return self.mechanism.name == "softmax"
+
+    @property
+    def shares(self) -> bool:
+        """Whether its layers share parameters."""
+        return "first" in inspect.signature(self.mechanism).parameters
+
+    def on(self, layer: Layer, first: Mechanism | None = None) -> Mechanism:
+        """Return the mechanism of one layer. first: that of the first layer."""
+        shared = {"first": first} if first is not None and self.shares else {}
+        return self.mechanism(layer, **dict(self.options), **shared)
+
+
+def note_from_scratch(attention: Attention) -> None:
+    """Say it where a mechanism that has to be trained from scratch is swapped in."""
+    if not attention.mechanism.swap:
+        logging.getLogger(__name__).warning(
+            "ssmax-eval: note: attention %s: it is made to be trained from scratch (ssmax-eval train); swapped in, it starts from "
+            "first values that these weights have never seen",
+            attention,
+        )
+
+
+def parse(text: str) -> Attention:
+    """Return what `NAME[:key=value,...]` asks for."""
+    name, _, rest = text.partition(":")
+    if name not in MECHANISMS:
+        known = mechanisms()
+        if name not in known:
+            raise UserError(
+                f"unknown attention mechanism {name!r}; allowed: {', '.join(known)}; one of your own needs --import FILE.py"
+            )
+    mechanism = MECHANISMS[name]
+    allowed = ["train_length", *options_of(mechanism)]
+    options: dict[str, float] = {}
+    if len({part.partition("=")[0] for part in rest.split(",")}) < len(rest.split(",")):
+        raise UserError(f"attention {text!r}: an option is given twice; give it once")
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in allowed:
+            raise UserError(f"unknown option {part!r} of attention {name}; allowed: {', '.join(allowed)}=NUMBER")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            options[key] = math.nan
+        if not abs(options[key]) <= LARGEST_OPTION:
+            raise UserError(f"attention option {key}={value!r} of {name}: allowed are numbers up to {LARGEST_OPTION:g}")
+    length = options.pop("train_length", None)
+    if length is not None and not (2 <= length <= LARGEST_LENGTH and length.is_integer()):
+        raise UserError(f"attention option train_length={length:g}: allowed are whole numbers, 2 to {LARGEST_LENGTH}")
+    found = Attention(mechanism, tuple(sorted(options.items())), None if length is None else int(length))
+    found.on(EXAMPLE)  # its own refusals, early
+    return found
+
+
+def plain_number(value: float) -> str:
+    """Write a number so that reading it gives the same number, whole ones without a point."""
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+def options_of(mechanism: type[Mechanism]) -> list[str]:
+    """Return a mechanism's option names: the keyword-only arguments of its constructor."""
+    parameters = inspect.signature(mechanism).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "first"]
+
+
+def told() -> list[dict[str, Any]]:
+    """Return what there is to know of every mechanism: name, formula, options, learned, parts, swap, cache, reference, choices."""
+    found = []
+    for name, each in mechanisms().items():
+        made = each(EXAMPLE)
+        changed = [part for part in PARTS if getattr(each, part) is not getattr(Mechanism, part)]
+        found.append(
+            {
+                "mechanism": name,
+                "formula": each.summary,
+                "options": " ".join(f"{option}=" for option in options_of(each)),
+                "learned": " ".join(key for key, _ in made.named_parameters()),
+                "parts": " ".join(changed),
+                "swap": "swap" if each.swap else "from scratch",
+                "cache": each.cache,
+                "reference": each.reference,
+                "choices": each.choices,
+                "file": (source_of(each) or (None,))[0],
+            }
+        )
+    return found
