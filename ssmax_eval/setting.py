@@ -96,7 +96,7 @@ class Setting:
             note_from_scratch(self.attention)
         before, first = implementations(model), vars(model).get("attention_before")
         entry = getattr(model.config, "ssmax", None)
-        biases = {name: mechanism.bias for name, mechanism in carried.items()}
+        biases = {name: mechanism.position_bias for name, mechanism in carried.items()}
         try:
             if self.attention is None and carried:
                 yield exchange_bias(model, carried, bias)
@@ -105,7 +105,7 @@ class Setting:
         finally:
             detach(model)
             for name, mechanism in carried.items():
-                mechanism.bias = biases[name]
+                mechanism.position_bias = biases[name]
             put_on(model, carried)
             if entry is not None:
                 model.config.ssmax = entry
@@ -174,7 +174,7 @@ def exchange_bias(model: PreTrainedModel, carried: Mapping[str, Mechanism], bias
         if mechanism is None:
             mechanism = added[name] = Softmax(layer_of(model, name, trained_at or 2))
         made = None if bias is None else bias_named(bias)(mechanism.layer.heads)
-        mechanism.bias = None if made is None else made.to(computes_on(model.get_submodule(name)))
+        mechanism.position_bias = None if made is None else made.to(computes_on(model.get_submodule(name)))
     put_on(model, added)
     model.set_attn_implementation(IMPLEMENTATION)
     return attached(model, native_mechanism(model), trained_at)

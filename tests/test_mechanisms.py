@@ -461,3 +461,83 @@ def test_math_of_entmax_is_finite_where_scores_are_far():
     assert torch.isfinite(far.grad[[0, 2]]).all()
     flat = entmax15(torch.zeros(1, 100_000))
     torch.testing.assert_close(flat, torch.full((1, 100_000), 1e-5), atol=1e-9, rtol=1e-4)
+
+
+def test_evaluation_changes_nothing_that_is_not_its_own(registry):
+    """Scores that are a view of what is learned, and weights in expanded memory, come out as with gradients."""
+
+    @register
+    class Table(Mechanism):
+        """weights of a learned table, and of n alone"""
+
+        name = "table"
+
+        def __init__(self, layer):
+            super().__init__(layer)
+            self.table = torch.nn.Parameter(torch.rand(1, layer.heads, 64, 64))
+
+        def scores(self, q, k, seen):
+            rows, keys = q.shape[2], k.shape[2]
+            return self.table[:, :, seen.rows, :keys].expand(len(q), -1, -1, -1)[:, :, :rows]
+
+        def weights(self, scores, seen):
+            return scores.softmax(-1) if self.layer.index else (1 / seen.n)[..., None].expand_as(scores)
+
+    model, ids = build("Llama"), tokens(2, 30)
+    attach(model, "table")
+    table = mechanisms_of(model)["model.layers.0.self_attn"].table
+    before, trained = table.detach().clone(), model(ids).logits
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, trained.detach(), atol=1e-6, rtol=1e-6)
+    assert torch.equal(table, before)
+
+
+def test_the_models_dropout_is_not_dropped():
+    model, ids = build("Llama", attention_dropout=0.5), tokens(1, 30)
+    attach(model, "entmax-1.5")
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model(ids).logits, model(ids).logits)
+        model.eval()
+        assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["softmax", "ssmax", "entmax-1.5"])
+def test_trap_1_of_mechanisms_recorded_rows_are_float32_under_autocast(name):
+    model = build("Llama")
+    attach(model, name)
+    recorder = Recorder(torch.tensor([[5, 19]]), lambda recorded: recorded.weights)
+    with recording(model, recorder), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(tokens(1, 20))
+    for weights in recorder.kept.values():
+        assert weights.dtype == torch.float32
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]), atol=1e-6, rtol=0)
+
+
+def test_a_bias_on_windowed_layers_is_no_mechanism_there():
+    """learned-p's shared table is not the first layer's, which has a window; records tell the layers that have it."""
+    model = build("Gemma3Text", num_hidden_layers=3, layer_types=["sliding_attention", *["full_attention"] * 2])
+    for attention, scaled in (("learned-p", [1, 2]), ("softmax", [])):
+        assert attach(model, attention, bias="alibi").scaled_indices == scaled
+        with Setting()(model) as effective:
+            assert effective.attached.scaled_indices == scaled
+            assert effective.has_mechanism
+
+
+def test_options_are_tried_on_a_generous_layer(registry):
+    """A mechanism that wants four groups of heads can be asked for; a layer that has none refuses it."""
+
+    @register
+    class Groups(Mechanism):
+        """of four groups"""
+
+        name = "groups"
+
+        def __init__(self, layer):
+            super().__init__(layer)
+            if layer.heads % 4 or layer.layers < 2:
+                raise UserError(f"attention groups: {layer.heads} heads are not four groups")
+
+    assert str(Setting.of("groups")) == "groups"
+    with pytest.raises(UserError, match="2 heads are not four groups"):
+        attach(build("Llama", num_attention_heads=2), "groups")

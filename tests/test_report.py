@@ -5,11 +5,13 @@ import re
 
 import pandas as pd
 import pytest
+from tiny import build
 
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
 from ssmax_eval.report import figures
+from ssmax_eval.report.prompts import where
 
 HOSTILE = '<img src=x onerror=alert(1)> $x_1$ & "q"</script>'
 
@@ -218,3 +220,21 @@ def test_curves_of_several_logs_put_below_each_other():
     axes = curves(pd.concat([log.assign(model="a"), mechanism])).axes
     assert len(axes) == 3
     assert [len(ax.lines) for ax in axes[:2]] == [2 + 2, 2]  # the first also holds the legend's handles
+
+
+def test_a_page_of_layers_with_unlike_numbers_of_maps(tokenizer, tmp_path):
+    """Differential attention beside windowed layers: pairs in some layers, heads in others; rows that do not sum to 1."""
+    model = build("Gemma3Text", vocab_size=1024, max_position_embeddings=512)
+    options = {"context_lengths": [128], "depth_percents": [50], "trials": 2, "output_path": tmp_path}
+    ssmax_eval.attention((model, tokenizer), attention=["softmax", "differential", "softmax1"], **options)
+    page = ssmax_eval.report(tmp_path, tmp_path / "page.html").read_text()
+    assert "NaN" not in page.partition("<script")[0]
+
+
+def test_what_attention_does_elsewhere_is_of_the_rows_sum():
+    told = {
+        "top_mass_answer": [0.25], "mass_answer": [[0.25], [None]], "mass_needle": [[0.3], [0.1]], "mass_first": [[0.05], [0.1]],
+        "mass_question": [[0.1], [0.1]], "maximum_at": [[7], [3]], "needle_start": 5,
+    }  # fmt: skip
+    assert where(told) == [[25], 0, 0, 25, 5, 5, 10, 7]
+    assert where({**told, "row_sum": [[0.7], [1.0]]}) == [[25], 0, 0, 25, 5, 5, 10, 7, 70]

@@ -128,7 +128,7 @@ def test_what_swaps_a_mechanism_keeps_the_models_bias(tokenizer, tmp_path):
     attach(model, "ssmax")
     for each in (model, *swapped):
         assert each.config.ssmax["position"] == "alibi"
-        assert [mechanism.bias.name for mechanism in mechanisms_of(each).values()] == ["alibi", "alibi"]
+        assert [mechanism.position_bias.name for mechanism in mechanisms_of(each).values()] == ["alibi", "alibi"]
     attach(model, "ssmax", bias=None)
     assert "position" not in model.config.ssmax
 

@@ -103,6 +103,7 @@ def attach(
             )
         train_length = 2  # softmax knows none
     made: dict[str, Mechanism] = {}
+    carried = mechanisms_of(model)
     for name in attention_modules(model):
         if name in chosen:
             first = next((each for each in made.values() if isinstance(each, asked.mechanism)), None)
@@ -111,7 +112,9 @@ def attach(
             made[name] = Softmax(layer_of(model, name, train_length))
         if name in made:
             if bias is not None:
-                made[name].bias = bias_named(bias)(made[name].layer.heads)
+                own = getattr(carried.get(name), "position_bias", None)  # with what it learned
+                keeps = own is not None and own.name == bias
+                made[name].position_bias = own if keeps else bias_named(bias)(made[name].layer.heads)
             made[name].to(computes_on(model.get_submodule(name)))
     detach(model)
     put_on(model, made)

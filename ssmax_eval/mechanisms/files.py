@@ -34,6 +34,8 @@ def import_file(file: str | Path) -> None:
     Raises UserError if it cannot be run, registers nothing, or takes the name of another file's; nothing is registered then.
     """
     path = Path(file)
+    if path.is_dir():
+        raise UserError(f"import {str(file)!r}: it is a directory; give a Python file that registers a mechanism")
     if not path.is_file():
         raise UserError(f"import {str(file)!r}: there is no such file; give a Python file that registers a mechanism")
     path = path.resolve()
@@ -100,9 +102,9 @@ def imported_files() -> list[str]:
 
 
 def source_of(each: type[Any]) -> tuple[str, str] | None:
-    """Return the name and a sha256 of the file that a mechanism or position of somebody else's comes from.
+    """Return where a mechanism or position of somebody else's comes from, and a sha256 of that file.
 
-    None for this package's own, and for what comes from no file.
+    An imported file's name, or the name of a module that is installed. None for this package's own, and what comes from no file.
     """
     if is_own(each):
         return None
@@ -111,6 +113,6 @@ def source_of(each: type[Any]) -> tuple[str, str] | None:
         return found.path.name, found.sha256
     try:
         path = Path(inspect.getfile(each))
-        return path.name, hashlib.sha256(path.read_bytes()).hexdigest()
+        return each.__module__, hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, TypeError):
         return None

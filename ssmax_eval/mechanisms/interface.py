@@ -9,6 +9,7 @@ A model without a mechanism runs on its own attention implementation: some model
 another one. Our function stands in for it where a mechanism or a recorder needs it, and readers.preflight compares the two.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from ..errors import UserError
 from .layers import attention_modules, layer_in, layer_list
 from .mechanism import Layer, Mechanism
 from .recorder import Recorded, Recorder
+from .registry import is_own
 from .seen import Seen, forward_of
 
 IMPLEMENTATION = "ssmax_eval"
@@ -46,6 +48,27 @@ class Watched(NamedTuple):
     offer: Callable[[Recorded], None]
 
 
+def named_in_errors(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what a mechanism of somebody else's raises be a UserError that names it, and not the model."""
+
+    @functools.wraps(forward)
+    def attend(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+        try:
+            return forward(module, *arguments, **options)
+        except UserError:
+            raise
+        except Exception as error:
+            mechanism: Mechanism | None = getattr(module, "ssmax", None)
+            if mechanism is None or is_own(type(mechanism)) or "memory" in str(error):
+                raise
+            raise UserError(
+                f"attention {mechanism.name}: it cannot be run ({type(error).__name__}: {error})"
+            ) from error
+
+    return attend
+
+
+@named_in_errors
 def attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
@@ -60,7 +83,7 @@ def attention_forward(
         )
     carried: Mechanism | None = getattr(module, "ssmax", None)
     mechanism = carried if carried is not None and carried.active else SOFTMAX
-    biased = carried is not None and carried.bias is not None and carried.bias.active
+    biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
     watched: Watched | None = getattr(module, "watched", None)
     seen = Seen(forward_of(module, query, key, attention_mask, **kwargs))
     if carried is not None:
@@ -76,7 +99,7 @@ def attention_forward(
         return output, none
     if mechanism is SOFTMAX and carried is not None:  # switched off, but not its position
         mechanism = Mechanism(carried.layer)
-        mechanism.bias = carried.bias
+        mechanism.position_bias = carried.position_bias
     keep = None if watched is None else watched.rows.to(query.device)
     # autocast would round the products to bfloat16 again, and softmax and sums of them
     with torch.autocast(query.device.type, enabled=False):

@@ -99,7 +99,7 @@ class Mechanism(nn.Module):
     def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.layer = layer
-        self.bias: Bias | None = None  # of the position, added to the scores (position/bias.py)
+        self.position_bias: Bias | None = None  # of the position, added to the scores (position/bias.py)
 
     def query(self, q: Tensor, seen: "Seen") -> Tensor:
         """Return the queries to use of q (batch, heads, rows, head_dim), in q's dtype."""
@@ -195,8 +195,8 @@ class Mechanism(nn.Module):
 
     def biased(self, scores: Tensor, seen: "Seen") -> Tensor:
         """Return scores with all that the position and the model add to them."""
-        if self.bias is not None and self.bias.active:
-            scores = scores + self.bias(seen.distance)
+        if self.position_bias is not None and self.position_bias.active:
+            scores = scores + self.position_bias(seen.distance)
         return seen.added(scores)
 
     def learned(self) -> dict[str, list[float]]:

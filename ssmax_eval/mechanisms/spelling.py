@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from ..position.bias import biases
 from .files import source_of
 from .mechanism import Layer, Mechanism
 from .registry import MECHANISMS, mechanisms
@@ -54,7 +55,49 @@ class Attention:
     def on(self, layer: Layer, first: Mechanism | None = None) -> Mechanism:
         """Return the mechanism of one layer. first: that of the first layer."""
         shared = {"first": first} if first is not None and self.shares else {}
-        return self.mechanism(layer, **dict(self.options), **shared)
+        whole = whole_options(self.mechanism)
+        options = {key: int(value) if key in whole else value for key, value in self.options}
+        return self.mechanism(layer, **options, **shared)
+
+
+def remedy(source: str) -> str:
+    """Say what brings a mechanism or a position that comes from a file, or from a module that is not installed."""
+    if source.endswith(".py"):
+        return f"add --import {source}, or in Python ssmax_eval.import_file({source!r})"
+    return f"install what brings module {source}"
+
+
+def check_entry(entry: Any, where: str) -> None:
+    """Raise UserError for an `ssmax` entry of a config that does not say, as ours do, what stands on a model's layers.
+
+    where: whose entry it is, in words.
+    """
+    if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
+        raise UserError(f"{where}: the 'ssmax' entry of its config names no attention mechanism")
+    name, sources, bias = entry["attention"].partition(":")[0], entry.get("source", []), entry.get("position")
+    if not isinstance(sources, list) or not all(isinstance(each, str) and each for each in sources):
+        raise UserError(f"{where}: source {sources!r} in the 'ssmax' entry of its config: allowed is a list of files")
+    remedies = [remedy(each) for each in sources]
+    if sources and name not in mechanisms():
+        raise UserError(
+            f"{where}: its attention mechanism {name!r} is not this package's own; it comes from {sources[0]}: {remedies[0]}"
+        )
+    asked = Attention.of(entry["attention"])
+    if bias is not None and (not isinstance(bias, str) or bias not in biases()):
+        raise UserError(
+            f"{where}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(biases())}"
+            + (f"; or {remedies[-1]}" if remedies else "")
+        )
+    if asked.is_softmax and bias is None:
+        raise UserError(
+            f"{where}: the 'ssmax' entry of its config names softmax, which is a plain model's; take the entry out"
+        )
+    length = entry.get("train_length")
+    whole = isinstance(length, int) and not isinstance(length, bool)
+    if not (length is None or (whole and 2 <= length <= LARGEST_LENGTH)):
+        raise UserError(
+            f"{where}: train_length {length!r} in the 'ssmax' entry of its config: allowed are whole numbers from 2"
+        )
 
 
 def note_from_scratch(attention: Attention) -> None:
@@ -92,11 +135,25 @@ def parse(text: str) -> Attention:
         if not abs(options[key]) <= LARGEST_OPTION:
             raise UserError(f"attention option {key}={value!r} of {name}: allowed are numbers up to {LARGEST_OPTION:g}")
     length = options.pop("train_length", None)
+    for key in whole_options(mechanism) & options.keys():
+        if not options[key].is_integer():
+            raise UserError(f"attention option {key}={options[key]:g} of {name}: allowed are whole numbers")
     if length is not None and not (2 <= length <= LARGEST_LENGTH and length.is_integer()):
         raise UserError(f"attention option train_length={length:g}: allowed are whole numbers, 2 to {LARGEST_LENGTH}")
     found = Attention(mechanism, tuple(sorted(options.items())), None if length is None else int(length))
-    found.on(EXAMPLE)  # its own refusals, early
+    try:
+        found.on(EXAMPLE)  # its own refusals, early
+    except UserError:
+        raise
+    except Exception as error:  # code of others raises anything
+        raise UserError(f"attention {text!r}: it cannot be made ({type(error).__name__}: {error})") from error
     return found
+
+
+def whole_options(mechanism: type[Mechanism]) -> set[str]:
+    """Return a mechanism's options that are whole numbers: those annotated int."""
+    parameters = inspect.signature(mechanism).parameters.values()
+    return {p.name for p in parameters if p.annotation in (int, "int")}
 
 
 def plain_number(value: float) -> str:

@@ -30,6 +30,8 @@ def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> N
     other[:, kept:] = ids[:, :1]
     try:
         rows = [model(input_ids=each).logits[0, :kept].float() for each in (ids, other)]
+    except UserError:
+        raise
     except Exception as error:  # a model that needs more than text raises anything
         raise UserError(f"{name}: it cannot read a text of token ids alone ({first_line(error)})") from error
     change = (rows[0] - rows[1]).abs().max()

@@ -26,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ..errors import UserError
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.interface import IMPLEMENTATION
+from ..mechanisms.spelling import check_entry
 from .sharing import fill, join, own_tables, separate
 
 PREFIX = "ssmax_"
@@ -56,6 +57,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
         for part in (config, config.get_text_config()):
             if part._attn_implementation not in (None, IMPLEMENTATION):
                 raise dropping(part._attn_implementation)
+        check_entry(getattr(config, "ssmax", None), type(self).__name__)
         plain_model.__init__(self, config, *arguments, **options)
         attach(self, config.ssmax["attention"], bias=config.ssmax.get("position"))
         if (ties := LOADING.get()) is not None:

@@ -10,9 +10,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from ..errors import UserError
 from ..mechanisms.attach import attach
-from ..mechanisms.registry import mechanisms
-from ..mechanisms.spelling import LARGEST_LENGTH, Attention, note_from_scratch
-from ..position.bias import biases
+from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
@@ -242,25 +240,5 @@ def check_mechanism(source: ModelSource) -> None:
     config = source.config()
     if "ssmax" not in config and not str(config["model_type"]).startswith(PREFIX):
         return
-    entry = config.get("ssmax")
-    if not isinstance(entry, dict) or not isinstance(entry.get("attention"), str):
-        raise UserError(f"model {source.reference!r}: the 'ssmax' entry of its config names no attention mechanism")
-    name = entry["attention"].partition(":")[0]
-    files = [str(each) for each in entry.get("source") or []]
-    if files and name not in mechanisms():
-        raise UserError(
-            f"model {source.reference!r}: its attention mechanism {name!r} is not this package's own; it comes from {files[0]}: "
-            f"add --import {files[0]}, or in Python ssmax_eval.import_file({files[0]!r})"
-        )
-    Attention.of(entry["attention"])
-    if (bias := entry.get("position")) is not None and bias not in biases():
-        raise UserError(
-            f"model {source.reference!r}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(biases())}, "
-            f"or add --import {(files or ['FILE.py'])[-1]}"
-        )
-    length = entry.get("train_length")
-    if not (length is None or (isinstance(length, int) and 2 <= length <= LARGEST_LENGTH)):
-        raise UserError(
-            f"model {source.reference!r}: train_length {length!r} in the 'ssmax' entry of its config: allowed are whole numbers from 2"
-        )
+    check_entry(config.get("ssmax"), f"model {source.reference!r}")
     classes(base_type(source))

@@ -124,7 +124,9 @@ def eager_maps(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
 @contextmanager
 def mechanisms_off(model: PreTrainedModel) -> Iterator[None]:
     """Let the mechanisms and biases of a model do nothing while the block runs: plain softmax."""
-    parts = [part for mechanism in mechanisms_of(model).values() for part in (mechanism, mechanism.bias) if part]
+    parts = [
+        part for mechanism in mechanisms_of(model).values() for part in (mechanism, mechanism.position_bias) if part
+    ]
     switched = [part for part in parts if part.active]
     try:
         for part in switched:

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .. import statistics
@@ -84,15 +83,21 @@ def where(row: dict[str, Any]) -> Any:
     told = (row.get(name) for name in ("mass_answer", "mass_needle", "mass_first", "mass_question", "maximum_at"))
     if not isinstance(by_token, list) or not all(isinstance(each, list) for each in told):
         return 0
-    mass = np.array(row["mass_answer"], dtype=float)
-    if np.isnan(mass).all():
+    # layers can have unlike numbers of heads
+    masses = [
+        (mass, i, j) for i, layer in enumerate(row["mass_answer"]) for j, mass in enumerate(layer) if mass is not None
+    ]
+    masses = [each for each in masses if math.isfinite(each[0])]
+    if not masses:
         return 0
-    layer, head = np.unravel_index(int(np.nanargmax(mass)), mass.shape)
+    _, layer, head = max(masses, key=lambda each: each[0])
     values = [row[name][layer][head] for name in ("mass_answer", "mass_needle", "mass_first", "mass_question")]
     on = [percent(value) for value in values]
     on[1] = max(0, on[1] - on[0])
     on[2] = 0 if row.get("needle_start") == 0 else on[2]  # the first token is the needle's
-    return [[percent(value) for value in by_token], int(layer), int(head), *on, row["maximum_at"][layer][head]]
+    packed = [[percent(value) for value in by_token], layer, head, *on, row["maximum_at"][layer][head]]
+    sums = row.get("row_sum")  # of rows that do not sum to 1
+    return [*packed, percent(sums[layer][head])] if isinstance(sums, list) else packed
 
 
 def percent(value: float | None) -> int:

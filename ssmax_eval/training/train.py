@@ -188,7 +188,19 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
         continue_at(model, tokenizer, job.recipe.train_length, keeps)
         if not keeps:
             attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed)
+    try_out(model)
     return with_mechanism(model), tokenizer
+
+
+def try_out(model: PreTrainedModel) -> None:
+    """Read and learn from a few tokens, so that a mechanism that cannot be run is refused before anything is written."""
+    ids = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
+        except RuntimeError as error:
+            raise UserError(f"attention: the model cannot be trained ({type(error).__name__}: {error})") from error
+    model.zero_grad()
 
 
 def run(

@@ -118,13 +118,13 @@ function tokensOf(answer) {
   });
   return line;
 }
-function attentionOf([, layer, head, answer, needle, first, question, at], prompt) {
+function attentionOf([, layer, head, answer, needle, first, question, at, total], prompt) {
   const parts = [["answer", answer], ["needle besides", needle], ["first token", first], ["question", question]];
-  const rest = Math.max(0, 100 - answer - needle - first - question);
+  const sum = total === undefined ? 100 : total, rest = Math.max(0, sum - answer - needle - first - question);
   const line = element("div"), bar = element("div", undefined, "attention");
   parts.forEach(([, share], k) => { const piece = element("span", undefined, "a" + k); piece.style.width = share + "%"; bar.append(piece); });
   bar.setAttribute("role", "img");
-  const text = parts.map(([name, share]) => `${name} ${share}%`).join(", ") + `, elsewhere ${rest}%`;
+  const text = parts.map(([name, share]) => `${name} ${share}%`).join(", ") + `, elsewhere ${rest}%` + (total === undefined ? "" : `, of a row that sums to ${sum}%`);
   bar.setAttribute("aria-label", text);
   line.append(bar, element("small", `head ${layer}.${head}: ${text}; most at token ${number(at)} of ${number(prompt[0])}`, "soft"));
   return line;
