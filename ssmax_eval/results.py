@@ -111,8 +111,16 @@ class Run:
             half.write_text(text + "\n")
 
 
+def line_of(row: Row) -> bytes:
+    """Return a row as its line of rows.jsonl."""
+    return (json.dumps(row, allow_nan=False) + "\n").encode()
+
+
 class RowWriter:
-    """Append rows to a run, one process at a time; a half-written last line is cut off first, with `fresh` all lines are."""
+    """Append rows to a run, one process at a time; a half-written last line is cut off first, with `fresh` all lines are.
+
+    At the end each sample has one line.
+    """
 
     def __init__(self, run: Run, fresh: bool = False) -> None:
         self.run = run
@@ -141,10 +149,21 @@ class RowWriter:
         self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
         self.stream.seek(0, os.SEEK_END)
 
+    def _once(self) -> None:
+        """Leave one line of each sample, its last: what had no score and was tried again stands there twice till now."""
+        rows = self.run.rows()
+        if len(rows) < self.run.rows_path.read_bytes().count(b"\n"):
+            with whole(self.run.rows_path) as half:
+                half.write_bytes(b"".join(map(line_of, rows)))
+
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows and flush them to the system, a batch in one write."""
-        self.stream.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+        self.stream.write(b"".join(map(line_of, rows)))
         self.stream.flush()
 
     def __exit__(self, *error: object) -> None:
-        self.stack.close()
+        try:
+            self.stream.close()
+            self._once()
+        finally:
+            self.stack.close()

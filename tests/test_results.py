@@ -237,8 +237,11 @@ def test_what_failed_is_tried_again(checkpoint, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(TransformersReader, "answers", no_memory)
         failed = run(checkpoint, tmp_path)
+        run(checkpoint, tmp_path)  # tried again, and failed again
     assert failed.record()["failed"] == 8
+    assert len(failed.rows_path.read_text().splitlines()) == 8
     again = run(checkpoint, tmp_path)
+    assert len(again.rows_path.read_text().splitlines()) == 8  # one line a sample, however often it was tried
     assert again.run_id == failed.run_id
     assert again.record()["failed"] == 0
     assert len(again.rows()) == len(load_results(again)) == 8
