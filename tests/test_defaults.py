@@ -12,9 +12,9 @@ from tiny import build, tokens
 from ssmax_eval import api
 from ssmax_eval.commands import probing
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.position.learned import position_end
 from ssmax_eval.models.sources import PAIR
 from ssmax_eval.models.subjects import RunOptions
+from ssmax_eval.position.learned import position_end
 from ssmax_eval.probes.defaults import UNKNOWN, default_lengths, default_window
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.make import loss_probe, needle_probe
