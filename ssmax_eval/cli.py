@@ -64,6 +64,18 @@ def write_report(
     print(report(runs, out, title, figures, baseline, attended=attended, blow_up=blow_up))
 
 
+@app.command("pack")
+def pack_runs(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, folders of runs, or packs.")],
+    out: Annotated[Path, typer.Option(help="The file to write: NAME.zip.")],
+) -> None:
+    """Put stored runs into one compressed file, which report and load_results read as their folders."""
+    from .packs import write_pack
+    from .runs import find_runs
+
+    print(write_pack(find_runs(*runs), out))
+
+
 @app.command("models")
 def list_models(
     folders: Annotated[

@@ -56,6 +56,11 @@ class Run:
     def record_path(self) -> Path:
         return self.folder / "run.json"
 
+    def content(self, name: str) -> bytes | None:
+        """Return what a file of the run holds, rows.jsonl or run.json; None where there is none."""
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
+
     @property
     def is_complete(self) -> bool:
         return self.record_path.is_file()
@@ -71,7 +76,7 @@ class Run:
         if not self.is_complete:
             return {}
         try:
-            record: dict[str, Any] = json.loads(self.record_path.read_text())
+            record: dict[str, Any] = json.loads(self.content(self.record_path.name) or b"")
             for name, kind in TOLD.items():
                 value: Any = record
                 for part in name.split("."):
@@ -84,10 +89,8 @@ class Run:
 
     def rows(self) -> list[Row]:
         """Return the rows, the last one of each sample; a last line without an end, left by a killed process, does not count."""
-        if not self.rows_path.is_file():
-            return []
         rows: dict[str, Row] = {}
-        for number, line in enumerate(self.rows_path.read_bytes().split(b"\n")[:-1], 1):
+        for number, line in enumerate((self.content(self.rows_path.name) or b"").split(b"\n")[:-1], 1):
             try:
                 row = dict(json.loads(line))
                 wrong = [name for name, kind in ROW.items() if not isinstance(row.get(name), kind)]

@@ -1,4 +1,4 @@
-"""Find stored runs below a path, ours and lm-eval's of our tasks, and load their rows."""
+"""Find stored runs below a path, ours and lm-eval's of our tasks, packed ones too, and load their rows."""
 
 from pathlib import Path
 
@@ -6,17 +6,23 @@ import pandas as pd
 
 from .errors import UserError
 from .harness.samples import find_samples
+from .packs import SUFFIX, packed_runs
 from .results import Run
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
-    """Return the runs at or below each path, by folder name, and lm-eval's samples of our tasks as runs; raises UserError for none."""
+    """Return the runs at or below each path, by folder name, those in packs, and lm-eval's samples of our tasks as runs.
+
+    Raises UserError for none.
+    """
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
         if not path.exists():
-            raise UserError(f"run {str(path)!r}: no such path; give a run's folder or a folder of runs")
+            raise UserError(f"run {str(path)!r}: no such path; give a run's folder, a folder of runs or a pack")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
         found = [Run(rows.parent) for rows in sorted(folder.rglob("rows.jsonl"))] + find_samples(path)
+        packs = [path] if path.is_file() and path.suffix == SUFFIX else sorted(folder.rglob(f"*{SUFFIX}"))
+        found += [run for pack in packs for run in packed_runs(pack)]
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
         runs |= {run.folder.resolve(): run for run in found}

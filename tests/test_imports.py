@@ -16,7 +16,7 @@ FLOORS = (
     ("probes", "provenance"),
     ("plans",),
     ("cost",),
-    ("evaluate", "dry_run", "harness"),
+    ("evaluate", "dry_run", "harness", "packs"),
     ("runs",),
     ("report",),
     ("api", "terminal"),
