@@ -1,5 +1,6 @@
 """The command line: parse, call, print one result. Heavy imports stay inside the commands, so `--help` is instant."""
 
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
@@ -32,6 +33,23 @@ app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
 app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and stop, for --version."""
+    if asked:
+        print(f"ssmax-eval {importlib.metadata.version('ssmax-eval')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Long-context evaluation of attention mechanisms: does a model still find key information far past its training length?"""
+
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 STORES = ("needle", "attention", "loss", "run", "train")  # commands that keep what they did before it
@@ -173,7 +191,7 @@ def dashed(argument: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run
