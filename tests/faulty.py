@@ -154,7 +154,9 @@ def in_child(test: str, out: Path, faulty: bool) -> int:
         from faults import FAULTS
 
         FAULTS[test].put_in()
-    options = ["-q", "-x", "-p", "no:cacheprovider", "--basetemp", str(out.parent / "tmp"), "-k", test]
+    # one test in this process: the options for all tests, workers among them, are not for it
+    options = ["-o", "addopts=-m 'not slow and not gpu and not network and not browser'"]
+    options += ["-q", "-x", "-p", "no:cacheprovider", "--basetemp", str(out.parent / "tmp"), "-k", test]
     code = int(pytest.main([*options, str(file_of(test))]))
     sys.stdout.flush()
     return code
