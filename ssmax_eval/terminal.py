@@ -243,6 +243,9 @@ def value_text(cell: dict[str, Any] | None) -> str:
     return f"{cell['accuracy']:.2f}" if cell["scored"] else "failed"
 
 
+WIDEST = 2000  # characters of a table's line in a log
+
+
 def print_table(columns: list[str], lines: list[list[str]], title: str = "") -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
@@ -251,5 +254,9 @@ def print_table(columns: list[str], lines: list[list[str]], title: str = "") -> 
         table.add_row(*(Text(str(part)) for part in line))
     if title:
         print(title)
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
     # as wide as it needs when nobody looks: a log must not wrap cells
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    widest = Console(width=WIDEST)
+    Console(width=widest.measure(table).maximum).print(table)

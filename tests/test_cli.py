@@ -329,3 +329,11 @@ def test_alone_it_is_its_help_and_version_is_told(capsys):
     code, out, err = call(capsys, "--version")
     assert (code, err) == (0, "")
     assert re.fullmatch(r"ssmax-eval \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_a_log_wraps_no_cell(capsys):
+    from ssmax_eval.terminal import print_table
+
+    long = "/".join(["folder"] * 60)
+    print_table(["model", "where"], [["tiny", long]])
+    assert long in capsys.readouterr().out

@@ -29,7 +29,9 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 def modules():
     """Return the file of every module of the package, by its name."""
-    return {name_of(path): path for path in TOP.rglob("*.py") if "bundled" not in path.parts}
+    return {
+        name_of(path): path for path in TOP.rglob("*.py") if not {"bundled", "tasks"} & {*path.relative_to(TOP).parts}
+    }
 
 
 def name_of(path):
