@@ -35,6 +35,36 @@ def fault(test: str, seam: str, swaps: bool = False) -> Callable[[Callable[..., 
 # mechanisms
 
 
+@fault("test_differential_is_transformers", "mechanisms.differential.Differential.join")
+def heads_that_follow_each_other_are_a_pair(right, self, v):
+    return torch.cat([v[:, 0::2], v[:, 1::2]], -1)
+
+
+@fault("test_blocks_of_rows", "mechanisms.mechanism.chosen")
+def rows_of_later_blocks_are_not_kept(right, kept, *rest):
+    return right(kept, *rest) if kept is None else kept
+
+
+@fault("test_what_swaps_a_mechanism", "mechanisms.attach.own_bias")
+def a_swap_forgets_the_models_position(right, model):
+    return None
+
+
+@fault("test_the_models_dropout", "mechanisms.interface.forward_of")
+def dropout_ends_where_sdpa_does(right, *arguments, **options):
+    return dataclasses.replace(right(*arguments, **options), dropout=0.0)
+
+
+@fault("test_edited_helpers", "plans.code_of")
+def a_users_code_decides_no_run(right, each, setting):
+    return {"attention_source": None}
+
+
+@fault("test_layers_are_told", "mechanisms.layers.layer_indices")
+def layers_are_counted_from_one(right, model):
+    return {name: index + 1 for name, index in right(model).items()}
+
+
 @fault("test_trap_1_chunked", "mechanisms.seen.visible_keys")
 def all_rows_of_a_forward_have_one_n(right, seen):
     n = right(seen)
