@@ -8,9 +8,10 @@ import torch
 
 
 @pytest.fixture
-def one_thread():
+def as_they_were_made():
+    """On as many threads as the golden rows."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(golden.THREADS)
     yield
     torch.set_num_threads(before)
 
@@ -34,7 +35,7 @@ def same(found: Any, stored: Any, where: str, exactly: bool) -> None:
 
 
 @pytest.mark.slow
-def test_rows_are_the_golden_ones(one_thread):
+def test_rows_are_the_golden_ones(as_they_were_made):
     compared = 0
     for name, model, length in golden.subjects():
         assert golden.path_of(name).exists(), f"no golden rows of {name}: python tests/golden.py"
