@@ -8,7 +8,7 @@ import sys
 
 import pandas as pd
 
-from ssmax_eval.runs import find_runs, load_results
+from ssmax_eval.results import find_runs, load_results
 
 SAME = [
     "fingerprint",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .models.load import load_model
     from .models.retrofit import retrofit
     from .position.bias import Bias, register_bias
-    from .runs import load_results
+    from .results import load_results
     from .setting import Setting
 
 _HOMES = {
@@ -31,7 +31,7 @@ _HOMES = {
     "detach": "mechanisms.attach",
     "import_file": "mechanisms.files",
     "load_model": "models.load",
-    "load_results": "runs",
+    "load_results": "results",
     "loss": "api",
     "needle": "api",
     "register": "mechanisms.registry",

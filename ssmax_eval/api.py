@@ -9,13 +9,13 @@ import pandas as pd
 from . import statistics
 from .data.needles import Needle
 from .dry_run import dry_run as plan_without_weights
-from .evaluate import run_probes
 from .models.subjects import RunOptions
 from .plans import Probe, planned_runs
 from .probes.loss import LossProbe
 from .probes.make import loss_probe, needle_probe
 from .probes.needle import NeedleProbe
-from .runs import load_results
+from .results import load_results
+from .run import run_probes
 from .setting import settings_of
 from .signatures import takes
 

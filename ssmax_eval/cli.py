@@ -89,7 +89,7 @@ def pack_runs(
 ) -> None:
     """Put stored runs into one compressed file, which report and load_results read as their folders."""
     from .packs import write_pack
-    from .runs import find_runs
+    from .results import find_runs
 
     print(write_pack(find_runs(*runs), out))
 

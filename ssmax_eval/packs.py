@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .disk import whole
 from .errors import UserError
-from .results import Run
+from .store import Run
 
 SUFFIX = ".zip"
 FILES = ("run.json", "rows.jsonl")  # of a run

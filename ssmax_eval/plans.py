@@ -11,8 +11,8 @@ from .models.mechanism_code import code_source
 from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
 from .readers.transformers import TransformersReader
-from .results import Run, run_id_of
 from .setting import Setting
+from .store import Run, run_id_of
 
 AS_TRAINED = (Setting(),)
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from . import statistics
-from .results import Run, run_id_of
-from .runs import load_results
+from .results import load_results
+from .store import Run, run_id_of
 from .verdict import verdict
 
 HEADS = 3  # of each series in the table of heads

@@ -18,7 +18,7 @@ from ssmax_eval.probes.budget import cut_in_words
 from ssmax_eval.probes.loss import LossProbe
 from ssmax_eval.probes.needle import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
-from ssmax_eval.runs import find_runs
+from ssmax_eval.results import find_runs
 
 COST = re.compile(
     r"ssmax-eval: cost: (\d+) models? x (\d+) settings?; (.*?); ([\d,]+) tokens, ([\d,]+) in the longest; "

@@ -10,14 +10,14 @@ TOP = Path(ssmax_eval.__file__).parent
 FLOORS = (
     ("errors", "quiet", "signatures"),
     ("disk", "statistics", "data", "position"),
-    ("results", "verdict", "mechanisms"),
+    ("store", "verdict", "mechanisms"),
     ("setting", "models", "environment"),
     ("readers", "training"),
     ("probes", "provenance"),
     ("plans",),
     ("cost",),
-    ("evaluate", "dry_run", "harness", "packs"),
-    ("runs",),
+    ("run", "dry_run", "harness", "packs"),
+    ("results",),
     ("report",),
     ("api", "terminal"),
     ("commands",),
@@ -91,7 +91,7 @@ def test_a_probes_numbers_and_the_page_need_no_torch():
     """Of what they import, as far as it goes."""
     known = modules()
     graph = {name: imports(name, path, known) for name, path in known.items()}
-    for start in (name for name in known if room(name) in ("statistics", "verdict", "report", "results")):
+    for start in (name for name in known if room(name) in ("statistics", "verdict", "report", "store", "results")):
         reached, new = set(), {start}
         while new:
             reached |= new

@@ -254,7 +254,7 @@ def test_trap_15_an_edited_text_is_read_again(tokenizer, tmp_path):
     "change", [{"context_length": 128}, {"documents": 3}, {"text": "bible"}, {"window": 32}, {"seed": 1}]
 )
 def test_trap_15_every_parameter_is_part_of_the_run(change):
-    from ssmax_eval.results import run_id_of
+    from ssmax_eval.store import run_id_of
 
     plain = LossProbe(context_length=64, documents=2, window=16)
     other = dataclasses.replace(plain, **change)

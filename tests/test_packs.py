@@ -6,7 +6,7 @@ from test_cli import call
 
 import ssmax_eval
 from ssmax_eval import UserError
-from ssmax_eval.runs import find_runs, load_results
+from ssmax_eval.results import find_runs, load_results
 
 GRID = {"context_lengths": [96], "depth_percents": [0, 100], "trials": 3}
 

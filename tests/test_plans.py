@@ -9,7 +9,7 @@ from handmade import handmade
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.needle import NeedleProbe, Sample
-from ssmax_eval.results import run_id_of
+from ssmax_eval.store import run_id_of
 
 # taken from the code as it was before there was a plan 2
 FROZEN = {

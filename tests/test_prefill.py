@@ -17,8 +17,8 @@ from ssmax_eval.readers.memory import InMemory
 from ssmax_eval.readers.parts import smaller_chunk
 from ssmax_eval.readers.prefill import chunks
 from ssmax_eval.readers.transformers import TransformersReader
-from ssmax_eval.results import run_id_of
 from ssmax_eval.setting import Setting
+from ssmax_eval.store import run_id_of
 
 LENGTH = 1200
 JAMBA = {

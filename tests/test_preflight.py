@@ -12,7 +12,6 @@ from transformers.masking_utils import sdpa_mask
 import ssmax_eval.api as api
 from ssmax_eval import UserError
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.evaluate import inference
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.interface import implementations, native_mechanism
 from ssmax_eval.mechanisms.seen import Forward, Seen
@@ -25,7 +24,8 @@ from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.parts import smaller_chunk
 from ssmax_eval.readers.preflight import preflight
 from ssmax_eval.readers.transformers import TransformersReader
-from ssmax_eval.runs import find_runs
+from ssmax_eval.results import find_runs
+from ssmax_eval.run import inference
 from ssmax_eval.setting import Setting
 
 LENGTH = 160

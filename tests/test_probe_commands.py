@@ -9,7 +9,7 @@ from test_cli import GRID, call
 
 import ssmax_eval
 from ssmax_eval import statistics
-from ssmax_eval.runs import find_runs
+from ssmax_eval.results import find_runs
 
 LOSS = ("--context-length", "200", "--documents", "3", "--window", "32")
 HOSTILE = "<script>alert(1)</script> $x$"

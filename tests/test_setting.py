@@ -15,7 +15,7 @@ from ssmax_eval.mechanisms.attach import attach, mechanisms_of
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.position.bias import slopes
 from ssmax_eval.position.rope import rotary_modules
-from ssmax_eval.runs import find_runs
+from ssmax_eval.results import find_runs
 from ssmax_eval.setting import settings_of
 
 SETTINGS = {

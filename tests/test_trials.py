@@ -372,7 +372,7 @@ def test_an_exponents_errors_are_clustered_by_trial():
 
 def test_page_and_terminal_name_the_unit(tmp_path, capsys):
     from ssmax_eval.report import figures
-    from ssmax_eval.runs import find_runs
+    from ssmax_eval.results import find_runs
     from ssmax_eval.terminal import print_runs
 
     own, other = np.ones((8, 5, 5)), np.ones((8, 5, 5))

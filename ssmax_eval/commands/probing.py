@@ -199,10 +199,10 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
     quiet_libraries()
     import_files(given["imports"])
     from ..dry_run import dry_run
-    from ..evaluate import run_probes
     from ..models.sources import PAIR
     from ..models.subjects import RunOptions
     from ..plans import planned_runs
+    from ..run import run_probes
     from ..setting import settings_of
     from ..statistics import Thresholds
     from ..terminal import print_plan, print_runs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..results import Row, Run
+from ..store import Row, Run
 
 TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
 UNTOLD = dict.fromkeys(

@@ -11,8 +11,8 @@ import pandas as pd
 
 from .. import statistics
 from ..errors import UserError
-from ..results import Run
-from ..runs import find_runs, load_results
+from ..results import find_runs, load_results
+from ..store import Run
 from . import causes, grids, losses, masses, prompts, theta, training
 from .context import Context
 from .page import html, write

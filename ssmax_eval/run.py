@@ -19,8 +19,8 @@ from .models.subjects import Loaded, RunOptions, Subject
 from .plans import AS_TRAINED, PlannedRun, Probe, kinds_of, planned_runs
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
-from .results import Run
 from .setting import Setting
+from .store import Run
 
 # of a config: what a forward returns, not what it computes
 FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}

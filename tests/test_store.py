@@ -15,7 +15,6 @@ import ssmax_eval
 from ssmax_eval.cli import main
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
-from ssmax_eval.evaluate import run_probe
 from ssmax_eval.mechanisms.registry import MECHANISMS
 from ssmax_eval.mechanisms.spelling import Attention
 from ssmax_eval.models.subjects import RunOptions
@@ -24,9 +23,10 @@ from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.probes.needle import NeedleProbe
 from ssmax_eval.readers.answers import UNSCORED
 from ssmax_eval.readers.transformers import TransformersReader
-from ssmax_eval.results import Run, run_id_of
-from ssmax_eval.runs import load_results
+from ssmax_eval.results import load_results
+from ssmax_eval.run import run_probe
 from ssmax_eval.setting import Setting
+from ssmax_eval.store import Run, run_id_of
 
 PROBE = NeedleProbe(context_lengths=(96, 128), depth_percents=(0, 100), trials=2)
 COLUMNS = set(
