@@ -9,7 +9,7 @@ import torch
 from memory import compare
 
 from ssmax_eval import load_model
-from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.answers import forced
 from ssmax_eval.readers.transformers import TransformersReader
 

@@ -17,7 +17,7 @@ from ssmax_eval.harness.documents import needle_prompts
 from ssmax_eval.harness.model import SSMaxLM
 from ssmax_eval.harness.requests import EXACT
 from ssmax_eval.models.sources import BUNDLED
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 
 REPEATS = 3
 GREEDY = {"do_sample": False, "temperature": 0.0, "until": []}

@@ -10,7 +10,7 @@ import torch
 from memory import compare
 
 from ssmax_eval import load_model
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.answers import forced
 
 REPEATS = 3

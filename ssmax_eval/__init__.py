@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import report
-    from .api import attention, loss, needle, train
+    from .api import function, train
     from .errors import UserError
     from .mechanisms.attach import attach, detach
     from .mechanisms.files import import_file
@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from .models.load import load_model
     from .models.retrofit import retrofit
     from .position.bias import Bias, register_bias
+    from .probes import PROBES
+    from .probes.attention.options import AttentionOptions
+    from .probes.loss.options import LossOptions
+    from .probes.needle.options import NeedleOptions
     from .results import load_results
     from .setting import Setting
+
+    # for type checkers; at run time every probe of PROBES is a function, made when it is first used
+    attention = function(AttentionOptions, PROBES["attention"])
+    loss = function(LossOptions, PROBES["loss"])
+    needle = function(NeedleOptions, PROBES["needle"])
 
 _HOMES = {
     "Bias": "position.bias",
@@ -27,13 +36,10 @@ _HOMES = {
     "Setting": "setting",
     "UserError": "errors",
     "attach": "mechanisms.attach",
-    "attention": "api",
     "detach": "mechanisms.attach",
     "import_file": "mechanisms.files",
     "load_model": "models.load",
     "load_results": "results",
-    "loss": "api",
-    "needle": "api",
     "register": "mechanisms.registry",
     "register_bias": "position.bias",
     "report": "report",
@@ -67,11 +73,15 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    from .probes import PROBES
+
+    return sorted({*__all__, *PROBES})
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'ssmax_eval' has no attribute {name!r}")
-    home = importlib.import_module(f".{_HOMES[name]}", __name__)
-    return home if name == _HOMES[name] else getattr(home, name)
+    if name in _HOMES:
+        home = importlib.import_module(f".{_HOMES[name]}", __name__)
+        return home if name == _HOMES[name] else getattr(home, name)
+    if not name.startswith("_") and name in importlib.import_module(".probes", __name__).PROBES:
+        return getattr(importlib.import_module(".api", __name__), name)
+    raise AttributeError(f"module 'ssmax_eval' has no attribute {name!r}")

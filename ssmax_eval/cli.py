@@ -10,7 +10,7 @@ import typer
 
 from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .commands.options import IMPORTS, import_files
-from .commands.probing import attention_command, loss_command, needle_command, run_command
+from .commands.probing import register
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError
 from .quiet import quiet_libraries
@@ -24,10 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.command("needle")(needle_command)
-app.command("attention")(attention_command)
-app.command("loss")(loss_command)
-app.command("run")(run_command)
+register(app)
 app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)

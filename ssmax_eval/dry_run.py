@@ -9,7 +9,7 @@ from .models.load import check_config, load_tokenizer
 from .models.shape import blank
 from .models.subjects import RunOptions
 from .plans import PlannedRun
-from .probes.defaults import training_length
+from .probes.by_model import training_length
 
 
 def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:

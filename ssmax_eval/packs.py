@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .disk import whole
 from .errors import UserError
+from .probes import schema_of
 from .store import Run
 
 SUFFIX = ".zip"
@@ -49,7 +50,7 @@ def packed_runs(pack: Path) -> list[Run]:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"pack {str(pack)!r}: it cannot be read ({error}); ssmax-eval pack makes one") from error
     places = sorted(name.removesuffix(f"/{FILES[1]}") for name in names if name.endswith(f"/{FILES[1]}"))
-    return [PackedRun(pack / place, pack, place) for place in places]
+    return [PackedRun(pack / place, schema_of(place.split("/")[0]), pack, place) for place in places]
 
 
 def write_pack(runs: Sequence[Run], pack: Path) -> Path:

@@ -1,44 +1,20 @@
 """What is to run: which probes on which models in which settings, and where the rows go; nothing loaded or written."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .models.load import pick_device
 from .models.mechanism_code import code_source
 from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
-from .readers.transformers import TransformersReader
-from .setting import Setting
+from .probes.kind import Probe
+from .probes.options import Options, several
+from .setting import Setting, settings_of
 from .store import Run, run_id_of
 
 AS_TRAINED = (Setting(),)
-
-
-class Probe(Protocol):
-    """What can be run on a model: a name in the run store, a plan of samples, and a call that yields their rows."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def all_rows(self) -> bool: ...
-    @property
-    def needs(self) -> frozenset[str]: ...
-    def plan(self) -> Sequence[Any]: ...
-    def has(self, sample: Any, done: Collection[str]) -> bool: ...
-    def reads(self, sample: Any) -> list[int]: ...
-    def parameters(self) -> dict[str, Any]: ...
-    def tokens(self, rows: Sequence[dict[str, Any]]) -> int: ...
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None: ...
-    def __call__(
-        self,
-        reader: TransformersReader,
-        done: Collection[str],
-        batch_size: int | None,
-        progress: Callable[[int], None],
-    ) -> Iterator[list[dict[str, Any]]]: ...
 
 
 class PlannedRun(NamedTuple):
@@ -48,6 +24,31 @@ class PlannedRun(NamedTuple):
     probe: Probe
     setting: Setting
     run: Run
+
+
+def settings_asked(options: Options) -> list[Setting]:
+    """Return the settings that options ask for: each mechanism at each RoPE theta. Raises UserError."""
+    factors = options.rope_theta_factor
+    return settings_of(
+        [*several(options.attention)] or [None],
+        options.rope_theta,
+        [factors] if isinstance(factors, int | float) else [*factors],
+        options.rope_scaling,
+        options.position,
+    )
+
+
+def how_asked(options: Options) -> RunOptions:
+    """Return how options ask for models to be loaded and run. Raises UserError."""
+    return RunOptions(
+        dtype=options.dtype,
+        device=options.device,
+        device_map=options.device_map,
+        batch_size=options.batch_size,
+        output_path=Path(options.output_path),
+        fresh=options.fresh,
+        trust_remote_code=options.trust_remote_code,
+    )
 
 
 def planned_runs(
@@ -101,4 +102,4 @@ def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions)
         **code_of(each, setting),
         **setting.position.key(),
     }
-    return Run(options.output_path / probe.name / run_id_of(key))
+    return Run(options.output_path / probe.name / run_id_of(key), probe.schema)

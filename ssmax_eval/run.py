@@ -16,7 +16,8 @@ from .environment import command, environment, peak_memory
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions, Subject
-from .plans import AS_TRAINED, PlannedRun, Probe, kinds_of, planned_runs
+from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
+from .probes.kind import Probe
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
 from .setting import Setting

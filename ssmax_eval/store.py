@@ -3,34 +3,93 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
 
 from .disk import held, whole
 from .errors import UserError
+from .rows import Fields, Row, checked, in_words, line_of, read
 
-Row = dict[str, Any]
 FORMAT = 1
-# what a record has to tell, and of what type; None: it may be missing
-TOLD = {
-    "parameters": dict, "model": dict, "attention": dict, "rope": dict, "environment": dict, "rows": int, "tokens": int,
-    "seconds": int | float, "thresholds": dict | None, "command": str | None, "model.label": str,
-    "model.architecture": str, "model.parameters": int, "model.fingerprint": str, "model.dtype": str,
-    "model.train_length": int | None, "model.training": dict | None, "model.training.log": list | None,
-    "attention.attention": str, "attention.unscaled_layers": list | None, "attention.scaled_layers": list | None,
-    "attention.learned": dict | None, "rope.effective": dict | None, "environment.device": str,
-}  # fmt: skip
-NUMBER = int | float | None
-ROW = {
-    "sample": str, "model": str | None, "attention": str | None, "rope": str | None, "context_length": int,
-    "error": str | None,
-    "correct": bool | None, "first_correct": bool | None, "nll_sum": NUMBER, "depth_percent": NUMBER, "answer_nll": NUMBER,
-    "haystack_nll": NUMBER, "top_mass_answer": list | None, "mass_answer": list | None, "answer_ranks": list | None,
-}  # fmt: skip
-PROMPT = "model attention rope task value needles haystack trial control realised_depth_percent needle question expected".split()
+R = TypeVar("R")
+
+
+class TrainingTold(Struct):
+    """How ssmax-eval trained a model."""
+
+    configuration: str | None = None
+    key: str | None = None
+    attention: str | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    log: list[dict[str, Any]] | None = None
+
+
+class ModelTold(Struct):
+    """What a record tells of the model."""
+
+    label: str
+    architecture: str
+    parameters: int
+    fingerprint: str
+    dtype: str
+    train_length: int | None = None
+    training: TrainingTold | None = None
+
+
+class AttentionTold(Struct):
+    """What a record tells of the mechanism, layers by name."""
+
+    attention: str
+    swapped: bool = False
+    scaled_layers: list[str] | None = None
+    unscaled_layers: list[str] | None = None
+    learned: dict[str, dict[str, Any]] | None = None
+
+
+class EffectiveRope(Struct):
+    """What RoPE came to."""
+
+    requested: str
+    rope_type: str
+    effective_theta: float | None = None
+    rope_theta: float | None = None
+
+
+class RopeTold(Struct):
+    """What a record tells of RoPE."""
+
+    requested: dict[str, Any] | None = None
+    effective: EffectiveRope | None = None
+    position: str | None = None
+
+
+class MachineTold(Struct):
+    """What a record tells of the machine."""
+
+    device: str
+
+
+class Record(Struct):
+    """What run.json has to tell; what else it tells is not read by the page."""
+
+    parameters: dict[str, Any]
+    model: ModelTold
+    attention: AttentionTold
+    rope: RopeTold
+    environment: MachineTold
+    rows: int
+    tokens: int
+    seconds: float
+    failed: int = 0
+    thresholds: dict[str, Any] | None = None
+    command: str | None = None
 
 
 def run_id_of(key: dict[str, Any]) -> str:
@@ -40,13 +99,22 @@ def run_id_of(key: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json."""
+    """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json.
+
+    schema: of its rows; Row for those of a probe that is not known here.
+    """
 
     folder: Path
+    schema: type[Row] = Row
 
     @property
     def run_id(self) -> str:
         return self.folder.name
+
+    @property
+    def probe(self) -> str:
+        """The name of the probe whose run it is."""
+        return self.folder.parent.name
 
     @property
     def rows_path(self) -> Path:
@@ -76,33 +144,61 @@ class Run:
         if not self.is_complete:
             return {}
         try:
-            record: dict[str, Any] = json.loads(self.content(self.record_path.name) or b"")
-            for name, kind in TOLD.items():
-                value: Any = record
-                for part in name.split("."):
-                    value = value.get(part) if isinstance(value, dict) else None
-                if isinstance(value, bool) or not isinstance(value, kind):
-                    raise ValueError(f"{name} is not told as it should be")
-            return record
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
+            record: dict[str, Any] = msgspec.json.decode(self.content(self.record_path.name) or b"")
+            msgspec.convert(record, Record)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"run {self.folder}: run.json cannot be read ({in_words(error)}); run again with --fresh"
+            ) from error
+        return record
 
-    def rows(self) -> list[Row]:
-        """Return the rows, the last one of each sample; a last line without an end, left by a killed process, does not count."""
-        rows: dict[str, Row] = {}
+    def typed_rows(self) -> list[Row]:
+        """Return the rows as their schema has them; as rows."""
+        return list(self._last(lambda line: read(line, self.schema), lambda row: row.sample).values())
+
+    def rows(self) -> list[Fields]:
+        """Return the rows as JSON has them, each as its schema says, the last one of each sample.
+
+        A last line without an end, left by a killed process, does not count. Raises UserError for a line that is not a row.
+        """
+
+        def as_json(line: bytes) -> Fields:
+            row: Fields = msgspec.json.decode(line)
+            checked(row, self.schema)
+            return row
+
+        return list(self._last(as_json, lambda row: str(row["sample"])).values())
+
+    def _last(self, decode: Callable[[bytes], R], name: Callable[[R], str]) -> dict[str, R]:
+        """Return the last row of each sample, decoded."""
+        rows: dict[str, R] = {}
         for number, line in enumerate((self.content(self.rows_path.name) or b"").split(b"\n")[:-1], 1):
             try:
-                row = dict(json.loads(line))
-                wrong = [name for name, kind in ROW.items() if not isinstance(row.get(name), kind)]
-                wrong += [name for name in PROMPT if "prompt_sha256" in row and name not in row]
-                if wrong:
-                    raise ValueError(wrong[0])
-                rows[row["sample"]] = row
-            except (ValueError, TypeError, KeyError) as error:
+                row = decode(line)
+            except (ValueError, RecursionError) as error:
                 raise UserError(
-                    f"run {self.folder}: line {number} of rows.jsonl is broken; run again with --fresh"
+                    f"run {self.folder}: line {number} of rows.jsonl is broken ({in_words(error)}); run again with --fresh"
                 ) from error
-        return list(rows.values())
+            rows[name(row)] = row
+        return rows
+
+    def belong(self, rows: Sequence[Row]) -> None:
+        """Raise UserError for rows that the run's record is not of."""
+        record = self.record()
+        if not record:
+            return
+        if len(rows) != record["rows"]:
+            raise UserError(
+                f"run {self.folder}: run.json tells of {record['rows']} rows, rows.jsonl holds {len(rows)}; "
+                "the same command again mends it"
+            )
+        told = {"model": record["model"]["label"], "fingerprint": record["model"]["fingerprint"]}
+        for name, value in (told | {"attention": record["attention"]["attention"]}).items():
+            if others := {getattr(row, name) for row in rows} - {value, None}:
+                raise UserError(
+                    f"run {self.folder}: run.json is of {name} {value!r}, a row of {min(others)!r}; they are not of one run: "
+                    "run again with --fresh"
+                )
 
     def writer(self, fresh: bool = False) -> "RowWriter":
         return RowWriter(self, fresh)
@@ -112,11 +208,6 @@ class Run:
         text = json.dumps({"format": FORMAT, "run_id": self.run_id, **record}, indent=1, allow_nan=False)
         with whole(self.record_path) as half:
             half.write_text(text + "\n")
-
-
-def line_of(row: Row) -> bytes:
-    """Return a row as its line of rows.jsonl."""
-    return (json.dumps(row, allow_nan=False) + "\n").encode()
 
 
 class RowWriter:
@@ -159,9 +250,12 @@ class RowWriter:
             with whole(self.run.rows_path) as half:
                 half.write_bytes(b"".join(map(line_of, rows)))
 
-    def append(self, rows: Iterable[Row]) -> None:
-        """Write rows and flush them to the system, a batch in one write."""
-        self.stream.write(b"".join(map(line_of, rows)))
+    def append(self, rows: Iterable[Fields]) -> None:
+        """Write rows and flush them to the system, a batch in one write. Raises ValueError for one that is not as its schema says."""
+        batch = list(rows)
+        for row in batch:
+            checked(row, self.run.schema)
+        self.stream.write(b"".join(map(line_of, batch)))
         self.stream.flush()
 
     def __exit__(self, *error: object) -> None:

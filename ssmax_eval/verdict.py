@@ -13,10 +13,17 @@ LOW = 0.5  # a short score below which it says little how far it is kept
 
 
 def verdict(
-    rows: pd.DataFrame, baseline: str, reach: pd.DataFrame, train_lengths: dict[str, int | None]
+    rows: pd.DataFrame,
+    baseline: str,
+    reach: pd.DataFrame,
+    train_lengths: dict[str, int | None],
+    by_length: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
-    """Return for each series of one task its sentences; the baseline's own last. rows: with_series, reach: effective_lengths."""
-    by_length = statistics.compare(rows, baseline, ("context_length",))
+    """Return for each series of one task its sentences; the baseline's own last.
+
+    rows: with_series. reach: effective_lengths. by_length: statistics.compare of each length, made here if it is not at hand.
+    """
+    by_length = statistics.compare(rows, baseline, ("context_length",)) if by_length is None else by_length
     pooled = statistics.compare(rows, baseline, ())
     further = statistics.compare_reach(rows, baseline)
     own = {line["series"]: line for line in reach.to_dict("records")}

@@ -10,8 +10,8 @@ from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.interface import recording
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.recorder import Recorder
-from ssmax_eval.probes.attention_mass import HAYSTACK_TOKENS, MEASURES
-from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.probes.attention.masses import HAYSTACK_TOKENS, MEASURES
+from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.attention_proof import mechanisms_off
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting

@@ -13,7 +13,7 @@ from tiny import build
 
 from ssmax_eval.cli import dashed, main
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.defaults import default_task
+from ssmax_eval.probes.by_model import default_task
 from ssmax_eval.readers.transformers import TransformersReader
 
 

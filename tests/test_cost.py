@@ -15,8 +15,8 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.models.shape import blank, visible_pairs, work_of
 from ssmax_eval.models.sources import packaged_path, resolve
 from ssmax_eval.probes.budget import cut_in_words
-from ssmax_eval.probes.loss import LossProbe
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.loss.probe import LossProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
 

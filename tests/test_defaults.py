@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ssmax_eval.probes.make import loss_probe, needle_probe
 from tiny import build, tokens
 
 from ssmax_eval import api
@@ -15,10 +16,10 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.models.sources import PAIR
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.learned import position_end
-from ssmax_eval.probes.defaults import UNKNOWN, default_lengths, default_window
-from ssmax_eval.probes.loss import LossProbe
-from ssmax_eval.probes.make import loss_probe, needle_probe
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.by_model import default_lengths, default_window
+from ssmax_eval.probes.defaults import UNKNOWN
+from ssmax_eval.probes.loss.probe import LossProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.statistics import Thresholds
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}

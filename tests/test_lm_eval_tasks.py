@@ -15,7 +15,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.harness.documents import interleaved, loss_documents, needle_prompts
 from ssmax_eval.harness.requests import EXACT, prompt_of
 from ssmax_eval.models.sources import BUNDLED
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.transformers import TransformersReader
 

@@ -12,7 +12,7 @@ from ssmax_eval.data.documents import Documents, prose_ids
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.position.rope import rope_scaled
-from ssmax_eval.probes.loss import LossProbe
+from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.readers import head
 from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.transformers import TransformersReader

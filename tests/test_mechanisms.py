@@ -19,7 +19,7 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.seen import Forward, Seen
-from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.answers import forced, generate
 from ssmax_eval.readers.transformers import TransformersReader
 

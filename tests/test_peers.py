@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssmax_eval.mechanisms.attach import attach
-from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.transformers import TransformersReader
 
 LENGTH = 300

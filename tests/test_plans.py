@@ -8,7 +8,7 @@ from handmade import handmade
 
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.needle import NeedleProbe, Sample
+from ssmax_eval.probes.needle.probe import NeedleProbe, Sample
 from ssmax_eval.store import run_id_of
 
 # taken from the code as it was before there was a plan 2

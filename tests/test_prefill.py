@@ -10,8 +10,8 @@ from tiny import build
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
 from ssmax_eval.position.rope import rope_scaled
-from ssmax_eval.probes.attention_mass import MEASURES
-from ssmax_eval.probes.needle import NeedleProbe, masses_of
+from ssmax_eval.probes.attention.masses import MEASURES
+from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.answers import UNSCORED, forced, generate
 from ssmax_eval.readers.memory import InMemory
 from ssmax_eval.readers.parts import smaller_chunk

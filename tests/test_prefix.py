@@ -9,8 +9,8 @@ from ssmax_eval.data.documents import Documents
 from ssmax_eval.data.encoding import Encoder, prefix_of
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.loss import LossProbe
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.loss.probe import LossProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 
 GLM = ("[gMASK]", "<sop>")

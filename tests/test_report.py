@@ -10,8 +10,8 @@ from tiny import build
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
+from ssmax_eval.probes.needle.sections.prompts import where
 from ssmax_eval.report import figures
-from ssmax_eval.report.prompts import where
 
 HOSTILE = '<img src=x onerror=alert(1)> $x_1$ & "q"</script>'
 

@@ -14,7 +14,7 @@ from ssmax_eval.data.haystacks import Document
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import LONG_SENTENCE, assemble
 from ssmax_eval.data.sentences import split_sentences
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 
 # made-up texts: words, what stands between two, what ends a sentence, and how many words one has

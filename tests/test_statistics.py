@@ -89,7 +89,7 @@ def prompts(log_odds, lengths, correct=True, series="m"):
 
 def test_statistics_know_the_probes_measures():
     """Told twice, since statistics load no torch."""
-    from ssmax_eval.probes.attention_mass import MEASURES
+    from ssmax_eval.probes.attention.masses import MEASURES
 
     assert statistics.HEAD == MEASURES
 

@@ -20,7 +20,7 @@ from ssmax_eval.mechanisms.spelling import Attention
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.position import Position
 from ssmax_eval.position.rope import RopeSetting
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.answers import UNSCORED
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import load_results

@@ -27,8 +27,8 @@ from unmodified import LAW_S, NoReference, Reference
 
 import ssmax_eval
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.loss import LossProbe
-from ssmax_eval.probes.needle import NeedleProbe
+from ssmax_eval.probes.loss.probe import LossProbe
+from ssmax_eval.probes.needle.probe import NeedleProbe
 
 pytestmark = pytest.mark.slow
 

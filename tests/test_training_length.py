@@ -16,7 +16,7 @@ from ssmax_eval.mechanisms.train_length import train_length_of
 from ssmax_eval.models.catalogue import catalogue
 from ssmax_eval.models.checkpoint import save_model
 from ssmax_eval.models.load import load_model
-from ssmax_eval.probes.defaults import default_lengths
+from ssmax_eval.probes.by_model import default_lengths
 from ssmax_eval.training.card import write_card
 from ssmax_eval.training.folder import read_record
 from ssmax_eval.training.length import continue_at

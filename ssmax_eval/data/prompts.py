@@ -25,7 +25,7 @@ class Prompt:
     Spans are [start, end) in token positions: the needle's sentence, and the value's tokens inside it; None without needle.
     realised_depth_percent is the share of the context in front of the needle. question_start: where the context ends.
     haystack_start: the sentence of its source that the haystack begins with, None where text is made for each prompt;
-    haystack_sentences: how many it has.
+    haystack_sentences: how many it has. values: where each asked value stands in the answer, in its tokens.
     """
 
     ids: list[int]
@@ -41,6 +41,7 @@ class Prompt:
     question_start: int
     haystack_start: int | None
     haystack_sentences: int
+    values: tuple[tuple[int, int], ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -141,7 +142,14 @@ def assemble(
         question_start=len(ids) - len(tail),
         haystack_start=source.start(before) if room else None,
         haystack_sentences=len(ends) - 1,
+        values=value_spans(encoder, tail[answer_start:], draw.answer),
     )
+
+
+def value_spans(encoder: Encoder, answer: list[int], text: str) -> tuple[tuple[int, int], ...]:
+    """Return where each value stands in the tokens of an answer, which lists them with commas."""
+    values = text.split(", ")
+    return tuple(encoder.find(answer, value) for value in values) if len(values) > 1 else ((0, len(answer)),)
 
 
 def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], depth_percent: float) -> dict[int, int]:

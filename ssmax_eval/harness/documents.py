@@ -24,8 +24,9 @@ from ..models.load import load_tokenizer
 from ..models.shape import without_weights
 from ..models.sources import ModelSource, on_disk
 from ..probes.budget import cut_in_words, within
-from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, SEED, TEXT, TRIALS, default_lengths, default_window
-from ..probes.needle import NeedleProbe, Sample
+from ..probes.by_model import default_lengths, default_window
+from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, SEED, TEXT, TRIALS
+from ..probes.needle.probe import NeedleProbe, Sample
 
 log = logging.getLogger("lm_eval.ssmax_eval")  # below lm-eval's own, so that it is shown as its messages are
 Given = Mapping[str, Any]

@@ -7,8 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
+
 from ..errors import UserError
-from ..store import Row, Run
+from ..probes.attention.rows import AttentionRow
+from ..probes.needle.rows import NeedleRow
+from ..rows import Fields, Row, checked, columns
+from ..store import Run
 
 TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
 UNTOLD = dict.fromkeys(
@@ -20,6 +25,10 @@ class Samples(Run):
     """One `samples_<task>_<time>.jsonl` of a needle task of ours, with the `results_<time>.json` beside it; `folder` is the file."""
 
     is_complete = True  # lm-eval writes when all is done
+
+    @property
+    def probe(self) -> str:
+        return "attention" if self.schema is AttentionRow else "needle"
 
     @property
     def run_id(self) -> str:
@@ -90,8 +99,8 @@ class Samples(Run):
             "tokens": sum(row["context_length"] for row in rows),
         }
 
-    def rows(self) -> list[Row]:
-        """Return a row for each prompt, with the columns of the needle probe. Raises UserError for a broken file."""
+    def typed_rows(self) -> list[Row]:
+        """Return a row for each prompt, as the needle or attention probe would have written it. Raises UserError for a broken file."""
         setting = self.setting
         requested, effective = setting["rope"].get("requested") or {}, setting["rope"].get("effective") or {}
         common = {
@@ -108,20 +117,28 @@ class Samples(Run):
         rows = []
         for number, line in enumerate(self.folder.read_text().splitlines(), 1):
             try:
-                rows.append(common | row_of(json.loads(line)))
+                found = common | row_of(json.loads(line))
+                rows.append(checked({name: found[name] for name in columns(self.schema) if name in found}, self.schema))
             except (ValueError, TypeError, KeyError, IndexError) as error:
                 raise UserError(
-                    f"samples {self.folder}: line {number} is not a sample of ours; run lm-eval again"
+                    f"samples {self.folder}: line {number} is not a sample of ours ({error}); run lm-eval again"
                 ) from error
         return rows
 
+    def rows(self) -> list[Fields]:
+        """Return the rows as JSON has them; as typed_rows."""
+        return [asdict(row) for row in self.typed_rows()]
 
-def row_of(sample: dict[str, Any]) -> Row:
+
+def row_of(sample: dict[str, Any]) -> Fields:
     """Return a logged sample as the row that the needle probe would have written."""
     doc = {name: value for name, value in sample["doc"].items() if name not in TEXTS}
-    if sample["acc"] not in (0, 1) or not isinstance(doc["context_length"], int):
+    if sample["acc"] not in (0, 1):
         raise ValueError("no verdict")
-    row = {**doc, **UNTOLD, "correct": bool(sample["acc"]), "answer_nll": float(sample["nll"]), "error": None}
+    right = bool(sample["acc"])
+    row = {**doc, **UNTOLD, "correct": right, "answer_nll": float(sample["nll"]), "error": None}
+    # which of several values are right, a verdict over all of them does not tell
+    row["credit"] = float(right) if right or doc.get("needles") == 1 or doc.get("task") == "multikey" else None
     # masses come as one JSON text, with all that the native probe says of the answer
     return row | (json.loads(sample["resps"][0][0]) if "mass_answer" in sample else {})
 
@@ -129,13 +146,16 @@ def row_of(sample: dict[str, Any]) -> Row:
 def find_samples(path: Path) -> list[Samples]:
     """Return the sample files of our needle tasks at or below a path; those of other tasks are none of ours."""
     files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
-    return [Samples(file) for file in files if is_ours(file)]
+    return [Samples(file, schema) for file in files if (schema := schema_in(file)) is not None]
 
 
-def is_ours(file: Path) -> bool:
+def schema_in(file: Path) -> type[Row] | None:
+    """Return the schema of the rows that a sample file's lines become; None for one that is none of ours."""
     try:
         with file.open() as stream:
-            doc = json.loads(stream.readline())["doc"]
-        return {"prompt_sha256", "depth_percent"} <= doc.keys()
+            sample = json.loads(stream.readline())
+        if not {"prompt_sha256", "depth_percent"} <= sample["doc"].keys():
+            return None
+        return AttentionRow if "mass_answer" in sample else NeedleRow
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
+        return None

@@ -26,7 +26,7 @@ class RunOptions:
 
     dtype: str = "auto"
     device: str = "auto"
-    device_map: str | None = None
+    device_map: str | dict[str, Any] | None = None
     batch_size: int | None = None
     output_path: Path = Path("results")
     fresh: bool = False

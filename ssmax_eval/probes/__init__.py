@@ -1,0 +1,46 @@
+"""The probes, a folder each. PROBES is the only list of them: every folder here that says what it is."""
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from ..rows import Row
+from .kind import Kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBES: dict[str, Kind] = {
+    kind.name: kind
+    for kind in sorted(
+        (
+            importlib.import_module(f"{__name__}.{folder.name}").PROBE
+            for folder in pkgutil.iter_modules(__path__)
+            if folder.ispkg
+        ),
+        key=lambda kind: (kind.place, kind.name),
+    )
+}
+
+
+def schema_of(probe: str) -> type[Row]:
+    """Return the schema of a probe's rows; of one that is not known here what every row tells."""
+    return PROBES[probe].schema if probe in PROBES else Row
+
+
+def families() -> list[list[Kind]]:
+    """Return the probes, those together whose rows are of one kind: a schema that is told by the same column."""
+    out: dict[str, list[Kind]] = {}
+    for kind in PROBES.values():
+        out.setdefault(kind.name if kind.schema.told_by == Row.told_by else kind.schema.told_by, []).append(kind)
+    return list(out.values())
+
+
+def rows_of(kinds: list[Kind], rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows that are of one of these probes: by their probe, or where they do not tell it by their columns."""
+    told = rows["probe"].isin([kind.name for kind in kinds]) if "probe" in rows else rows.index != rows.index
+    column = kinds[0].schema.told_by
+    if column != Row.told_by and column in rows:
+        untold = rows["probe"].isna() if "probe" in rows else rows.index == rows.index
+        told = told | (untold & rows[column].notna())
+    return rows[told]

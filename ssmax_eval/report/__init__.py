@@ -11,11 +11,12 @@ import pandas as pd
 
 from .. import statistics
 from ..errors import UserError
+from ..probes import families, rows_of
 from ..results import find_runs, load_results
 from ..store import Run
-from . import causes, grids, losses, masses, prompts, theta, training
 from .context import Context
 from .page import html, write
+from .section import Found
 
 
 def report(
@@ -34,48 +35,53 @@ def report(
     failure part (statistics.Thresholds), by default as the runs' records say. Raises UserError for data without rows, and
     for a baseline that is not there.
     """
-    records: list[dict[str, Any]] = []
+    runs: list[Run] = []
     if not isinstance(data, pd.DataFrame):
         items = [data] if isinstance(data, str | Path) else data
-        found = [
+        named = [
             run for item in items for run in ([item] if isinstance(item, Run) else sorted(find_runs(item), key=naming))
         ]
-        runs = list({run.folder.resolve(): run for run in found}.values())
-        records = [{**run.record(), "run_id": run.run_id} for run in runs]
+        runs = list({run.folder.resolve(): run for run in named}.values())
         data = load_results(*runs)
-    of_prompts, of_documents = statistics.of_prompts(data), statistics.of_documents(data)
-    if (of_prompts.empty and of_documents.empty) or "attention_swapped" not in data:
-        raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
+    records = records_of(runs)
     folder = None if figures_folder is None else Path(figures_folder)
     context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
-    kinds = [baseline_first(statistics.with_series(part), context) for part in (of_prompts, of_documents) if len(part)]
-    names = [*dict.fromkeys(name for part in kinds for name in part["series"])]
+    found, names = found_in(data, context)
+    if not found:
+        raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
     known_baseline(baseline, names)
-    parts: dict[str, list[Any]] = {
-        name: [] for name in ("sections", "causes", "thetas", "seeds", "attentions", "losses")
-    }
-    packed, curves = [], None
-    if not of_prompts.empty:
-        rows = kinds[0]
-        curves = training.curves(rows, context)
-        for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
-            heading = statistics.task_name(part)
-            given = (number, heading, part, context)
-            parts["sections"].append(grids.section(*given))
-            parts["causes"].append(causes.section(*given))
-            parts["thetas"].append(theta.section(*given))
-            parts["seeds"].append(training.seeds_section(*given))
-            parts["attentions"].append(masses.section(*given))
-            packed.append(prompts.payload(heading, part, context.thresholds))
-    if not of_documents.empty:
-        rows = kinds[-1]
-        for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
-            parts["losses"].append(losses.section(number, part, context))
-    written = write(
-        Path(out), html(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
-    )
+    return written(out, title, found, names, context)
+
+
+def written(out: str | Path, title: str, found: Sequence[Found], names: Sequence[str], context: Context) -> Path:
+    """Write the page of what was found, and its figures where they are wanted, and return its path."""
+    page = write(Path(out), html(title, found, names, context))
     context.save()
-    return written
+    return page
+
+
+def records_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the records of runs, each with its run_id."""
+    return [{**run.record(), "run_id": run.run_id} for run in runs]
+
+
+def found_in(rows: pd.DataFrame, context: Context) -> tuple[list[Found], list[str]]:
+    """Return what every section has to show of rows, in the order of the page, and the names of their series."""
+    found: list[Found] = []
+    names: list[str] = []
+    if "attention_swapped" not in rows:  # no row of a probe
+        return [], []
+    for kinds in families():
+        part = rows_of(kinds, rows)
+        if part.empty:
+            continue
+        # apart from rows of other kinds, so that a mechanism names only the tables in which one is
+        part = baseline_first(statistics.with_series(part), context)
+        names += part["series"].unique().tolist()
+        for section in [section for kind in kinds for section in kind.sections()]:
+            if numbers := section.numbers(part, context):
+                found.append(Found(section, numbers))
+    return sorted(found, key=lambda each: each.section.place), names
 
 
 def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: float | None) -> statistics.Thresholds:

@@ -1,15 +1,28 @@
 """What all parts of the page are given: the runs' records, the settings of the report, and what the records tell of a series."""
 
+import json
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..statistics import Thresholds, default_baseline
 from . import figures
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return what fills the templates of the page and of the probes' sections; all that is put into them is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("ssmax_eval", ""), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    made.filters |= {"key_of": figures.key_of, "reached": reached, "compact": compact, "face": face}
+    return made
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,10 @@ class Context:
         for figure, name in self.pending:
             assert self.folder is not None
             figures.save(figure, self.folder, name)
+
+    def render(self, template: str, **values: Any) -> Markup:
+        """Fill a template, named by its path in the package."""
+        return Markup(environment().get_template(template).render(**values))
 
     def drawn(self, figure: Figure, name: str) -> dict[str, Any]:
         """Return a figure for the page, its SVG and its name, and keep it for `save` where figures are wanted."""
@@ -51,3 +68,25 @@ class Context:
         if self.baseline is not None and (rows["series"] == self.baseline).any():
             return self.baseline
         return default_baseline(rows)
+
+
+def reached(line: dict[str, Any], name: str, beyond: str) -> str:
+    """Write a tested length of statistics.effective_lengths."""
+    value = line[name]
+    return "none" if value != value else f"{'≥ ' if line[beyond] else ''}{int(value):,}"
+
+
+def face(cell: dict[str, Any]) -> Markup:
+    """Write what stands in a cell of a grid; a screen reader's name for it begins with the same."""
+    value = "failed" if cell["value"] is None else f"{cell['value']:.2f}"
+    interval = "" if cell["value"] is None else f"{cell['low']:.2f}–{cell['high']:.2f}"
+    failed = f"{cell['failed']} failed" if cell["failed"] else ""
+    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed, cell["placed"]])))
+
+
+def compact(data: Any) -> Markup:
+    """Write JSON that can stand in a script element: no character of it ends that, or starts a comment."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

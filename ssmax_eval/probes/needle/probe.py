@@ -3,28 +3,34 @@
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.haystacks import Haystack, haystack
-from ..data.needles import Needle
-from ..data.prompts import CONTROLS, Prompt, assemble
-from ..data.unknown import refuse_unknown
-from ..errors import UserError
-from ..mechanisms.layers import reads_on
-from ..readers.answers import EXTRA_GENERATED_TOKENS, Score
-from ..readers.memory import Scorer
-from ..readers.parts import refuse_unlike_parts
-from ..readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
-from .attention_mass import AttentionMass
-from .budget import within
-from .checks import DepthsOff, check_tokenizer, require
-from .defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
+from ...data.haystacks import Haystack, haystack
+from ...data.needles import Needle
+from ...data.prompts import CONTROLS, Prompt, assemble
+from ...data.unknown import refuse_unknown
+from ...errors import UserError
+from ...mechanisms.layers import reads_on
+from ...readers.answers import EXTRA_GENERATED_TOKENS, Score
+from ...readers.memory import Scorer
+from ...readers.parts import refuse_unlike_parts
+from ...readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
+from ...rows import Fields
+from ..attention.masses import AttentionMass
+from ..attention.rows import AttentionRow
+from ..budget import within
+from ..by_model import default_lengths, default_task
+from ..checks import DepthsOff, check_tokenizer, require
+from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
+from ..kind import Probe
+from ..options import Options, several
+from .options import GridOptions, NeedleOptions
+from .rows import NeedleRow
 
-Row = dict[str, Any]
 MOST_TRIALS = 100_000
 PLANS = (1, 2)
 SCORING = ("forced", "generate")
@@ -48,7 +54,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NeedleProbe:
+class NeedleProbe(Probe):
     """Parameters of a needle grid.
 
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
@@ -123,6 +129,11 @@ class NeedleProbe:
         return "attention" if self.attention_mass else "needle"
 
     @property
+    def schema(self) -> type[NeedleRow]:
+        """The schema of its rows."""
+        return AttentionRow if self.attention_mass else NeedleRow
+
+    @property
     def haystack_name(self) -> str:
         return "digits" if self.needle.task == "digits" else self.source.name
 
@@ -179,7 +190,7 @@ class NeedleProbe:
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
-    ) -> Iterator[list[Row]]:
+    ) -> Iterator[list[Fields]]:
         """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
@@ -217,7 +228,8 @@ class NeedleProbe:
             return reader.generate
         return masses_of(reader) if self.attention_mass else reader.answers
 
-    def row(self, sample: Sample, prompt: Prompt, score: Row) -> Row:
+    def row(self, sample: Sample, prompt: Prompt, score: Fields) -> Fields:
+        """Return the row of a prompt and what it scored."""
         control = sample.control
         return {
             "sample": sample.name,
@@ -237,6 +249,7 @@ class NeedleProbe:
             "question": prompt.question,
             "expected": prompt.expected,
             **score,
+            "credit": credit(prompt, score),
             "needle_start": prompt.needle_start,
             "needle_end": prompt.needle_end,
             "value_start": prompt.value_start,
@@ -259,15 +272,10 @@ class NeedleProbe:
             content["plan"] = plan
         return {"format": FORMAT[plan][self.name], **parameters, **content}
 
-    def tokens(self, rows: Sequence[Row]) -> int:
-        """Return the tokens that stored rows stand for."""
-        return sum(row["context_length"] for row in rows)
+    unit = "trials"
 
-    unit, all_rows = "trials", False  # of logits: a short answer's are all that is made
-
-    def has(self, sample: Sample, done: Collection[str]) -> bool:
-        """Tell whether all rows of a sample are named in `done`."""
-        return sample.name in done
+    def longest(self) -> int:
+        return max(sample.context_length for sample in replace(self, limit=None).plan())
 
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""
@@ -282,3 +290,39 @@ def masses_of(reader: TransformersReader) -> Scorer:
         return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
 
     return score
+
+
+def credit(prompt: Prompt, score: Fields) -> float | None:
+    """Return the share of the asked values that are right, 0 to 1; None without a score.
+
+    Forced: a value is right if all of its tokens are. Generated: if it is in what was written, as RULER counts (string_match_all).
+    """
+    if score.get("correct") is None or score["correct"]:
+        return None if score.get("correct") is None else 1.0
+    if score["answer_ranks"] is None:
+        values = prompt.expected.split(", ") if len(prompt.values) > 1 else [prompt.expected]
+        return sum(value in (score["predicted"] or "") for value in values) / len(values)
+    found = [not any(score["answer_ranks"][start:end]) for start, end in prompt.values]
+    return sum(found) / len(found)
+
+
+def make(models: Any, options: Options, beside: Sequence[Probe] = ()) -> NeedleProbe:
+    """Return the needle grid that options ask for. Raises UserError."""
+    assert isinstance(options, GridOptions)
+    lengths = options.context_lengths
+    own = options if isinstance(options, NeedleOptions) else None
+    return NeedleProbe(
+        context_lengths=default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
+        depth_percents=tuple(options.depth_percents),
+        trials=options.trials,
+        needle=Needle(options.task or default_task(models), options.value, options.needles),
+        haystack=options.haystack,
+        scoring=own.scoring if own else SCORED,
+        controls=tuple(several(options.controls)),
+        seed=options.seed,
+        limit=options.limit,
+        limit_tokens=options.limit_tokens,
+        attention_mass=own.attention_mass if own else True,
+        chunk=options.chunk,
+        plan_version=options.plan,
+    )

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.documents import Documents, Window
-from ..readers.parts import refuse_unlike_parts, smaller_chunk
-from ..readers.prefill import is_out_of_memory
-from ..readers.transformers import NLL, TransformersReader
-from .budget import within
-from .checks import check_tokenizer, require
-from .defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
+from ...data.documents import Documents, Window
+from ...readers.parts import refuse_unlike_parts, smaller_chunk
+from ...readers.prefill import is_out_of_memory
+from ...readers.transformers import NLL, TransformersReader
+from ...rows import Fields
+from ..budget import within
+from ..by_model import default_lengths, default_window
+from ..checks import check_tokenizer, require
+from ..defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
+from ..kind import Probe
+from ..options import Options
+from .options import LossOptions
+from .rows import LossRow
 
-Row = dict[str, Any]
 FORMAT = 2  # of documents and sums: raise it when the same parameters come to mean other rows
 BINS_PER_OCTAVE = 2
 MOST_DOCUMENTS = 100_000
@@ -45,7 +50,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LossProbe:
+class LossProbe(Probe):
     """Parameters of the loss by position.
 
     context_length: tokens of each document. documents: how many. text: text (generated prose, its seed the document's),
@@ -73,7 +78,7 @@ class LossProbe:
         if self.limit_tokens is not None:
             self.plan()  # which says the least that a document takes
 
-    name, unit, all_rows = "loss", "documents", True
+    name, schema, unit, all_rows = "loss", LossRow, "documents", True
 
     @cached_property
     def source(self) -> Documents:
@@ -107,7 +112,7 @@ class LossProbe:
         parameters["pack"] = self.pack and bool(self.source.texts)  # prose has no files to join
         return {"format": FORMAT, **parameters, "text": self.source.name, "text_sha256": self.source.sha256}
 
-    def tokens(self, rows: Sequence[Row]) -> int:
+    def tokens(self, rows: Sequence[Fields]) -> int:
         """Return the tokens that stored rows stand for."""
         return self.context_length * len({row["document_sha256"] for row in rows})
 
@@ -127,7 +132,7 @@ class LossProbe:
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
-    ) -> Iterator[list[Row]]:
+    ) -> Iterator[list[Fields]]:
         """Yield the rows of each document, those whose rows are all named in `done` left out; progress is told its tokens."""
         self.check(reader.model, reader.tokenizer)
         chunk = self.chunk
@@ -154,7 +159,7 @@ class LossProbe:
         """Return the names of a document's rows."""
         return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths())]
 
-    def rows(self, sample: Sample, window: Window, scores: Scores) -> list[Row]:
+    def rows(self, sample: Sample, window: Window, scores: Scores) -> list[Fields]:
         """Return a document's rows: one for each bin of positions, one for each length at which the context gain is taken."""
         common = {
             "document": window.name,
@@ -218,3 +223,25 @@ def windows_of(
 ) -> list[Window]:
     """Return the source's windows, encoded once for the check and for the run."""
     return source.windows(tokenizer, length, count, seed)
+
+
+def make(models: Any, options: Options, beside: Sequence[Probe] = ()) -> LossProbe:
+    """Return the loss probe that options ask for: as long as what the probes beside it read, or as the needle goes.
+
+    Raises UserError.
+    """
+    assert isinstance(options, LossOptions)
+    length = options.context_length
+    if length is None:
+        beyond = [probe.longest() for probe in beside]
+        length = max(beyond) if beyond else default_lengths(models, options.trust_remote_code)[-1]
+    return LossProbe(
+        context_length=length,
+        documents=options.documents,
+        text=options.text,
+        window=default_window(models) if options.window is None else options.window,
+        pack=options.pack,
+        seed=options.seed,
+        limit_tokens=options.limit_tokens,
+        chunk=options.chunk,
+    )

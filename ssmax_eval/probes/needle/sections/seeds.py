@@ -1,28 +1,44 @@
-"""The page's part on training: the curves that the models' logs tell, and what holds over several seeds."""
+"""The page's part on training seeds: what holds over several."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
-from .. import statistics
-from . import figures
-from .context import Context
+from .... import statistics
+from ....report import figures
+from ....report.context import Context
+from ....report.section import Section, by_task
 
 
-def curves(rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
-    """Return the training curves of the models on the page; None where no run record knows any."""
-    known = [record.get("model", {}) for record in context.records]
-    logs = {model["label"]: model["training"]["log"] for model in known if (model.get("training") or {}).get("log")}
-    shown = set(rows["model"])
-    tables = {label: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for label, log in logs.items()}
-    frames = [
-        log.assign(model=label)
-        for label, log in tables.items()
-        if label in shown and "tokens" in log and set(figures.PANELS) & set(log)
-    ]
-    if not frames:
-        return None
-    return context.drawn(figures.curves(pd.concat(frames)), "training")
+@dataclass(frozen=True)
+class Seeds:
+    """One task's accuracy over seeds, that of each model, and the differences from a baseline configuration."""
+
+    number: int
+    heading: str
+    by_length: pd.DataFrame
+    each: pd.DataFrame
+    compared: pd.DataFrame
+    baseline: str
+
+
+class OverSeeds(Section[Seeds]):
+    """What holds over training seeds, where some configuration has two."""
+
+    place = 40
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[Seeds]:
+        found = [over_seeds(number, heading, part, context) for number, heading, part in by_task(rows)]
+        return [each for each in found if each is not None]
+
+    def page(self, found: Sequence[Seeds], context: Context) -> Markup:
+        return self.rendered(context, sections=[section(each, context) for each in found])
+
+
+SECTION = OverSeeds()
 
 
 def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str, int]]:
@@ -47,8 +63,8 @@ def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str,
     }
 
 
-def seeds_section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
-    """Return what holds over training seeds; None where no configuration has two."""
+def over_seeds(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Seeds | None:
+    """Return the numbers of one task; None where no configuration has two seeds."""
     known = configurations(rows, context)
     by_length = statistics.over_seeds(rows, known) if known else pd.DataFrame()
     if by_length.empty:
@@ -57,6 +73,12 @@ def seeds_section(number: int, heading: str, rows: pd.DataFrame, context: Contex
     each["configuration"] = each["series"].map(lambda name: known[name][0])
     first = known.get(context.baseline_of(rows), next(iter(known.values())))[0]
     compared = statistics.compare_seeds(rows, known, first)
+    return Seeds(number, heading, by_length, each, compared, first)
+
+
+def section(found: Seeds, context: Context) -> dict[str, Any]:
+    """Return what the template shows of one task."""
+    by_length, compared = found.by_length, found.compared
     lengths = sorted(by_length["context_length"].unique())
     tables = []
     for name, part in by_length.groupby("configuration", sort=False):
@@ -67,9 +89,9 @@ def seeds_section(number: int, heading: str, rows: pd.DataFrame, context: Contex
             {"configuration": name, "own": [own.get(n) for n in lengths], "against": [against.get(n) for n in lengths]}
         )
     return {
-        "heading": heading,
-        "figure": context.drawn(figures.seeds_figure(by_length, each), f"seeds-{number:02}"),
+        "heading": found.heading,
+        "figure": context.drawn(figures.seeds_figure(by_length, found.each), f"seeds-{found.number:02}"),
         "lengths": [int(length) for length in lengths],
-        "baseline": first,
+        "baseline": found.baseline,
         "tables": tables,
     }

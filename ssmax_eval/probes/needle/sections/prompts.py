@@ -1,15 +1,37 @@
 """The page's prompts: every answer, its tokens and where attention went, packed so that ten models' fit on a page."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
-from .. import statistics
-from . import figures
+from .... import statistics
+from ....report import figures
+from ....report.context import Context
+from ....report.section import Section, by_task
 
 RIGHT, FIRST, WRONG, FAILED = range(4)
 PROMPT = ["context_length", "depth_percent", "trial", "prompt_sha256"]
+
+
+class Prompts(Section[dict[str, Any]]):
+    """Every answer, for the page's script."""
+
+    place = 80
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[dict[str, Any]]:
+        return [payload(heading, part, context.thresholds) for _, heading, part in by_task(rows)]
+
+    def page(self, found: Sequence[dict[str, Any]], context: Context) -> Markup:
+        return self.rendered(context, prompts=found)
+
+    def data(self, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"causes": statistics.CAUSES, "tasks": found}
+
+
+SECTION = Prompts()
 
 
 def payload(heading: str, rows: pd.DataFrame, thresholds: statistics.Thresholds) -> dict[str, Any]:

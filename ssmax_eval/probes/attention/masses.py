@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.prompts import Prompt
-from ..mechanisms.recorder import Recorded
+from ...data.prompts import Prompt
+from ...mechanisms.recorder import Recorded
 
 MASSES = ("mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next")
 MEASURES = (*MASSES, "mass_first", "mass_question", "entropy", "maximum", "maximum_at", "row_sum")

@@ -1,0 +1,5 @@
+"""The attention probe: the needle probe's prompts, and what every head does in the answers' rows, from the same forward."""
+
+from ..needle.probe import make
+
+__all__ = ["make"]

@@ -1,0 +1,79 @@
+"""The page's part on why prompts were not found."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .... import statistics
+from ....report import figures
+from ....report.context import Context
+from ....report.section import Section, Table, by_task, records
+
+
+@dataclass(frozen=True)
+class Causes:
+    """One task's causes of failure, by length and by cell."""
+
+    number: int
+    heading: str
+    counts: pd.DataFrame
+    cells: pd.DataFrame
+
+
+class WhyNotFound(Section[Causes]):
+    """Why prompts were not found."""
+
+    place = 20
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[Causes]:
+        out = []
+        for number, heading, part in by_task(rows):
+            explained = statistics.with_causes(part, context.thresholds)
+            explained = explained[explained.groupby("series")["mass_there"].transform("count") > 0]
+            if not explained.empty:
+                cells = statistics.cause_counts(explained, ("context_length", "depth_percent"))
+                out.append(Causes(number, heading, statistics.cause_counts(explained), cells))
+        return out
+
+    def tables(self, found: Sequence[Causes]) -> Iterator[Table | str]:
+        """Yield how many prompts of each length were found, and why the others were not."""
+        for each in found:
+            lengths = sorted(each.counts["context_length"].unique())
+            lines = []
+            for name, own in each.counts.groupby("series", sort=False):
+                at = own.set_index("context_length")
+                lines += [
+                    [str(name), cause, *(str(at.loc[n, cause]) if n in at.index else "" for n in lengths)]
+                    for cause in statistics.CAUSES
+                    if own[cause].any()
+                ]
+            columns = ["series", "cause", *(f"{n:,}" for n in lengths)]
+            yield Table("prompts, and why they were not found", columns, lines)
+
+    def summary(self, found: Sequence[Causes]) -> dict[str, Any]:
+        return {"causes": records(each.counts for each in found)}
+
+    def page(self, found: Sequence[Causes], context: Context) -> Markup:
+        return self.rendered(context, sections=[section(each, context) for each in found])
+
+
+SECTION = WhyNotFound()
+
+
+def section(found: Causes, context: Context) -> dict[str, Any]:
+    """Return what the template shows of one task's causes of failure."""
+    counts, cells = found.counts, found.cells
+    return {
+        "heading": found.heading,
+        "figure": context.drawn(figures.causes_figure(counts), f"causes-{found.number:02}"),
+        "thresholds": context.thresholds,
+        "causes": [cause for cause in statistics.CAUSES if counts[cause].any()],
+        "tables": [
+            {"series": name, "key": figures.key_of(str(name)), "lines": part.to_dict("records"),
+             "cells": cells[cells["series"] == name].to_dict("records")}
+            for name, part in counts.groupby("series", sort=False)
+        ],
+    }  # fmt: skip

@@ -1,0 +1,124 @@
+"""What a probe is to the house: what runs of a model, and what its folder says of itself."""
+
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..rows import Fields, Row
+from .options import Options, Shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..readers.transformers import TransformersReader
+    from ..report.section import Section
+
+
+class Sample(Protocol):
+    """One sample of a plan; its name is that of its row, or what the names of its rows begin with."""
+
+    @property
+    def context_length(self) -> int: ...
+
+
+class Probe(Protocol):
+    """What runs on a model: parameters, a plan of named samples, and a call that yields their rows.
+
+    name: its folder in the run store. schema: of its rows. needs: what a reader has to give. unit: what its samples are
+    drawn in. all_rows: whether the logits of every token are made, for the cost that is said beforehand.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def schema(self) -> type[Row]: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    unit: str = "samples"
+    all_rows: bool = False
+
+    def plan(self) -> Sequence[Any]:
+        """Return the samples in the order they run."""
+        ...
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all that decides the rows."""
+        ...
+
+    def __call__(
+        self,
+        reader: "TransformersReader",
+        done: Collection[str],
+        batch_size: int | None,
+        progress: Callable[[int], None],
+    ) -> Iterator[list[Fields]]:
+        """Yield rows as they come, samples named in `done` left out; progress is told the tokens of what was read."""
+        ...
+
+    def longest(self) -> int:
+        """Return the tokens of the longest sample, of all that there would be without a limit on their number."""
+        return max(sample.context_length for sample in self.plan())
+
+    def has(self, sample: Any, done: Collection[str]) -> bool:
+        """Tell whether all rows of a sample are named in `done`."""
+        return sample.name in done
+
+    def reads(self, sample: Any) -> list[int]:
+        """Return the tokens of each sequence that a sample's rows take, at most."""
+        return [sample.context_length]
+
+    def tokens(self, rows: Sequence[Fields]) -> int:
+        """Return the tokens that stored rows stand for."""
+        return sum(row["context_length"] for row in rows)
+
+    def check(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Raise UserError for what a model cannot be asked."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A probe's folder: what the command line, Python, the store and the page read of it.
+
+    name: of the command, the Python function and the folder of its runs. options: what it can be asked; its docstring is the
+    command's help. schema: of its rows. shown: what the command takes besides, of how it is shown. place: where it
+    stands among the others. returns: what its Python function returns.
+
+    The folder's probe.py has make(models, options, beside), which returns the probe asked for, beside those of the same
+    command. Its numbers.py, if there is one, has of(rows): what the Python function returns of them. Each file in its folder
+    `sections` has a SECTION, a part of the page and of the terminal.
+    """
+
+    name: str
+    options: type[Options]
+    schema: type[Row]
+    package: str
+    shown: type[Shown] = Shown
+    place: int = 100
+    returns: str = "the rows, columns as results/README.md names them"
+
+    def make(self, models: Any, options: Options, beside: Sequence[Probe] = ()) -> Probe:
+        """Return the probe that options ask for. Raises UserError."""
+        made: Probe = self._module("probe").make(models, options, beside)
+        return made
+
+    def numbers(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Return what the Python function returns of its rows: the rows, or what the folder's numbers.py makes of them."""
+        found: pd.DataFrame = self._module("numbers").of(rows) if self._has("numbers") else rows
+        return found
+
+    def sections(self) -> "list[Section[Any]]":
+        """Return the parts of the page that this probe brings."""
+        if not self._has("sections"):
+            return []
+        files = [each.name for each in pkgutil.iter_modules(self._module("sections").__path__)]
+        return [self._module(f"sections.{name}").SECTION for name in files]
+
+    def _has(self, name: str) -> bool:
+        return importlib.util.find_spec(f"{self.package}.{name}") is not None
+
+    def _module(self, name: str) -> Any:
+        return importlib.import_module(f"{self.package}.{name}")

@@ -1,0 +1,36 @@
+"""The columns of a row of the loss: one bin of positions, or one length of a document."""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from ...rows import Number, Row
+
+READ = "what was read"
+BIN = "the bin, [start, end), in tokens in front; how many are scored"
+NEAR = "the near context in tokens; nats over the same tokens read with nothing before the window"
+
+
+class LossRow(Row, kw_only=True, forbid_unknown_fields=True):
+    """One sum of nats over some tokens of a document."""
+
+    told_by: ClassVar[str] = "measure"
+    once: ClassVar[tuple[str, ...]] = (
+        *("text", "text_sha256", "context_length", "window"),
+        *("document_sha256", "measure", "position_start", "position_end"),
+    )
+
+    document: Annotated[str, Meta(description=READ)]
+    document_sha256: Annotated[str, Meta(description=READ)]
+    text: Annotated[str, Meta(description=READ)]
+    text_sha256: Annotated[str, Meta(description=READ)]
+    measure: Annotated[
+        Literal["position", "gain"],
+        Meta(description="`position`: a bin of positions; `gain`: the last `window` tokens of a length"),
+    ]
+    position_start: Annotated[int, Meta(description=BIN, ge=0)]
+    position_end: Annotated[int, Meta(description=BIN, ge=0)]
+    tokens: Annotated[int, Meta(description=BIN, ge=0)]
+    nll_sum: Annotated[Number, Meta(description="nats over those tokens")]
+    window: Annotated[int, Meta(description=NEAR)]
+    nll_sum_near: Annotated[Number, Meta(description=NEAR)]

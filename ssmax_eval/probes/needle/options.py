@@ -1,0 +1,61 @@
+"""What a needle grid can be asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from ...data.needles import Needle
+from ..defaults import DEPTH_PERCENTS, PLAN, SCORED, TEXT, TRIALS
+from ..options import Options, Shown, Told, auto, names, numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions(Options):
+    """What every probe on needle prompts takes."""
+
+    context_lengths: Annotated[
+        Sequence[int] | None,
+        Told(
+            "Tokens of the whole prompt. Default: 1/2, 1, 2, 4, 8 times the training length (1 to 16 times below 512); "
+            "where a table of positions ends, down from there by halves.",
+            "N,...",
+            numbers(int),
+        ),
+    ] = None
+    depth_percents: Annotated[Sequence[float], Told("Needle depths, 0 (start) to 100.", "D,...", numbers(float))] = (
+        DEPTH_PERCENTS
+    )
+    trials: Annotated[int, Told("Prompts a cell.")] = TRIALS
+    task: Annotated[
+        str | None,
+        Told(
+            "single, multikey, multivalue, multiquery, digits or recall. Default: what our recipe trained, else single."
+        ),
+    ] = None
+    value: Annotated[str, Told("What is hidden: number, word or uuid.")] = Needle.value
+    needles: Annotated[int, Told("Facts in the multi tasks.")] = Needle.needles
+    haystack: Annotated[
+        str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
+    ] = TEXT
+    controls: Annotated[Sequence[str], Told("no-needle (guess rate), needle-only (ceiling).", "NAME,...", names)] = ()
+    batch_size: Annotated[int | None, Told("Prompts in a forward pass.", "N|auto", auto)] = None
+    plan: Annotated[int, Told("2: a trial is one haystack for all lengths and depths. 1: one a prompt.", "1|2")] = PLAN
+    limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeedleOptions(GridOptions):
+    """Retrieval over a grid of context lengths and needle depths."""
+
+    scoring: Annotated[str, Told("forced (one forward pass, greedy decoding's verdict) or generate.")] = SCORED
+    attention_mass: Annotated[bool, Told("Also store each head's attention on the needle.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridShown(Shown):
+    """How a grid is shown, and where the causes of its failures part."""
+
+    attended: Annotated[float, Told("Where a wrong answer was attended: mass of the top head on it, 0 to 1.")] = 0.5
+    blow_up: Annotated[
+        float, Told("Where positions blow up: nats a token that the haystack costs more than when short.")
+    ] = 1.0

@@ -1,0 +1,87 @@
+"""The page's part on RoPE theta as an axis, and on the grid in which each cell has its best."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .... import statistics
+from ....report import figures
+from ....report.context import Context
+from ....report.section import Section, by_task
+from ....verdict import verdict
+
+
+@dataclass(frozen=True)
+class Theta:
+    """One task's accuracy by theta factor, and what it says with the best factor in each cell."""
+
+    number: int
+    heading: str
+    table: pd.DataFrame
+    cells: pd.DataFrame
+    means: pd.DataFrame
+    verdict: list[dict[str, Any]]
+
+
+class ThetaAxis(Section[Theta]):
+    """RoPE theta as an axis, where it is one."""
+
+    place = 30
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[Theta]:
+        out = []
+        for number, heading, part in by_task(rows):
+            table = statistics.theta_lengths(part)
+            if not table.empty:
+                best = statistics.best_theta(part)
+                said = fair(part, best, table, context)
+                out.append(Theta(number, heading, table, statistics.cells(best), statistics.lengths(best), said))
+        return out
+
+    def page(self, found: Sequence[Theta], context: Context) -> Markup:
+        return self.rendered(context, sections=[section(each, context) for each in found])
+
+
+SECTION = ThetaAxis()
+
+
+def fair(rows: pd.DataFrame, best: pd.DataFrame, table: pd.DataFrame, context: Context) -> list[dict[str, Any]]:
+    """Return the verdict where each cell has its best factor; who was run at one theta only takes part as it is."""
+    rivals = pd.concat([best, rows[rows["control"].isna() & ~rows["subject"].isin(table["subject"])]])
+    subject = rows.loc[rows["series"] == context.baseline_of(rows), "subject"].iloc[0]
+    baseline = next(name for name, part in rivals.groupby("series", sort=False) if part["subject"].iloc[0] == subject)
+    said = verdict(rivals, str(baseline), statistics.effective_lengths(rivals), context.train_lengths(rivals))
+    return said if len(said) > 1 else []
+
+
+def section(found: Theta, context: Context) -> dict[str, Any]:
+    """Return the panel of theta factors and the grid in which each cell has its best."""
+    lengths = sorted(found.table["context_length"].unique())
+    subjects = []
+    for name, part in found.table.groupby("subject", sort=False):
+        accuracy = part.pivot(index="rope_theta_factor", columns="context_length", values="accuracy").reindex(
+            columns=lengths
+        )
+        series = f"{name}, {statistics.BEST}"
+        own = found.means[found.means["series"] == series].set_index("context_length")["accuracy"].reindex(lengths)
+        subjects.append(
+            {
+                "subject": name,
+                "lines": [
+                    {"factor": factor, "values": [None if pd.isna(v) else float(v) for v in line]}
+                    for factor, line in zip(accuracy.index, accuracy.to_numpy(), strict=True)
+                ],
+                "best": [None if pd.isna(v) else float(v) for v in own],
+            }
+        )
+    return {
+        "heading": found.heading,
+        "verdict": found.verdict,
+        "figure": context.drawn(figures.theta_figure(found.table), f"theta-{found.number:02}"),
+        "fair": context.drawn(figures.grids(found.cells, {}), f"theta-best-{found.number:02}"),
+        "lengths": [int(length) for length in lengths],
+        "subjects": subjects,
+    }

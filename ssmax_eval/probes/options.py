@@ -1,0 +1,150 @@
+"""Options: what a probe can be asked, one field each; the command line, Python and their help are made from these."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+
+from ..errors import UserError
+from .defaults import SEED
+
+Parse = Callable[[str, str], Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """How an option is told of, and read on the command line.
+
+    metavar: what stands for its value in the help. parse: reads its text, given the option's name first. repeated: it can be
+    given several times. alone: it is taken by its probe's own command, where no other probe decides it.
+    """
+
+    help: str
+    metavar: str | None = None
+    parse: Parse | None = None
+    repeated: bool = False
+    alone: bool = False
+
+
+class Field(NamedTuple):
+    """One option: its name, type, default, and how it is told of."""
+
+    name: str
+    type: Any
+    default: Any
+    told: Told
+
+
+def numbers(kind: type[int] | type[float]) -> Parse:
+    """Return what reads numbers separated by commas."""
+
+    def parse(what: str, text: str) -> tuple[Any, ...]:
+        try:
+            parsed = tuple(kind(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            parsed = ()
+        if not parsed:
+            word = "whole numbers" if kind is int else "numbers"
+            raise UserError(f"{what} {text!r}: allowed are {word} separated by commas")
+        return parsed
+
+    return parse
+
+
+def auto(what: str, text: str) -> int | None:
+    """Read auto, which is None, or one whole number."""
+    if text == "auto":
+        return None
+    parsed = numbers(int)(what, text)
+    if len(parsed) != 1:
+        raise UserError(f"{what} {text!r}: allowed are auto and one whole number")
+    return int(parsed[0])
+
+
+def names(what: str, text: str) -> tuple[str, ...]:
+    """Read names separated by commas."""
+    return tuple(filter(None, text.split(",")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every probe takes: the setting that models are put in, and how they are run."""
+
+    attention: Annotated[
+        str | Sequence[str] | None,
+        Told(
+            "Swap the attention mechanism; repeatable. `ssmax-eval mechanisms` lists them. Default: the model's own.",
+            "NAME[:key=value,...]",
+            repeated=True,
+        ),
+    ] = None
+    rope_theta: Annotated[float | None, Told("Absolute RoPE theta.")] = None
+    rope_theta_factor: Annotated[
+        float | Sequence[float], Told("Multiply RoPE theta; several values are an axis.", "X[,X...]", numbers(float))
+    ] = 1.0
+    rope_scaling: Annotated[
+        str | None, Told("linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4.", "TYPE:FACTOR")
+    ] = None
+    position: Annotated[
+        str | None, Told("In RoPE's place: nope (no position) or alibi. Default: the model's own.", "NAME")
+    ] = None
+    device: Annotated[str, Told("auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device_map: Annotated[
+        str | dict[str, Any] | None,
+        Told("Spread a model that is larger than one device over all of them, memory and disk.", "auto"),
+    ] = None
+    dtype: Annotated[str, Told("auto, float32, bfloat16 or float16.")] = "auto"
+    batch_size: int | None = None  # an option of probes whose samples share a forward pass
+    chunk: Annotated[
+        int | None, Told("Tokens to prefill at a time; auto: all, less when memory runs out.", "N|auto", auto)
+    ] = None
+    seed: Annotated[int, Told("Decides all that is drawn: cities, values, haystacks, documents.")] = SEED
+    output_path: Annotated[str | Path, Told("Where runs are stored.")] = Path("results")
+    limit_tokens: Annotated[
+        int | None,
+        Told(
+            "At most N tokens a model and setting: whole trials (documents) are dropped first, then the longest lengths.",
+            "N",
+        ),
+    ] = None
+    dry_run: Annotated[bool, Told("The plan and what it costs; no weights are loaded, nothing is written.")] = False
+    fresh: Annotated[bool, Told("Start over instead of finishing what is there.")] = False
+    trust_remote_code: Annotated[bool, Told("Run code that a checkpoint brings.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What the command line alone takes: how what was found is shown."""
+
+    report: Annotated[bool, Told("Write the HTML report.")] = True
+    json: Annotated[bool, Told("Print one JSON object instead of tables.")] = False
+
+
+def several(value: str | Sequence[str] | None) -> Sequence[str]:
+    """Return one value, several or none as several."""
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+def in_words(value: Any) -> str:
+    """Write an option's value as the command line takes it."""
+    if isinstance(value, tuple | list):
+        return ",".join(in_words(each) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def options_of(*groups: type[Any]) -> Iterator[Field]:
+    """Yield the options of dataclasses whose fields say how they are told of, each once, in their order."""
+    seen = set()
+    for group in groups:
+        hints = get_type_hints(group, include_extras=True)
+        for each in fields(group):
+            told = next((part for part in get_args(hints[each.name])[1:] if isinstance(part, Told)), None)
+            if told is not None and each.name not in seen:
+                seen.add(each.name)
+                yield Field(each.name, get_args(hints[each.name])[0], each.default, told)
+
+
+def chosen(group: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the given values that are options of one dataclass."""
+    own = {each.name for each in options_of(group)}
+    return {name: value for name, value in given.items() if name in own}

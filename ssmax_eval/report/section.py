@@ -1,0 +1,90 @@
+"""What a part of the page is: numbers, made once, and how they are shown on the page, in the terminal and as JSON."""
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+from markupsafe import Markup
+
+from .. import statistics
+from .context import Context
+
+N = TypeVar("N")
+TOP = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: a line of names, and lines of cells."""
+
+    title: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+class Section(Generic[N]):
+    """A part of the page and of the terminal.
+
+    place: where it stands, from the top. heading: what the page's own heading calls it, if anything. `numbers` makes what is
+    shown, once for each thing that gets a heading of its own; the rest shows it. A section that only has `numbers` and `tables`
+    shows its tables on the page too.
+    """
+
+    place: int = 100
+    heading: str = ""
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> Sequence[N]:
+        """Return what is shown of rows of its probe (statistics.with_series), nothing where they hold none of it."""
+        raise NotImplementedError
+
+    def tables(self, found: Sequence[N]) -> Iterator[Table | str]:
+        """Yield the tables and lines of the terminal."""
+        yield from ()
+
+    def summary(self, found: Sequence[N]) -> dict[str, Any]:
+        """Return the same as JSON values."""
+        return {}
+
+    def page(self, found: Sequence[N], context: Context) -> Markup:
+        """Return the part of the page."""
+        return context.render("report/templates/tables.html.j2", shown=[*self.tables(found)], heading=self.heading)
+
+    def lead(self, found: Sequence[N], context: Context) -> Markup:
+        """Return what stands at the top of the page, before all sections."""
+        return Markup("")
+
+    def data(self, found: Sequence[N]) -> dict[str, Any]:
+        """Return what the page's script is given."""
+        return {}
+
+    def rendered(self, context: Context, **values: Any) -> Markup:
+        """Fill the template that stands beside the section's file."""
+        file = Path(inspect.getfile(type(self))).with_suffix(".html.j2")
+        return context.render(file.relative_to(TOP).as_posix(), **values)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A section and what it has to show."""
+
+    section: Section[Any]
+    numbers: Sequence[Any]
+
+
+def by_task(rows: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """Yield the prompts of each task: its number from 1, its name, its rows."""
+    for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
+        yield number, statistics.task_name(part), part
+
+
+def records(tables: Iterable[pd.DataFrame]) -> list[dict[str, Any]]:
+    """Return the lines of tables as JSON values, null for what is missing or infinite."""
+    out: list[dict[str, Any]] = []
+    for table in tables:
+        known = table.replace([math.inf, -math.inf], math.nan)
+        out += known.astype(object).where(known.notna(), None).to_dict("records")
+    return out
