@@ -14,6 +14,9 @@ from msgspec import Meta, Struct
 Fields = dict[str, Any]  # a row as JSON has it
 Text = str | None
 Number = float | None
+WHO = "label, hash of the weights, and what they were run in"
+MECHANISM = "the mechanism, and whether it was put in at eval time"
+ROPE = "RoPE in words; the effective theta; what was asked for"
 
 
 class Row(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -28,15 +31,15 @@ class Row(Struct, kw_only=True, forbid_unknown_fields=True):
     before: ClassVar[frozenset[str]] = frozenset()
 
     sample: Annotated[str, Meta(description="the sample's name in its run")]
-    model: Annotated[Text, Meta(description="label of the model")] = None
-    fingerprint: Annotated[Text, Meta(description="hash of the weights")] = None
-    dtype: Annotated[Text, Meta(description="what the weights were run in")] = None
-    attention: Annotated[Text, Meta(description="the mechanism")] = None
-    attention_swapped: Annotated[bool, Meta(description="whether it was put in at eval time")] = False
-    rope: Annotated[Text, Meta(description="RoPE in words, or what stands in its place")] = None
-    rope_theta: Annotated[Number, Meta(description="the effective theta")] = None
-    rope_theta_factor: Annotated[Number, Meta(description="what theta was multiplied with")] = None
-    rope_scaling: Annotated[Text, Meta(description="the scaling that was asked for")] = None
+    model: Annotated[Text, Meta(description=WHO)] = None
+    fingerprint: Annotated[Text, Meta(description=WHO)] = None
+    dtype: Annotated[Text, Meta(description=WHO)] = None
+    attention: Annotated[Text, Meta(description=MECHANISM)] = None
+    attention_swapped: Annotated[bool, Meta(description=MECHANISM)] = False
+    rope: Annotated[Text, Meta(description=ROPE)] = None
+    rope_theta: Annotated[Number, Meta(description=ROPE)] = None
+    rope_theta_factor: Annotated[Number, Meta(description=ROPE)] = None
+    rope_scaling: Annotated[Text, Meta(description=ROPE)] = None
     context_length: Annotated[int, Meta(description="tokens of the whole prompt or document, answer included", ge=0)]
     seed: Annotated[int | None, Meta(description="decides all that is drawn")] = None
     error: Annotated[Text, Meta(description="why there is no score, else null: a failed sample is never a wrong one")]

@@ -340,7 +340,7 @@ def what_joins_pieces_is_encoded_apart(right, self, texts):
 WINDOWS = {}
 
 
-@fault("test_trap_15_an_edited", "probes.loss.windows_of")
+@fault("test_trap_15_an_edited", "probes.loss.probe.windows_of")
 def a_source_is_known_by_its_name(right, source, *rest):
     key = (source.reference, source.pack, *rest)
     return WINDOWS[key] if key in WINDOWS else WINDOWS.setdefault(key, right(source, *rest))
@@ -349,7 +349,7 @@ def a_source_is_known_by_its_name(right, source, *rest):
 # probes
 
 
-@fault("test_trap_16_rows", "probes.loss.LossProbe.rows")
+@fault("test_trap_16_rows", "probes.loss.probe.LossProbe.rows")
 def bins_are_a_token_late(right, self, sample, window, scores):
     rows = right(self, sample, window, scores)
     for row in rows:
@@ -358,28 +358,28 @@ def bins_are_a_token_late(right, self, sample, window, scores):
     return rows
 
 
-@fault("test_trap_15_every_parameter", "probes.loss.LossProbe.parameters")
+@fault("test_trap_15_every_parameter", "probes.loss.probe.LossProbe.parameters")
 def parameters_are_left_out(right, self):
     return {name: value for name, value in right(self).items() if name in ("format", "text", "text_sha256")}
 
 
-@fault("test_a_chunk_is_how", "probes.needle.NeedleProbe.parameters")
+@fault("test_a_chunk_is_how", "probes.needle.probe.NeedleProbe.parameters")
 def the_chunk_is_a_parameter(right, self):
     return right(self) | {"chunk": self.chunk}
 
 
-@fault("test_trap_15_a_haystack", "probes.needle.NeedleProbe.parameters")
+@fault("test_trap_15_a_haystack", "probes.needle.probe.NeedleProbe.parameters")
 def a_haystack_is_known_by_its_name(right, self):
     return right(self) | {"haystack_sha256": None}
 
 
-@fault("test_lengths_go_past", "probes.defaults.default_lengths")
+@fault("test_lengths_go_past", "probes.by_model.default_lengths")
 def lengths_go_down(right, *arguments):
     first, *others = right(*arguments)
     return tuple(first >> k for k in range(1 + len(others)))
 
 
-@fault("test_lengths_end_where", "probes.defaults.position_end_of")
+@fault("test_lengths_end_where", "probes.by_model.position_end_of")
 def positions_never_end(right, *arguments):
     return None
 
@@ -400,7 +400,7 @@ def another_default(right):
 # runs
 
 
-@fault("test_only_what_is_left", "probes.needle.NeedleProbe.has")
+@fault("test_only_what_is_left", "probes.needle.probe.NeedleProbe.has")
 def nothing_is_done(right, *arguments):
     return False
 

@@ -2,24 +2,27 @@
 
 import inspect
 import json
+import pydoc
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
-from ssmax_eval.probes.make import loss_probe, needle_probe
 from tiny import build, tokens
 
+import ssmax_eval
 from ssmax_eval import api
 from ssmax_eval.commands import probing
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.models.sources import PAIR
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.learned import position_end
+from ssmax_eval.probes import PROBES
 from ssmax_eval.probes.by_model import default_lengths, default_window
 from ssmax_eval.probes.defaults import UNKNOWN
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe
+from ssmax_eval.probes.options import options_of
 from ssmax_eval.statistics import Thresholds
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -136,14 +139,20 @@ def test_a_gguf_file_tells_its_training_length(tmp_path):
     assert default_lengths(gguf_file(tmp_path / "d.gguf")) == UNKNOWN
 
 
-def of_command(command, *models):
-    """Return the probes that a command makes when it is told nothing but its models."""
+def of_command(name, *models):
+    """Return the probe that a command makes when it is told nothing but its models."""
+    command, kind = probing.command("", [PROBES[name]]), PROBES[name]
     given = {name: p.default for name, p in inspect.signature(command).parameters.items()}
-    given |= probing.WITH_MASS if command is probing.run_command else {}
-    return (
-        probing.grid_probe(given, list(models)) if "trials" in given else None,
-        probing.document_probe(given, list(models)) if "context_length" in given else None,
-    )
+    read = {each.name: probing.value(each, given[each.name]) for each in options_of(kind.options)}
+    return kind.make(list(models), kind.options(**read))
+
+
+def needle_probe(models, **given):
+    return PROBES["needle"].make(models, PROBES["needle"].options(**given))
+
+
+def loss_probe(models, **given):
+    return PROBES["loss"].make(models, PROBES["loss"].options(**given))
 
 
 def test_the_command_line_python_and_lm_eval_take_the_same(checkpoint, tokenizer):
@@ -155,8 +164,8 @@ def test_the_command_line_python_and_lm_eval_take_the_same(checkpoint, tokenizer
         (model, tokenizer),
         {"b": (model, tokenizer)},
     ):
-        assert needle_probe(models) == of_command(probing.needle_command, str(checkpoint))[0]
-        assert loss_probe(models) == of_command(probing.loss_command, str(checkpoint))[1]
+        assert needle_probe(models) == of_command("needle", str(checkpoint))
+        assert loss_probe(models) == of_command("loss", str(checkpoint))
     grid = needle_probe(str(checkpoint))
     assert grid.context_lengths == (256, 512, 1024, 2048, 4096)
     assert loss_probe(str(checkpoint)).context_length == 4096
@@ -186,39 +195,31 @@ def api_tokenizer(checkpoint):
     return AutoTokenizer.from_pretrained(checkpoint)
 
 
-def parsed(name, default):
-    """Return a command's default as Python's functions have it."""
-    lists = {"depth_percents": float, "rope_theta_factor": float}
-    if name in lists:
-        values = tuple(probing.numbers(name, default, lists[name]))
-        return values[0] if name == "rope_theta_factor" else values
-    if name == "controls":
-        return tuple(filter(None, default.split(",")))
-    return None if default == "auto" and name in ("chunk", "batch_size") else default
-
-
 @pytest.mark.parametrize(
-    ("command", "function", "probe", "own", "hers"),
+    ("name", "probe", "own", "hers"),
     [
-        (probing.needle_command, api.needle, NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
+        ("needle", NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
         (
-            probing.attention_command,
-            api.attention,
+            "attention",
             NeedleProbe,
             {"attended", "blow_up"},
             {"needle", "plan_version", "scoring", "attention_mass"},
         ),
-        (probing.loss_command, api.loss, LossProbe, set(), set()),
+        ("loss", LossProbe, set(), set()),
     ],
 )
-def test_options_parameters_and_fields_agree(command, function, probe, own, hers):
+def test_options_parameters_and_fields_agree(name, probe, own, hers):
     """In name and in default: what a command has and Python has not is how it prints, and what Python imports itself."""
+    known = {each.name: each for each in options_of(PROBES[name].options)}
+    command = probing.command("", [PROBES[name]])
     options = {name: p.default for name, p in inspect.signature(command).parameters.items()}
-    parameters = {name: p.default for name, p in inspect.signature(function).parameters.items()}
-    assert set(options) - set(parameters) == {"model", "report", "as_json", "imports", *own}
+    parameters = {name: p.default for name, p in inspect.signature(getattr(api, name)).parameters.items()}
+    assert set(options) - set(parameters) == {"model", "report", "json", "imports", *own}
     assert set(parameters) - set(options) == {"models"}
     both = set(parameters) - {"models"}
-    assert {name: parsed(name, options[name]) for name in both} == {name: parameters[name] for name in both}
+    assert {name: probing.value(known[name], options[name]) for name in both} == {
+        name: parameters[name] for name in both
+    }
     of_models = {"context_lengths", "context_length", "window"}
     known = {field.name: field.default for field in fields(probe) if field.name not in hers}
     assert set(known) <= set(parameters)
@@ -229,12 +230,24 @@ def test_options_parameters_and_fields_agree(command, function, probe, own, hers
 
 
 def test_other_defaults_agree_too():
-    needle = inspect.signature(probing.needle_command).parameters
+    needle = inspect.signature(probing.command("", [PROBES["needle"]])).parameters
     for kind, names in ((Needle, ("value", "needles")), (Thresholds, ("attended", "blow_up"))):
         assert [needle[name].default for name in names] == [getattr(kind, name) for name in names]
     names = ("dtype", "device", "output_path", "fresh", "trust_remote_code")
     assert [needle[name].default for name in names] == [getattr(RunOptions, name) for name in names]
     assert (NeedleProbe().context_lengths, LossProbe().context_length) == (UNKNOWN, UNKNOWN[-1])
+
+
+def test_python_shows_every_option_and_names_the_nearest(checkpoint):
+    """In the signature, in the help, and where a word is nearly right."""
+    for name, kind in PROBES.items():
+        function = getattr(ssmax_eval, name)
+        told = pydoc.plain(pydoc.render_doc(function))
+        for each in options_of(kind.options):
+            assert f"{each.name}:" in told
+            assert " ".join(each.told.help.split()) in " ".join(told.split())
+    with pytest.raises(TypeError, match="'trails'; did you mean trials"):
+        ssmax_eval.needle(str(checkpoint), trails=3)
 
 
 def test_the_tasks_readme_tells_the_defaults():

@@ -51,6 +51,12 @@ def numbers(kind: type[int] | type[float]) -> Parse:
     return parse
 
 
+def one_or_more(what: str, text: str) -> float | tuple[float, ...]:
+    """Read one number, or several separated by commas."""
+    found: tuple[float, ...] = numbers(float)(what, text)
+    return found[0] if len(found) == 1 else found
+
+
 def auto(what: str, text: str) -> int | None:
     """Read auto, which is None, or one whole number."""
     if text == "auto":
@@ -80,7 +86,7 @@ class Options:
     ] = None
     rope_theta: Annotated[float | None, Told("Absolute RoPE theta.")] = None
     rope_theta_factor: Annotated[
-        float | Sequence[float], Told("Multiply RoPE theta; several values are an axis.", "X[,X...]", numbers(float))
+        float | Sequence[float], Told("Multiply RoPE theta; several values are an axis.", "X[,X...]", one_or_more)
     ] = 1.0
     rope_scaling: Annotated[
         str | None, Told("linear, ntk, ntk-by-parts, dynamic or yarn, for example yarn:4.", "TYPE:FACTOR")
