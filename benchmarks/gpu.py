@@ -4,7 +4,7 @@ Trains recipe gpu's softmax and SSMax models, measures them to 32 times the trai
 configurations and seeds as far as the time goes, the most telling first. Every call works for --seconds, leaves in $OUT what is
 new (weights of the pair, runs, logs: 8 files of 15 MiB at most), and the next one on the same machine goes on, also in the middle
 of a training or a grid; a fresh machine trains again. What fails is said and tried again; only without the pair nothing else is
-done. Needs torch, transformers, accelerate, pandas, seaborn, typer; no network, no lm-eval. --toy rehearses all of it in minutes
+done. Needs torch, transformers, accelerate, msgspec, pandas, seaborn, typer; no network, no lm-eval. --toy rehearses all of it in minutes
 on a processor.
 """
 

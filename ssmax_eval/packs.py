@@ -1,9 +1,11 @@
 """Packs: the runs of a study in one compressed file, read as their folders are."""
 
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from .disk import whole
 from .errors import UserError
@@ -36,6 +38,9 @@ class PackedRun(Run):
             return None
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
             raise UserError(f"pack {str(self.pack)!r}: it cannot be read ({error})") from error
+
+    def opened(self) -> IO[bytes]:
+        return io.BytesIO(self.content(FILES[1]) or b"")
 
     @property
     def is_complete(self) -> bool:

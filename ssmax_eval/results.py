@@ -1,5 +1,8 @@
 """Find stored runs below a path, ours and lm-eval's of our tasks, packed ones too, and load their rows."""
 
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -12,7 +15,7 @@ from .harness.samples import find_samples
 from .packs import SUFFIX, packed_runs
 from .probes import schema_of
 from .rows import Row, columns
-from .store import Run
+from .store import WHOSE, Run
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
@@ -42,34 +45,89 @@ def load_results(*paths: str | Path | Run) -> pd.DataFrame:
     (nullable boolean), never False; its reason is in `error`. Raises UserError for rows that are not as their probe says, and
     for rows and a record that do not belong together.
     """
-    runs = [run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))]
+    return tables([run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))])
+
+
+def tables(runs: Sequence[Run], details: bool = True) -> pd.DataFrame:
+    """Return the rows of runs as one table; without `details` the columns that numbers are made of alone (Row.details)."""
     shared: dict[str, str] = {}
-    tables = [table_of(run, shared) for run in runs]
-    return pd.concat([table for table in tables if len(table)] or tables or [pd.DataFrame()], ignore_index=True)
+    with no_collection():
+        found = [table_of(run, shared, details) for run in runs]
+    return pd.concat([table for table in found if len(table)] or found or [pd.DataFrame()], ignore_index=True)
 
 
-def table_of(run: Run, shared: dict[str, str]) -> pd.DataFrame:
-    """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once."""
-    rows = run.typed_rows()
-    run.belong(rows)
+def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of tables(details=False) with their details, read again."""
+    wanted = {run_id: set(part) for run_id, part in rows.groupby("run_id", sort=False)["sample"]}
+    shared: dict[str, str] = {}
+    with no_collection():
+        found = [table_of(run, shared, True, wanted[run.run_id]) for run in runs if run.run_id in wanted]
+    told = pd.concat(found, ignore_index=True)
+    new = [name for name in told if name not in rows or name in ("run_id", "sample")]
+    return rows.merge(told[new], on=["run_id", "sample"], how="left", validate="many_to_one").set_index(rows.index)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's collector of cycles from looking at a million rows again and again while they are made; none has any."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def table_of(run: Run, shared: dict[str, str], details: bool, wanted: set[str] | None = None) -> pd.DataFrame:
+    """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once. wanted: samples, None for all."""
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
         return pd.DataFrame(run.rows()).assign(run_id=run.run_id, probe=run.probe)
-    found = {name: column([getattr(row, name) for row in rows], kind, shared) for name, kind in types_of(run.schema)}
-    return pd.DataFrame(found).assign(run_id=run.run_id, probe=run.probe)
+    schema = run.schema
+    kinds = {name: kind for name, (kind, _) in columns(schema).items() if details or name not in schema.details}
+    parts: dict[str, list[Any]] = {name: [] for name in kinds}
+    whose: dict[str, set[Any]] = {name: set() for name in WHOSE}
+    count = 0
+    for block in run.blocks():
+        count += len(block)
+        for name, values in whose.items():
+            values |= {getattr(row, name) for row in block}
+        kept = block if wanted is None else [row for row in block if row.sample in wanted]
+        for name, kind in kinds.items():
+            parts[name].append(column([getattr(row, name) for row in kept], kind, shared))
+    table = pd.DataFrame({name: joined(part) for name, part in parts.items()})
+    once = last_of_each(table)
+    run.belong(count - len(table) + len(once), whose)
+    return once.assign(run_id=run.run_id, probe=run.probe)
 
 
-def types_of(schema: type[Row]) -> list[tuple[str, Any]]:
-    return [(name, kind) for name, (kind, _) in columns(schema).items()]
+def last_of_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the last row of each sample, but one with a score before any without: what failed was tried again."""
+    if table["sample"].is_unique:
+        return table
+    return table.sort_values("error", key=pd.isna, kind="stable").drop_duplicates("sample", keep="last").sort_index()
 
 
 def column(values: list[Any], kind: Any, shared: dict[str, str]) -> Any:
-    """Return values as a column of their type: what is missing is NaN, NA or None."""
-    kinds = {*get_args(kind)} or {kind}
-    plain = {getattr(each, "__origin__", each) for each in kinds} - {NoneType}
-    if plain == {bool} and NoneType in kinds:
+    """Return values as a part of a column of their type: what is missing is NaN, NA or None."""
+    plain = {getattr(each, "__origin__", each) for each in get_args(kind) or (kind,)} - {NoneType}
+    if kind is bool:
+        return np.array(values, dtype=bool)
+    if plain == {bool}:
         return pd.array(values, dtype="boolean")
+    if plain == {int}:
+        return np.array(values, dtype=int if kind is int else float)
     if plain == {float}:
         return np.array(values, dtype=float)
-    if plain == {str} and len(values):
-        return pd.array([value if value is None else shared.setdefault(value, value) for value in values], dtype="str")
-    return values
+    if plain == {str}:
+        return pd.array([None if value is None else shared.setdefault(value, value) for value in values], dtype="str")
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+def joined(parts: list[Any]) -> Any:
+    """Return the parts of a column in one."""
+    return (
+        pd.concat(map(pd.Series, parts), ignore_index=True)
+        if not isinstance(parts[0], np.ndarray)
+        else np.concatenate(parts)
+    )

@@ -24,11 +24,13 @@ class Row(Struct, kw_only=True, forbid_unknown_fields=True):
 
     told_by: the column that a table has these rows by, where it does not say of which probe they are. once: the columns that
     tell a row from all others of its series. before: columns of older runs that are no longer read.
+    details: columns that tell of a single row, and that no table of numbers is made of.
     """
 
     told_by: ClassVar[str] = "sample"
     once: ClassVar[tuple[str, ...]] = ("sample",)
     before: ClassVar[frozenset[str]] = frozenset()
+    details: ClassVar[frozenset[str]] = frozenset()
 
     sample: Annotated[str, Meta(description="the sample's name in its run")]
     model: Annotated[Text, Meta(description=WHO)] = None

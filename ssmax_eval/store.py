@@ -1,13 +1,14 @@
 """The run store: a folder a run, rows appended as they come, run.json last."""
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +19,8 @@ from .rows import Fields, Row, checked, in_words, line_of, read
 
 FORMAT = 1
 R = TypeVar("R")
+BLOCK = 10_000  # rows that are read at a time
+WHOSE = ("model", "fingerprint", "attention")  # columns by which rows and a record belong together
 
 
 class TrainingTold(Struct):
@@ -152,9 +155,15 @@ class Run:
             ) from error
         return record
 
-    def typed_rows(self) -> list[Row]:
-        """Return the rows as their schema has them; as rows."""
-        return list(self._last(lambda line: read(line, self.schema), lambda row: row.sample).values())
+    def blocks(self) -> Iterator[list[Row]]:
+        """Yield the rows as their schema has them, some at a time, also those of a sample that was tried again; as rows."""
+        block = []
+        for row in self._each(lambda line: read(line, self.schema)):
+            block.append(row)
+            if len(block) == BLOCK:
+                yield block
+                block = []
+        yield block
 
     def rows(self) -> list[Fields]:
         """Return the rows as JSON has them, each as its schema says, the last one of each sample.
@@ -167,34 +176,42 @@ class Run:
             checked(row, self.schema)
             return row
 
-        return list(self._last(as_json, lambda row: str(row["sample"])).values())
+        return list({row["sample"]: row for row in self._each(as_json)}.values())
 
-    def _last(self, decode: Callable[[bytes], R], name: Callable[[R], str]) -> dict[str, R]:
-        """Return the last row of each sample, decoded."""
-        rows: dict[str, R] = {}
-        for number, line in enumerate((self.content(self.rows_path.name) or b"").split(b"\n")[:-1], 1):
+    def _each(self, decode: Callable[[bytes], R]) -> Iterator[R]:
+        """Yield each line of the rows, decoded."""
+        for number, line in enumerate(self.lines(), 1):
             try:
-                row = decode(line)
+                yield decode(line)
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"run {self.folder}: line {number} of rows.jsonl is broken ({in_words(error)}); run again with --fresh"
                 ) from error
-            rows[name(row)] = row
-        return rows
 
-    def belong(self, rows: Sequence[Row]) -> None:
-        """Raise UserError for rows that the run's record is not of."""
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of rows.jsonl that have an end."""
+        with self.opened() as stream:
+            for line in stream:
+                if line.endswith(b"\n"):
+                    yield line
+
+    def opened(self) -> IO[bytes]:
+        """Open rows.jsonl to be read; nothing where there is none."""
+        return self.rows_path.open("rb") if self.rows_path.is_file() else io.BytesIO()
+
+    def belong(self, count: int, values: Mapping[str, Iterable[Any]]) -> None:
+        """Raise UserError for rows that the run's record is not of. count: of rows. values: those of WHOSE, by column."""
         record = self.record()
         if not record:
             return
-        if len(rows) != record["rows"]:
+        if count != record["rows"]:
             raise UserError(
-                f"run {self.folder}: run.json tells of {record['rows']} rows, rows.jsonl holds {len(rows)}; "
+                f"run {self.folder}: run.json tells of {record['rows']} rows, rows.jsonl holds {count}; "
                 "the same command again mends it"
             )
         told = {"model": record["model"]["label"], "fingerprint": record["model"]["fingerprint"]}
         for name, value in (told | {"attention": record["attention"]["attention"]}).items():
-            if others := {getattr(row, name) for row in rows} - {value, None}:
+            if others := {*values[name]} - {value}:
                 raise UserError(
                     f"run {self.folder}: run.json is of {name} {value!r}, a row of {min(others)!r}; they are not of one run: "
                     "run again with --fresh"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,10 @@ class Samples(Run):
                 ) from error
         return rows
 
+    def blocks(self) -> Iterator[list[Row]]:
+        yield self.typed_rows()
+
     def rows(self) -> list[Fields]:
-        """Return the rows as JSON has them; as typed_rows."""
         return [asdict(row) for row in self.typed_rows()]
 
 

@@ -1,6 +1,6 @@
 """The columns of a needle prompt's row that also tells what every head does."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -20,6 +20,8 @@ LAYERED = (
 
 class AttentionRow(NeedleRow, kw_only=True, forbid_unknown_fields=True):
     """Lists are layers of heads, from the row that predicts the answer's first token unless said otherwise."""
+
+    details: ClassVar[frozenset[str]] = NeedleRow.details - {"answer_ranks"}  # which the causes of failure rest on
 
     mass_answer: Annotated[Measure, Meta(description=MASS)] = None
     mass_needle: Annotated[Measure, Meta(description=MASS)] = None

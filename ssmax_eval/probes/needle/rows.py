@@ -33,6 +33,10 @@ class NeedleRow(Row, kw_only=True, forbid_unknown_fields=True):
         *("control", "context_length", "depth_percent", "prompt_sha256"),
     )
     before: ClassVar[frozenset[str]] = frozenset({"haystack_block"})
+    details: ClassVar[frozenset[str]] = frozenset(
+        "needle question expected predicted expected_tokens predicted_tokens answer_ranks margin needle_start needle_end "
+        "value_start value_end question_start".split()
+    )
 
     task: Annotated[str, Meta(description=ASKED)]
     value: Annotated[str, Meta(description=ASKED)]
