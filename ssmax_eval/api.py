@@ -14,6 +14,7 @@ from .plans import Probe, planned_runs
 from .probes.loss import LossProbe
 from .probes.make import loss_probe, needle_probe
 from .probes.needle import NeedleProbe
+from .processes import launched
 from .results import load_results
 from .run import run_probes
 from .setting import settings_of
@@ -182,14 +183,13 @@ def train(
     text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
-    from .training.folder import RANK
     from .training.recipes import recipe as find
     from .training.train import Job
     from .training.train import train as run
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
     folder = run(Job(chosen, attention, swap_to, swap_fraction, seed, start), Path(out), device, fresh, compiled)
-    if RANK == 0 and not (folder / "README.md").exists():
+    if launched().is_first and not (folder / "README.md").exists():
         write_card(folder)
     return folder
 

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .disk import held, whole
+from .disk import LOCK, held, whole
 from .errors import UserError
 
 Row = dict[str, Any]
@@ -40,7 +40,10 @@ def run_id_of(key: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json."""
+    """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json.
+
+    While several processes write it, each has its rows.<rank>.jsonl beside them.
+    """
 
     folder: Path
 
@@ -56,8 +59,12 @@ class Run:
     def record_path(self) -> Path:
         return self.folder / "run.json"
 
+    def parts(self) -> list[Path]:
+        """Return the files of rows that processes have of their own till the run is complete."""
+        return sorted(self.folder.glob("rows.*.jsonl"))
+
     def content(self, name: str) -> bytes | None:
-        """Return what a file of the run holds, rows.jsonl or run.json; None where there is none."""
+        """Return what a file of the run holds; None where there is none."""
         path = self.folder / name
         return path.read_bytes() if path.is_file() else None
 
@@ -88,24 +95,29 @@ class Run:
             raise UserError(f"run {self.folder}: run.json cannot be read ({error}); run again with --fresh") from error
 
     def rows(self) -> list[Row]:
-        """Return the rows, the last one of each sample; a last line without an end, left by a killed process, does not count."""
+        """Return the rows of all its files, the last one of each sample, but one with a score before any without.
+
+        A last line without an end, left by a killed process, does not count.
+        """
         rows: dict[str, Row] = {}
-        for number, line in enumerate((self.content(self.rows_path.name) or b"").split(b"\n")[:-1], 1):
-            try:
-                row = dict(json.loads(line))
-                wrong = [name for name, kind in ROW.items() if not isinstance(row.get(name), kind)]
-                wrong += [name for name in PROMPT if "prompt_sha256" in row and name not in row]
-                if wrong:
-                    raise ValueError(wrong[0])
-                rows[row["sample"]] = row
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"run {self.folder}: line {number} of rows.jsonl is broken; run again with --fresh"
-                ) from error
+        for file in [self.rows_path, *self.parts()]:
+            for number, line in enumerate((self.content(file.name) or b"").split(b"\n")[:-1], 1):
+                try:
+                    row = dict(json.loads(line))
+                    wrong = [name for name, kind in ROW.items() if not isinstance(row.get(name), kind)]
+                    wrong += [name for name in PROMPT if "prompt_sha256" in row and name not in row]
+                    if wrong:
+                        raise ValueError(wrong[0])
+                    if row.get("error") is None or rows.get(row["sample"], row).get("error") is not None:
+                        rows[row["sample"]] = row
+                except (ValueError, TypeError, KeyError) as error:
+                    raise UserError(
+                        f"run {self.folder}: line {number} of {file.name} is broken; run again with --fresh"
+                    ) from error
         return list(rows.values())
 
-    def writer(self, fresh: bool = False) -> "RowWriter":
-        return RowWriter(self, fresh)
+    def writer(self, fresh: bool = False, process: int | None = None) -> "RowWriter":
+        return RowWriter(self, fresh, process)
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write run.json at once and whole."""
@@ -120,53 +132,82 @@ def line_of(row: Row) -> bytes:
 
 
 class RowWriter:
-    """Append rows to a run, one process at a time; a half-written last line is cut off first, with `fresh` all lines are.
+    """Append rows to a run, which one process alone may write, or those of one launch, each into a file of its own.
 
-    At the end each sample has one line.
+    process: the rank of one of several; the first, 0, opens the run before the others; None is a process alone. A half-written
+    last line of its file is cut off first. fresh: all rows that are there are taken away.
     """
 
-    def __init__(self, run: Run, fresh: bool = False) -> None:
+    def __init__(self, run: Run, fresh: bool = False, process: int | None = None) -> None:
         self.run = run
         self.fresh = fresh
+        self.leads = not process
+        self.path = run.rows_path if process is None else run.folder / f"rows.{process}.jsonl"
+        self.lock = LOCK if self.leads else f"{LOCK}.{process}"
 
     def __enter__(self) -> "RowWriter":
         busy = f"run {self.run.folder}: another process is writing it; wait for it to end"
         with ExitStack() as stack:
-            stack.enter_context(held(self.run.folder, busy))
-            self._open(stack)
+            stack.enter_context(held(self.run.folder, busy, self.lock))
+            try:
+                if self.leads:
+                    self._begin(busy)
+                self.stream = stack.enter_context(self.path.open("ab+"))
+            except OSError as error:
+                raise UserError(
+                    f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
+                ) from error
+            self.stream.seek(0)
+            self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
+            self.stream.seek(0, os.SEEK_END)
             self.stack = stack.pop_all()
         return self
 
-    def _open(self, stack: ExitStack) -> None:
-        """Open the rows of a run that is held, cut to whole lines, or to none."""
-        try:
-            self.stream = stack.enter_context(self.run.rows_path.open("ab+"))
-        except OSError as error:
-            raise UserError(
-                f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
-            ) from error
+    def _begin(self, busy: str) -> None:
+        """Make sure that no process of another launch still writes, and that there is a rows.jsonl, by which a run is found."""
+        for lock in self.run.folder.glob(f"{LOCK}.*"):
+            with held(self.run.folder, busy, lock.name):
+                pass
+        self.run.rows_path.touch()
         if self.fresh:
             self.run.record_path.unlink(missing_ok=True)
-            self.stream.truncate(0)
-        self.stream.seek(0)
-        self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
-        self.stream.seek(0, os.SEEK_END)
-
-    def _once(self) -> None:
-        """Leave one line of each sample, its last: what had no score and was tried again stands there twice till now."""
-        rows = self.run.rows()
-        if len(rows) < self.run.rows_path.read_bytes().count(b"\n"):
-            with whole(self.run.rows_path) as half:
-                half.write_bytes(b"".join(map(line_of, rows)))
+            for part in self.run.parts():
+                part.unlink()
+            os.truncate(self.run.rows_path, 0)
 
     def append(self, rows: Iterable[Row]) -> None:
         """Write rows and flush them to the system, a batch in one write."""
         self.stream.write(b"".join(map(line_of, rows)))
         self.stream.flush()
 
+    def close(self) -> None:
+        """Write no more; the run is held on."""
+        self.stream.close()
+
+    def gather(self, samples: Sequence[str]) -> list[Row]:
+        """Leave rows.jsonl alone, with one line of each sample in the order of a plan, and return them; nobody writes any more.
+
+        Raises UserError if one is missing.
+        """
+        self.close()
+        place = {sample: number for number, sample in enumerate(samples)}
+        rows = sorted(self.run.rows(), key=lambda row: place.get(row["sample"], len(place)))
+        if missing := len({*place} - {row["sample"] for row in rows}):
+            raise UserError(
+                f"run {self.run.folder}: {missing} of {len(place)} rows are missing, as the processes cut other batches; "
+                "give all the same kind of device, or a --batch-size"
+            )
+        parts = self.run.parts()
+        # what had no score and was tried again stands there twice
+        if parts or len(rows) < self.run.rows_path.read_bytes().count(b"\n"):
+            with whole(self.run.rows_path) as half:
+                half.write_bytes(b"".join(map(line_of, rows)))
+        for part in parts:
+            part.unlink()
+        return rows
+
     def __exit__(self, *error: object) -> None:
         try:
-            self.stream.close()
-            self._once()
+            self.close()
         finally:
             self.stack.close()

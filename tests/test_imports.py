@@ -10,7 +10,7 @@ TOP = Path(ssmax_eval.__file__).parent
 FLOORS = (
     ("errors", "quiet", "signatures"),
     ("disk", "statistics", "data", "position"),
-    ("store", "verdict", "mechanisms"),
+    ("store", "processes", "verdict", "mechanisms"),
     ("setting", "models", "environment"),
     ("readers", "training"),
     ("probes", "provenance"),

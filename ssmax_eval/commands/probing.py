@@ -1,6 +1,6 @@
 """The commands that probe: needle, attention, loss, and run, which is all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ import typer
 from ..data.needles import Needle
 from ..errors import UserError
 from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, PLAN, SCORED, SEED, TEXT, TRIALS, commas
+from ..processes import launched, together
 from ..quiet import quiet_libraries
 from ..signatures import takes
 from .options import IMPORTS, import_files
@@ -195,17 +196,37 @@ def run_command(**given: Any) -> None:
 
 
 def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
-    """Make the probes that a command's options ask for, run them, and print and report what they find; or only their plan."""
+    """Make the probes that a command's options ask for, run them, and print and report what they find; or only their plan.
+
+    Of several processes the first prints and reports.
+    """
     quiet_libraries()
     import_files(given["imports"])
     from ..dry_run import dry_run
-    from ..models.sources import PAIR
-    from ..models.subjects import RunOptions
     from ..plans import planned_runs
     from ..run import run_probes
-    from ..setting import settings_of
     from ..statistics import Thresholds
     from ..terminal import print_plan, print_runs
+
+    if given["dry_run"]:
+        if launched().is_first:
+            asked = asked_of(given, makers)
+            print_plan(dry_run(planned_runs(*asked), asked[-1]), given["as_json"])
+        return
+    with together(given["output_path"]):  # from here on, so that what is wrong for all is said by one
+        runs = run_probes(*asked_of(given, makers))
+    if launched().is_first:
+        thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
+        print_runs(runs, given["output_path"], given["report"], given["as_json"], thresholds)
+
+
+def asked_of(
+    given: dict[str, Any], makers: Sequence[Callable[..., Any]]
+) -> tuple[list[Any], list[str], list[Any], Any]:
+    """Return the probes, models, settings and options that a command's options ask for."""
+    from ..models.sources import PAIR
+    from ..models.subjects import RunOptions
+    from ..setting import settings_of
 
     models = given["model"] or [*PAIR]
     options = RunOptions(
@@ -217,7 +238,6 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
         fresh=given["fresh"],
         trust_remote_code=given["trust_remote_code"],
     )
-    thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
     factors = numbers("rope theta factor", given["rope_theta_factor"], float)
     settings = settings_of(
         given["attention"] or [None], given["rope_theta"], factors, given["rope_scaling"], given["position"]
@@ -225,11 +245,7 @@ def run_all(given: dict[str, Any], *makers: Callable[..., Any]) -> None:
     probes: list[Any] = []
     for make in makers:
         probes.append(make(given, models, *probes))
-    asked = (probes, models, settings, options)
-    if given["dry_run"]:
-        print_plan(dry_run(planned_runs(*asked), options), given["as_json"])
-        return
-    print_runs(run_probes(*asked), given["output_path"], given["report"], given["as_json"], thresholds)
+    return probes, models, settings, options
 
 
 def grid_probe(given: dict[str, Any], models: list[str]) -> Any:

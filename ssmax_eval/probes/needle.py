@@ -179,11 +179,13 @@ class NeedleProbe:
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
+        claim: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Row]]:
         """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
-        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
+        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch; claim tells of each
+        whether it is this process's.
         """
         model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
@@ -196,7 +198,7 @@ class NeedleProbe:
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
-                if all(sample.name in done for sample in batch):
+                if not claim() or all(sample.name in done for sample in batch):
                     progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
@@ -264,6 +266,10 @@ class NeedleProbe:
         return sum(row["context_length"] for row in rows)
 
     unit, all_rows = "trials", False  # of logits: a short answer's are all that is made
+
+    def names(self, sample: Sample) -> list[str]:
+        """Return the names of a sample's rows."""
+        return [sample.name]
 
     def has(self, sample: Sample, done: Collection[str]) -> bool:
         """Tell whether all rows of a sample are named in `done`."""
