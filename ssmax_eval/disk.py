@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 LOCK = ".lock"  # in a folder while a process holds it
+HALF = ".half-"  # begins the name of what is not whole yet; of a process that was killed it stays
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     A block that fails or is interrupted leaves nothing. Raises OSError if `path` is a folder that is not empty.
     """
-    own = Path(tempfile.mkdtemp(prefix=".half-", dir=path.parent))
+    own = Path(tempfile.mkdtemp(prefix=HALF, dir=path.parent))
     try:
         yield own / path.name
         if (own / path.name).is_dir():

@@ -142,16 +142,17 @@ class Together(Alone):
     def __enter__(self) -> Self:
         self.store = connect()
         with ExitStack() as stack:
-            if self.is_first:
-                for left in self.folder.glob(f"{LOCK}-*"):  # by launches that were killed
-                    with suppress(UserError), held(self.folder, "", left.name):
-                        pass
-                self.ask("set", "launch", secrets.token_hex(4))
-            self.come(lambda: self.ask("check", ["launch"]))
-            self.launch = self.ask("get", "launch").decode()
-            stack.enter_context(held(self.folder, "its lock is held", self.lock(self.rank), wait=LEAVE))
-            self.ask("add", "here", 1)
-            self.come(lambda: self.ask("add", "here", 0) == self.count)
+            try:
+                if self.is_first:
+                    self.ask("set", "launch", secrets.token_hex(4))
+                self.come(lambda: self.ask("check", ["launch"]))
+                self.launch = self.ask("get", "launch").decode()
+                stack.enter_context(held(self.folder, "its lock is held", self.lock(self.rank), wait=LEAVE))
+                self.ask("add", "here", 1)
+                self.come(lambda: self.ask("add", "here", 0) == self.count)
+            except UserError as error:
+                self.fail(error)
+                raise
             self.stack = stack.pop_all()
         return self
 
@@ -181,6 +182,7 @@ class Together(Alone):
         """Wait for processes that are still starting."""
         deadline = time.monotonic() + COME
         while not until():
+            self.stop_if_one_failed()
             if time.monotonic() > deadline:
                 raise UserError(f"processes: fewer than {self.count} came in {COME} s; start all of them")
             time.sleep(LOOK)
@@ -298,6 +300,10 @@ def together(folder: Path) -> Iterator[Alone]:
     Inside another such block it is that one. Raises UserError, also for what another process could not do.
     """
     here = launched()
+    if here.is_first and not OPEN:
+        for left in folder.glob(f"{LOCK}-*"):  # of launches that were killed
+            with suppress(UserError), held(folder, "", left.name):
+                pass
     if here.count == 1:
         yield Alone()
     elif OPEN:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .disk import LOCK, held, whole
+from .disk import HALF, LOCK, held, whole
 from .errors import UserError
 
 Row = dict[str, Any]
@@ -168,6 +169,8 @@ class RowWriter:
         for lock in self.run.folder.glob(f"{LOCK}.*"):
             with held(self.run.folder, busy, lock.name):
                 pass
+        for left in self.run.folder.glob(f"{HALF}*"):
+            shutil.rmtree(left, ignore_errors=True)
         self.run.rows_path.touch()
         if self.fresh:
             self.run.record_path.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from ssmax_eval.cli import main
 from ssmax_eval.disk import LOCK, whole
 from ssmax_eval.errors import UserError
 from ssmax_eval.processes import Processes, Together, launched
+from ssmax_eval.results import find_runs
 from ssmax_eval.store import Run, line_of
 
-GRID = "--context-lengths 96,128 --depth-percents 0,50,100 --trials 20 --batch-size 2 --no-report".split()
+GRID = "--context-lengths 96,128 --depth-percents 0,50,100 --trials 60 --batch-size 1 --no-report".split()
 NAMES = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT".split()
 
 
@@ -163,19 +164,29 @@ def test_what_is_no_task_of_several_is_alone(monkeypatch, told):
         {"RANK": "5", "WORLD_SIZE": "2"},
         {"RANK": "1"},
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"},
-        {"RANK": "0", "WORLD_SIZE": "2"},  # and nobody to meet
     ],
 )
 @pytest.mark.parametrize("command", ["needle", "train"])
 def test_what_no_launcher_tells_is_one_line(monkeypatch, capsys, tmp_path, told, command):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    words = {"needle": ["--output-path"], "train": ["--recipe", "smoke", "--set", "tokens_per_step=1", "--out"]}
+    words = {"needle": ["--output-path"], "train": ["--recipe", "smoke", "--out"]}
     with pytest.raises(SystemExit) as stop:
         main([command, *words[command], str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
-    assert re.fullmatch(r"ssmax-eval: error: .*\n", err)
+    assert re.fullmatch(r"ssmax-eval: error: (RANK|WORLD_SIZE|LOCAL_RANK) .*\n", err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_is_not_told_where_the_others_are_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        main(["needle", "--output-path", str(tmp_path / "out")])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1)
+    assert "MASTER_ADDR" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -252,6 +263,9 @@ def test_gathering_can_be_stopped_at_any_moment(tmp_path, monkeypatch, step):
                 first.gather("ab")
     assert len(run.rows()) == 2
     assert not run.is_complete
+    (run.folder / ".half-x").mkdir()
+    (run.folder / ".half-x" / "rows.jsonl").touch()  # of a process that was killed just then
+    assert [found.folder for found in find_runs(tmp_path)] == [run.folder]
     with run.writer() as writer:
         assert len(writer.gather("ab")) == 2
     assert [file.name for file in run.folder.iterdir()] == ["rows.jsonl"]
@@ -326,7 +340,7 @@ def test_a_killed_process_is_named_and_the_same_command_goes_on(needle, tmp_path
     assert "Traceback" not in outs[1 - victim][1]
     stopped = Run(tmp_path / "needle" / one.run_id)
     assert not stopped.is_complete
-    assert 0 < len(stopped.rows()) < len(one.rows())
+    assert 0 < len(stopped.rows()) <= len(one.rows())  # all of them, if it was killed between two batches
     alone(*words)
     assert rows_of(tmp_path) == {"needle": one.rows_path.read_bytes()}
 
@@ -407,6 +421,9 @@ def test_a_mistake_is_said_once_and_what_is_not_shared_is_done_once(checkpoint, 
         code, out, err = torchrun(2, *words, *wrong)
         assert (code, out, len(err)) == (1, "", 1)
     assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    code, _, err = torchrun(2, *words[:-1], tmp_path / "file" / "out")
+    assert (code, len(err)) == (1, 1)
     for command in (["mechanisms", "--json"], [*words, "--dry-run", "--json"], ["models", "--json"]):
         code, out, err = torchrun(2, *command)
         assert (code, err) == (0, [])
