@@ -115,10 +115,6 @@ class LossProbe:
         """Return the names of a document's rows."""
         return [f"{sample.document}/{part}" for part in self.parts()]
 
-    def has(self, sample: Sample, done: Collection[str]) -> bool:
-        """Tell whether all rows of a document are named in `done`."""
-        return all(name in done for name in self.names(sample))
-
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a document's rows take: itself, and the window of each gain alone."""
         return [sample.context_length, *[self.window] * len(self.gain_lengths())]
@@ -140,7 +136,7 @@ class LossProbe:
         self.check(reader.model, reader.tokenizer)
         chunk = self.chunk
         for sample, window in zip(self.plan(), self.windows(reader.tokenizer), strict=True):
-            if claim() and not self.has(sample, done):
+            if claim() and not all(name in done for name in self.names(sample)):
                 # what one document did not fit into, the next will not either
                 scores, chunk = self.score(reader, torch.tensor([window.ids]), window.prefix, chunk)
                 yield self.rows(sample, window, scores)

@@ -271,10 +271,6 @@ class NeedleProbe:
         """Return the names of a sample's rows."""
         return [sample.name]
 
-    def has(self, sample: Sample, done: Collection[str]) -> bool:
-        """Tell whether all rows of a sample are named in `done`."""
-        return sample.name in done
-
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""
         return [sample.context_length or min(self.context_lengths)]
