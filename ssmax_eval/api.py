@@ -11,6 +11,7 @@ from .nearest import nearest
 from .probes import PROBES
 from .probes.kind import Kind
 from .probes.options import Options, options_of
+from .processes import launched
 
 P = ParamSpec("P")
 MODELS = "references (directory, .gguf file, hub id, known name), {label: reference or (model, tokenizer)}, or one (model, tokenizer)."
@@ -87,7 +88,6 @@ def train(
     text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
-    from .training.folder import RANK
     from .training.recipes import recipe as find
     from .training.train import Job
     from .training.train import train as run_training
@@ -95,7 +95,7 @@ def train(
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
     job = Job(chosen, attention, swap_to, swap_fraction, seed, start)
     folder = run_training(job, Path(out), device, fresh, compiled)
-    if RANK == 0 and not (folder / "README.md").exists():
+    if launched().is_first and not (folder / "README.md").exists():
         write_card(folder)
     return folder
 

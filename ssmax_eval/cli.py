@@ -2,7 +2,14 @@
 
 import importlib.metadata
 import json
+import logging
+import os
+import signal
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +20,7 @@ from .commands.options import IMPORTS, import_files
 from .commands.probing import register
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError
+from .processes import Said, launched
 from .quiet import quiet_libraries
 
 app = typer.Typer(
@@ -49,7 +57,9 @@ def options_of_all(
 
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
+STOPPED = 128 + signal.SIGTERM  # as a shell says it
 STORES = ("needle", "attention", "loss", "run", "train")  # commands that keep what they did before it
+SHARED = (*STORES, "lm-eval")  # commands that several processes share; any other is the first one's alone
 
 
 @app.command("report")
@@ -192,12 +202,23 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run
+    first = False
     try:
-        # what goes on to lm-eval stays as it is
-        spelled = given if given[:1] == ["lm-eval"] else [dashed(argument) for argument in given]
-        code = app(spelled, prog_name="ssmax-eval", standalone_mode=False)
+        first = launched().is_first
+        with stoppable(), nullcontext() if first else silent():
+            if not first and given[0] not in SHARED:
+                raise SystemExit(0)
+            # what goes on to lm-eval stays as it is
+            spelled = given if given[:1] == ["lm-eval"] else [dashed(argument) for argument in given]
+            code = app(spelled, prog_name="ssmax-eval", standalone_mode=False)
+    except Said:
+        raise SystemExit(2) from None
     except UserError as error:
         fail(str(error))
+    except SystemExit as stop:
+        if stop.code != STOPPED:
+            raise
+        code = STOPPED
     except BrokenPipeError:  # whoever read us has seen enough
         sys.stdout = None
         raise SystemExit(1) from None
@@ -207,13 +228,45 @@ def main(arguments: list[str] | None = None) -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
+        if not first:  # which says the same
+            raise SystemExit(2) from None
         # click's usage errors (typer brings a click of its own, so not caught by class)
         fail(message() or f"{error}; see ssmax-eval --help")
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, STOPPED) and first:
         stored = given[0] in STORES
         how = "; the same command goes on where this one stopped" if stored else ""
         print(f"ssmax-eval: interrupted{how}", file=sys.stderr)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End a block in order when the process is told to terminate, as launchers and schedulers do: what it holds is let go of."""
+    if threading.current_thread() is not threading.main_thread():  # no other can be told
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise SystemExit(STOPPED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep to itself what a process prints, notes and warns of, errors left out: the first process of its launch says the same."""
+    logging.disable(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def fail(message: str) -> None:

@@ -47,7 +47,7 @@ def price(
         finished = not options.fresh and plan.run.is_scored
         prompts: dict[int, int] = defaultdict(int)
         for sample in [] if finished else plan.probe.plan():
-            if not plan.probe.has(sample, done):
+            if not done.issuperset(plan.probe.names(sample)):
                 sequences = plan.probe.reads(sample)
                 left[sequences[0]].update(sequences)
                 prompts[sequences[0]] += 1

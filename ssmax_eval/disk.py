@@ -12,19 +12,21 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 LOCK = ".lock"  # in a folder while a process holds it
+HALF = ".half-"  # begins the name of what is not whole yet; of a process that was killed it stays
 
 
 @contextmanager
-def held(folder: Path, busy: str) -> Iterator[None]:
+def held(folder: Path, busy: str, name: str = LOCK, wait: float = 0) -> Iterator[None]:
     """Hold a folder for this process alone; it is made if it is missing, and taken away again if it is left empty.
 
-    busy: what to say if another process holds it; nothing is touched then. Whoever writes into the folder or cleans it
-    does so inside the block. Raises UserError, also for a folder that cannot be made.
+    busy: what to say if another process holds it after `wait` seconds; nothing is touched then. name: the lock's, where a
+    folder has several. Whoever writes into the folder or cleans it does so inside the block. Raises UserError, also for a
+    folder that cannot be made.
     """
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except (Timeout, FileNotFoundError) as error:  # not found: its holder has just taken it away
         raise UserError(busy) from error
     except OSError as error:
@@ -34,7 +36,7 @@ def held(folder: Path, busy: str) -> Iterator[None]:
     finally:
         # while it is held: a lock on a file that is gone is none, so nobody who comes now holds what is removed here
         with suppress(OSError):  # where an open file cannot be removed, releasing it does that
-            (folder / LOCK).unlink()
+            (folder / name).unlink()
         with suppress(OSError):  # it is not empty
             folder.rmdir()
         lock.release()
@@ -46,7 +48,7 @@ def whole(path: Path) -> Iterator[Path]:
 
     A block that fails or is interrupted leaves nothing. Raises OSError if `path` is a folder that is not empty.
     """
-    own = Path(tempfile.mkdtemp(prefix=".half-", dir=path.parent))
+    own = Path(tempfile.mkdtemp(prefix=HALF, dir=path.parent))
     try:
         yield own / path.name
         if (own / path.name).is_dir():

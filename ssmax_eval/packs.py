@@ -39,8 +39,8 @@ class PackedRun(Run):
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
             raise UserError(f"pack {str(self.pack)!r}: it cannot be read ({error})") from error
 
-    def opened(self) -> IO[bytes]:
-        return io.BytesIO(self.content(FILES[1]) or b"")
+    def opened(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self.content(name) or b"")
 
     @property
     def is_complete(self) -> bool:

@@ -13,11 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cost import announcer
 from .environment import command, environment, peak_memory
+from .errors import UserError
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions, Subject
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
+from .processes import Alone, launched, together
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
 from .setting import Setting
@@ -46,23 +48,28 @@ def run_probes(
     """Run probes on every model in every setting; finished runs are left alone, started ones finished.
 
     Runs of a model or a mechanism whose code cannot be told (Subject.not_resumable) start over. A model is loaded once, and
-    checked for all probes before any runs. Returns the runs, a model's settings in their order, each with every probe. Raises
-    UserError.
+    checked for all probes before any runs. The processes of one launch share the batches. Returns the runs, a model's settings
+    in their order, each with every probe. Raises UserError.
     """
     options = options or RunOptions()
-    plans = planned_runs(probes, models, settings, options)
-    announce = announcer(plans, options)
-    for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
-        own = list(group)
-        fresh = replace(options, fresh=True)
-        how = {id(plan): options if each.resumable and is_told(kinds_of(each, plan.setting)) else fresh for plan in own}
-        missing = [plan for plan in own if how[id(plan)].fresh or not plan.run.is_scored]
-        if missing:
-            model, tokenizer = each.load(options)
-            for probe in {id(plan.probe): plan.probe for plan in missing}.values():
-                probe.check(model, tokenizer)
-            for plan in missing:
-                execute(plan, model, tokenizer, how[id(plan)], announce)
+    if options.device_map is None:
+        options = replace(options, device=launched().device(options.device))
+    with together(options.output_path) as processes:
+        plans = planned_runs(probes, models, settings, options)
+        if processes.same(ids := [plan.run.run_id for plan in plans]) != ids:
+            raise UserError("processes: they are not asked the same; give all the same arguments, models and texts")
+        announce = announcer(plans, options)
+        for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
+            own = list(group)
+            fresh = replace(options, fresh=True)
+            how = [options if each.resumable and is_told(kinds_of(each, plan.setting)) else fresh for plan in own]
+            left = [i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored]
+            if missing := processes.same(left):
+                model, tokenizer = each.load(options)
+                for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
+                    probe.check(model, tokenizer)
+                for i in missing:
+                    execute(own[i], model, tokenizer, how[i], announce, processes)
     return [plan.run for plan in plans]
 
 
@@ -72,8 +79,9 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     options: RunOptions,
     announce: Callable[[Subject, PreTrainedModel], None],
+    processes: Alone,
 ) -> None:
-    """Probe one model in one setting, appending rows and writing run.json at the end."""
+    """Probe one model in one setting, appending rows; the first process writes run.json when all are done."""
     started = time.perf_counter()
     each, probe, setting, run = plan
     samples = probe.plan()
@@ -86,15 +94,23 @@ def execute(
         probe.check(model, tokenizer)
         proof = reader.prove(longest, probe.needs, effective.has_mechanism)
         effective = effective.that_ran(proof.get("called"))
-        writer = stack.enter_context(run.writer(options.fresh))
-        earlier = run.rows()
-        done = {row["sample"] for row in earlier if row["error"] is None}
-        announce(each, model)
+        with processes.first_ahead():
+            writer = stack.enter_context(run.writer(options.fresh, processes.process))
+            done = {row["sample"] for row in run.rows() if row["error"] is None}
+        if processes.is_first:
+            announce(each, model)
         total = sum(sample.context_length for sample in samples)
         position = str(setting.position) if setting.position.changes else ""
         title = " ".join(filter(None, [each.label, effective.attached.attention, position]))
         bar = stack.enter_context(
-            tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr)
+            tqdm(
+                total=total,
+                desc=title,
+                unit="tok",
+                unit_scale=True,
+                disable=None if processes.is_first else True,
+                file=sys.stderr,
+            )
         )
         common = {
             "model": each.label,
@@ -102,9 +118,13 @@ def execute(
             "dtype": str(model.dtype).removeprefix("torch."),
             **effective.columns(),
         }
-        for rows in probe(reader, done, options.batch_size, bar.update):
+        for rows in probe(reader, done, options.batch_size, bar.update, processes.claims()):
             writer.append({**common, **row} for row in rows)
-        rows = run.rows()
+        writer.close()
+        processes.meet()
+        if not processes.is_first:
+            return
+        rows = writer.gather([name for sample in samples for name in probe.names(sample)])
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),
@@ -115,6 +135,7 @@ def execute(
             "environment": environment(model),
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
+            **({"processes": processes.count} if processes.count > 1 else {}),
             "rows": len(rows),
             "rows_from_earlier_processes": len(done),
             "failed": sum(row["error"] is not None for row in rows),

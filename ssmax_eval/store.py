@@ -4,7 +4,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from .disk import held, whole
+from .disk import HALF, LOCK, held, whole
 from .errors import UserError
 from .rows import Fields, Row, checked, in_words, line_of, read
 
@@ -104,7 +105,8 @@ def run_id_of(key: dict[str, Any]) -> str:
 class Run:
     """A run's folder, `<output path>/<probe>/<run_id>`, holding rows.jsonl and, once complete, run.json.
 
-    schema: of its rows; Row for those of a probe that is not known here.
+    schema: of its rows; Row for those of a probe that is not known here. While several processes write it, each has its
+    rows.<rank>.jsonl beside them.
     """
 
     folder: Path
@@ -127,8 +129,12 @@ class Run:
     def record_path(self) -> Path:
         return self.folder / "run.json"
 
+    def parts(self) -> list[Path]:
+        """Return the files of rows that processes have of their own till the run is complete."""
+        return sorted(self.folder.glob("rows.*.jsonl"))
+
     def content(self, name: str) -> bytes | None:
-        """Return what a file of the run holds, rows.jsonl or run.json; None where there is none."""
+        """Return what a file of the run holds; None where there is none."""
         path = self.folder / name
         return path.read_bytes() if path.is_file() else None
 
@@ -156,7 +162,7 @@ class Run:
         return record
 
     def blocks(self) -> Iterator[list[Row]]:
-        """Yield the rows as their schema has them, some at a time, also those of a sample that was tried again; as rows."""
+        """Yield the rows as their schema has them, some at a time, also those of a sample that was tried again."""
         block = []
         for row in self._each(lambda line: read(line, self.schema)):
             block.append(row)
@@ -166,9 +172,10 @@ class Run:
         yield block
 
     def rows(self) -> list[Fields]:
-        """Return the rows as JSON has them, each as its schema says, the last one of each sample.
+        """Return the rows of all its files as JSON has them: of each sample the last one, but one with a score before any without.
 
-        A last line without an end, left by a killed process, does not count. Raises UserError for a line that is not a row.
+        A last line without an end, left by a killed process, does not count. Raises UserError for a line that is not a row as
+        its schema says.
         """
 
         def as_json(line: bytes) -> Fields:
@@ -176,28 +183,31 @@ class Run:
             checked(row, self.schema)
             return row
 
-        return list({row["sample"]: row for row in self._each(as_json)}.values())
+        rows: dict[str, Fields] = {}
+        for row in self._each(as_json):
+            if row["error"] is None or rows.get(row["sample"], row)["error"] is not None:
+                rows[row["sample"]] = row
+        return list(rows.values())
 
     def _each(self, decode: Callable[[bytes], R]) -> Iterator[R]:
         """Yield each line of the rows, decoded."""
-        for number, line in enumerate(self.lines(), 1):
-            try:
-                yield decode(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"run {self.folder}: line {number} of rows.jsonl is broken ({in_words(error)}); run again with --fresh"
-                ) from error
+        for name in [self.rows_path.name, *(part.name for part in self.parts())]:
+            with self.opened(name) as stream:
+                for number, line in enumerate(stream, 1):
+                    if not line.endswith(b"\n"):
+                        break
+                    try:
+                        row = decode(line)
+                    except (ValueError, RecursionError) as error:
+                        raise UserError(
+                            f"run {self.folder}: line {number} of {name} is broken ({in_words(error)}); run again with --fresh"
+                        ) from error
+                    yield row
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the lines of rows.jsonl that have an end."""
-        with self.opened() as stream:
-            for line in stream:
-                if line.endswith(b"\n"):
-                    yield line
-
-    def opened(self) -> IO[bytes]:
-        """Open rows.jsonl to be read; nothing where there is none."""
-        return self.rows_path.open("rb") if self.rows_path.is_file() else io.BytesIO()
+    def opened(self, name: str) -> IO[bytes]:
+        """Open a file of the run to be read; nothing where there is none."""
+        path = self.folder / name
+        return path.open("rb") if path.is_file() else io.BytesIO()
 
     def belong(self, count: int, values: Mapping[str, Iterable[Any]]) -> None:
         """Raise UserError for rows that the run's record is not of. count: of rows. values: those of WHOSE, by column."""
@@ -217,8 +227,8 @@ class Run:
                     "run again with --fresh"
                 )
 
-    def writer(self, fresh: bool = False) -> "RowWriter":
-        return RowWriter(self, fresh)
+    def writer(self, fresh: bool = False, process: int | None = None) -> "RowWriter":
+        return RowWriter(self, fresh, process)
 
     def finish(self, record: dict[str, Any]) -> None:
         """Write run.json at once and whole."""
@@ -228,44 +238,50 @@ class Run:
 
 
 class RowWriter:
-    """Append rows to a run, one process at a time; a half-written last line is cut off first, with `fresh` all lines are.
+    """Append rows to a run, which one process alone may write, or those of one launch, each into a file of its own.
 
-    At the end each sample has one line.
+    process: the rank of one of several; the first, 0, opens the run before the others; None is a process alone. A half-written
+    last line of its file is cut off first. fresh: all rows that are there are taken away.
     """
 
-    def __init__(self, run: Run, fresh: bool = False) -> None:
+    def __init__(self, run: Run, fresh: bool = False, process: int | None = None) -> None:
         self.run = run
         self.fresh = fresh
+        self.leads = not process
+        self.path = run.rows_path if process is None else run.folder / f"rows.{process}.jsonl"
+        self.lock = LOCK if self.leads else f"{LOCK}.{process}"
 
     def __enter__(self) -> "RowWriter":
         busy = f"run {self.run.folder}: another process is writing it; wait for it to end"
         with ExitStack() as stack:
-            stack.enter_context(held(self.run.folder, busy))
-            self._open(stack)
+            stack.enter_context(held(self.run.folder, busy, self.lock))
+            try:
+                if self.leads:
+                    self._begin(busy)
+                self.stream = stack.enter_context(self.path.open("ab+"))
+            except OSError as error:
+                raise UserError(
+                    f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
+                ) from error
+            self.stream.seek(0)
+            self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
+            self.stream.seek(0, os.SEEK_END)
             self.stack = stack.pop_all()
         return self
 
-    def _open(self, stack: ExitStack) -> None:
-        """Open the rows of a run that is held, cut to whole lines, or to none."""
-        try:
-            self.stream = stack.enter_context(self.run.rows_path.open("ab+"))
-        except OSError as error:
-            raise UserError(
-                f"output path {str(self.run.folder)!r}: cannot be written ({error.strerror}); give another"
-            ) from error
+    def _begin(self, busy: str) -> None:
+        """Make sure that no process of another launch still writes, and that there is a rows.jsonl, by which a run is found."""
+        for lock in self.run.folder.glob(f"{LOCK}.*"):
+            with held(self.run.folder, busy, lock.name):
+                pass
+        for left in self.run.folder.glob(f"{HALF}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self.run.rows_path.touch()
         if self.fresh:
             self.run.record_path.unlink(missing_ok=True)
-            self.stream.truncate(0)
-        self.stream.seek(0)
-        self.stream.truncate(self.stream.read().rfind(b"\n") + 1)
-        self.stream.seek(0, os.SEEK_END)
-
-    def _once(self) -> None:
-        """Leave one line of each sample, its last: what had no score and was tried again stands there twice till now."""
-        rows = self.run.rows()
-        if len(rows) < self.run.rows_path.read_bytes().count(b"\n"):
-            with whole(self.run.rows_path) as half:
-                half.write_bytes(b"".join(map(line_of, rows)))
+            for part in self.run.parts():
+                part.unlink()
+            os.truncate(self.run.rows_path, 0)
 
     def append(self, rows: Iterable[Fields]) -> None:
         """Write rows and flush them to the system, a batch in one write. Raises ValueError for one that is not as its schema says."""
@@ -275,9 +291,34 @@ class RowWriter:
         self.stream.write(b"".join(map(line_of, batch)))
         self.stream.flush()
 
+    def close(self) -> None:
+        """Write no more; the run is held on."""
+        self.stream.close()
+
+    def gather(self, samples: Sequence[str]) -> list[Fields]:
+        """Leave rows.jsonl alone, with one line of each sample in the order of a plan, and return them; nobody writes any more.
+
+        Raises UserError if one is missing.
+        """
+        self.close()
+        place = {sample: number for number, sample in enumerate(samples)}
+        rows = sorted(self.run.rows(), key=lambda row: place.get(row["sample"], len(place)))
+        if missing := len({*place} - {row["sample"] for row in rows}):
+            raise UserError(
+                f"run {self.run.folder}: {missing} of {len(place)} rows are missing, as the processes cut other batches; "
+                "give all the same kind of device, or a --batch-size"
+            )
+        parts = self.run.parts()
+        # what had no score and was tried again stands there twice
+        if parts or len(rows) < self.run.rows_path.read_bytes().count(b"\n"):
+            with whole(self.run.rows_path) as half:
+                half.write_bytes(b"".join(map(line_of, rows)))
+        for part in parts:
+            part.unlink()
+        return rows
+
     def __exit__(self, *error: object) -> None:
         try:
-            self.stream.close()
-            self._once()
+            self.close()
         finally:
             self.stack.close()

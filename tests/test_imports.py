@@ -10,7 +10,7 @@ TOP = Path(ssmax_eval.__file__).parent
 FLOORS = (
     ("errors", "quiet", "nearest", "rows"),
     ("disk", "statistics", "data", "position"),
-    ("store", "verdict", "mechanisms"),
+    ("store", "processes", "verdict", "mechanisms"),
     ("report.figures",),
     ("report.context",),
     ("report.section",),  # what the probes' sections are made of; the page, above, is made of them

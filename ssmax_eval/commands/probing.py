@@ -11,6 +11,7 @@ import typer
 from ..probes import PROBES
 from ..probes.kind import Kind, Probe
 from ..probes.options import Field, auto, chosen, in_words, options_of
+from ..processes import launched, together
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
@@ -82,22 +83,34 @@ def value(option: Field, given: Any) -> Any:
 
 
 def show(kinds: Sequence[Kind], models: list[str] | None, given: Mapping[str, Any]) -> None:
-    """Make the probes that were asked for, run them, and print and report what they find; or only their plan."""
+    """Make the probes that were asked for, run them, and print and report what they find; or only their plan.
+
+    Of several processes the first prints and reports.
+    """
     from ..dry_run import dry_run
     from ..models.sources import PAIR
+    from ..models.subjects import RunOptions
     from ..plans import how_asked, planned_runs, settings_asked
     from ..run import run_probes
+    from ..setting import Setting
     from ..statistics import Thresholds
     from ..terminal import print_plan, print_runs
 
-    asked = [(kind, kind.options(**chosen(kind.options, given))) for kind in kinds]
-    probes: list[Probe] = []
-    for kind, options in asked:
-        probes.append(kind.make(models or PAIR, options, probes))
-    common = asked[0][1]
-    plan = (probes, models or [*PAIR], settings_asked(common), how_asked(common))
+    asked = [kind.options(**chosen(kind.options, given)) for kind in kinds]
+    common, output_path = asked[0], Path(asked[0].output_path)
+
+    def plan() -> tuple[list[Probe], list[str], list[Setting], RunOptions]:
+        probes: list[Probe] = []
+        for kind, options in zip(kinds, asked, strict=True):
+            probes.append(kind.make(models or [*PAIR], options, probes))
+        return probes, models or [*PAIR], settings_asked(common), how_asked(common)
+
     if common.dry_run:
-        print_plan(dry_run(planned_runs(*plan), plan[-1]), given["json"])
+        if launched().is_first:
+            print_plan(dry_run(planned_runs(*(wanted := plan())), wanted[-1]), given["json"])
         return
-    thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
-    print_runs(run_probes(*plan), Path(common.output_path), given["report"], given["json"], thresholds)
+    with together(output_path):  # from here on, so that what is wrong for all is said by one
+        runs = run_probes(*plan())
+    if launched().is_first:
+        thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
+        print_runs(runs, output_path, given["report"], given["json"], thresholds)

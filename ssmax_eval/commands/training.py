@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from ..processes import launched
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
@@ -65,7 +66,7 @@ def train_command(
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     from ..mechanisms.spelling import Attention
-    from ..training.folder import RANK, read_record
+    from ..training.folder import read_record
     from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all
     from ..training.train import SHAPE, Job
 
@@ -77,10 +78,10 @@ def train_command(
     wanted = paper_jobs(base) if paper else [Job(chosen, each, swap_to, swap_fraction, seed, start) for each in asked]
     single = len(wanted) == 1 and out is not None
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
-    if paper and RANK == 0:
+    if paper and launched().is_first:
         folder_after(folders[0], wanted[0])
     made = train_all(wanted, folders, device, fresh, jobs, compiled)
-    if RANK != 0:
+    if not launched().is_first:
         return
     if paper:
         made.append(swapped_after(made[0], wanted[0]))

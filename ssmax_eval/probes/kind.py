@@ -55,17 +55,26 @@ class Probe(Protocol):
         done: Collection[str],
         batch_size: int | None,
         progress: Callable[[int], None],
+        claim: Callable[[], bool],
     ) -> Iterator[list[Fields]]:
-        """Yield rows as they come, samples named in `done` left out; progress is told the tokens of what was read."""
+        """Yield rows as they come, samples named in `done` left out.
+
+        progress is told the tokens of what was read. claim, asked once for each batch of the whole plan in turn, tells whether
+        it is this process's.
+        """
         ...
 
     def longest(self) -> int:
         """Return the tokens of the longest sample, of all that there would be without a limit on their number."""
         return max(sample.context_length for sample in self.plan())
 
+    def names(self, sample: Any) -> list[str]:
+        """Return the names of a sample's rows."""
+        return [sample.name]
+
     def has(self, sample: Any, done: Collection[str]) -> bool:
         """Tell whether all rows of a sample are named in `done`."""
-        return sample.name in done
+        return all(name in done for name in self.names(sample))
 
     def reads(self, sample: Any) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""

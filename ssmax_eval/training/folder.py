@@ -1,7 +1,6 @@
 """The folder of a training run: who may write it, what it holds, its record and its log."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +9,16 @@ from typing import Any
 from .. import disk
 from ..errors import UserError
 from ..models.sources import TRAINING, TRAINING_LOG
+from ..processes import launched
 
 WORK = "checkpoints"  # inside the output folder while training runs
 LOG = TRAINING_LOG
-# as torchrun and accelerate launch tell their processes
-RANK, PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes from training into a folder; of several processes of one training the first does so."""
-    if RANK != 0:
+    if not launched().is_first:
         yield
         return
     if folder.exists() and not folder.is_dir():

@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..mechanisms.files import import_file, imported_files
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
-from .folder import PROCESSES, held, read_record
+from ..processes import launched
+from .folder import held, read_record
 from .train import Job, train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
@@ -69,7 +70,7 @@ def train_all(
     compiled: bool | None = None,
 ) -> list[Path]:
     """Train each job into its folder (train.train), `side_by_side` at a time, each process with its share of the cores."""
-    if side_by_side < 1 or (side_by_side > 1 and PROCESSES > 1):
+    if side_by_side < 1 or (side_by_side > 1 and launched().count > 1):
         raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1, and only 1 under torchrun")
     if side_by_side == 1 or len(jobs) == 1:
         return [train(job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)]

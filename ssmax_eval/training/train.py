@@ -20,10 +20,11 @@ from ..models.load import load_model, pick_device
 from ..models.mechanism_code import code_source
 from ..models.sources import resolve
 from ..position.bias import biases
+from ..processes import launched
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
-from .folder import LOG, PROCESSES, RANK, WORK, entries, held, occupied, read_log, write_log, write_record
+from .folder import LOG, WORK, entries, held, occupied, read_log, write_log, write_record
 from .length import continue_at
 from .recipes import Recipe
 from .throughput import throughput
@@ -98,12 +99,13 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, com
     """
     # all that can be wrong is, before anything is written
     where = pick_training_device(device)
-    if job.recipe.batch_size % PROCESSES:
+    processes = launched().count
+    if job.recipe.batch_size % processes:
         raise UserError(
-            f"processes {PROCESSES}: they must divide the recipe's {job.recipe.batch_size} sequences a step; "
+            f"processes {processes}: they must divide the recipe's {job.recipe.batch_size} sequences a step; "
             "start fewer, or --set tokens_per_step"
         )
-    if fresh and PROCESSES > 1:
+    if fresh and processes > 1:
         raise UserError("--fresh: not with several processes; remove the folder first")
     refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
@@ -130,11 +132,11 @@ def train_held(
     if fresh:
         for entry in entries(folder):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    if RANK == 0:
+    if launched().is_first:
         write_record(folder, {"job": key, "finished": False})
     compiled = where.type == "cuda" if compiled is None else compiled
     seconds = run(job, model, examples, folder, where, compiled)
-    if RANK != 0:
+    if not launched().is_first:
         return folder
     log = read_log(folder / LOG)
     finished = {
@@ -213,7 +215,7 @@ def run(
     arguments = TrainingArguments(
         output_dir=str(folder / WORK),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size // PROCESSES,
+        per_device_train_batch_size=recipe.batch_size // launched().count,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine_with_min_lr" if recipe.schedule == "cosine" else "constant_with_warmup",
         lr_scheduler_kwargs={"min_lr_rate": 0.1} if recipe.schedule == "cosine" else {},
@@ -228,7 +230,7 @@ def run(
         use_cpu=where.type == "cpu",
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
-        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) // PROCESSES - 1)) if cuda else 0,
+        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) // launched().count - 1)) if cuda else 0,
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=job.swap_to is not None,
         logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
@@ -250,7 +252,7 @@ def run(
     reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
-    if RANK == 0:
+    if launched().is_first:
         write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
     watch = Watch(model, recipe, job.name, folder / LOG, before)

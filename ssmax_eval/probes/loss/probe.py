@@ -116,9 +116,9 @@ class LossProbe(Probe):
         """Return the tokens that stored rows stand for."""
         return self.context_length * len({row["document_sha256"] for row in rows})
 
-    def has(self, sample: Sample, done: Collection[str]) -> bool:
-        """Tell whether all rows of a document are named in `done`."""
-        return all(f"{sample.document}/{part}" in done for part in self.parts())
+    def names(self, sample: Sample) -> list[str]:
+        """Return the names of a document's rows."""
+        return [f"{sample.document}/{part}" for part in self.parts()]
 
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence that a document's rows take: itself, and the window of each gain alone."""
@@ -132,12 +132,16 @@ class LossProbe(Probe):
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
+        claim: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Fields]]:
-        """Yield the rows of each document, those whose rows are all named in `done` left out; progress is told its tokens."""
+        """Yield the rows of each document, those whose rows are all named in `done` left out.
+
+        progress is told the tokens of each; claim tells whether it is this process's.
+        """
         self.check(reader.model, reader.tokenizer)
         chunk = self.chunk
         for sample, window in zip(self.plan(), self.windows(reader.tokenizer), strict=True):
-            if not self.has(sample, done):
+            if claim() and not all(name in done for name in self.names(sample)):
                 # what one document did not fit into, the next will not either
                 scores, chunk = self.score(reader, torch.tensor([window.ids]), window.prefix, chunk)
                 yield self.rows(sample, window, scores)

@@ -190,11 +190,13 @@ class NeedleProbe(Probe):
         done: Collection[str] = (),
         batch_size: int | None = None,
         progress: Callable[[int], None] = lambda tokens: None,
+        claim: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Fields]]:
         """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
-        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch.
+        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch; claim tells of each
+        whether it is this process's.
         """
         model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
@@ -207,7 +209,7 @@ class NeedleProbe(Probe):
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
-                if all(sample.name in done for sample in batch):
+                if not claim() or all(sample.name in done for sample in batch):
                     progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
