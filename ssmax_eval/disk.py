@@ -1,5 +1,6 @@
 """What keeps processes out of each other's files: one lock, and one way to write a file or folder whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -55,3 +56,14 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(own / path.name, path)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
+    while error is not None:
+        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors', and torch's, which keeps the reason to itself
+        if told or any(sign in str(error) for sign in ("No space left", "StorageFull", "PytorchStreamWriter failed")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,6 +1,6 @@
 """What is to run: which probes on which models in which settings, and where the rows go; nothing loaded or written."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -37,7 +37,6 @@ class Probe(Protocol):
         reader: TransformersReader,
         done: Collection[str],
         batch_size: int | None,
-        progress: Callable[[int], None],
     ) -> Iterator[list[dict[str, Any]]]: ...
 
 

@@ -1,21 +1,19 @@
 """Load models, put them in settings, probe them, store rows: one run for every model, setting and probe."""
 
 import itertools
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .cost import announcer
+from .cost import Forecast
 from .environment import command, environment, peak_memory
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
-from .models.subjects import Loaded, RunOptions, Subject
+from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, Probe, kinds_of, planned_runs
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
@@ -50,7 +48,7 @@ def run_probes(
     """
     options = options or RunOptions()
     plans = planned_runs(probes, models, settings, options)
-    announce = announcer(plans, options)
+    forecast = Forecast(plans, options)
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         own = list(group)
         fresh = replace(options, fresh=True)
@@ -61,7 +59,7 @@ def run_probes(
             for probe in {id(plan.probe): plan.probe for plan in missing}.values():
                 probe.check(model, tokenizer)
             for plan in missing:
-                execute(plan, model, tokenizer, how[id(plan)], announce)
+                execute(plan, model, tokenizer, how[id(plan)], forecast)
     return [plan.run for plan in plans]
 
 
@@ -70,14 +68,13 @@ def execute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     options: RunOptions,
-    announce: Callable[[Subject, PreTrainedModel], None],
+    forecast: Forecast,
 ) -> None:
     """Probe one model in one setting, appending rows and writing run.json at the end."""
     started = time.perf_counter()
     each, probe, setting, run = plan
-    samples = probe.plan()
     described = describe_model(each, model, tokenizer, options.dtype)
-    longest = max(sample.context_length for sample in samples)
+    longest = max(sample.context_length for sample in probe.plan())
     reader = TransformersReader(model, tokenizer)
     with ExitStack() as stack:
         stack.enter_context(inference(model))
@@ -88,21 +85,16 @@ def execute(
         writer = stack.enter_context(run.writer(options.fresh))
         earlier = run.rows()
         done = {row["sample"] for row in earlier if row["error"] is None}
-        announce(each, model)
-        total = sum(sample.context_length for sample in samples)
-        position = str(setting.position) if setting.position.changes else ""
-        title = " ".join(filter(None, [each.label, effective.attached.attention, position]))
-        bar = stack.enter_context(
-            tqdm(total=total, desc=title, unit="tok", unit_scale=True, disable=None, file=sys.stderr)
-        )
+        see = stack.enter_context(forecast(plan, model, done))
         common = {
             "model": each.label,
             "fingerprint": each.fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
             **effective.columns(),
         }
-        for rows in probe(reader, done, options.batch_size, bar.update):
+        for rows in probe(reader, done, options.batch_size):
             writer.append({**common, **row} for row in rows)
+            see(rows)
         rows = run.rows()
         record = {
             "probe": probe.name,

@@ -8,9 +8,9 @@ import ssmax_eval
 TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
-    ("errors", "quiet", "signatures"),
-    ("disk", "statistics", "data", "position"),
-    ("store", "verdict", "mechanisms"),
+    ("errors", "printable", "signatures"),
+    ("disk", "progress", "statistics", "data", "position"),
+    ("quiet", "store", "verdict", "mechanisms"),
     ("setting", "models", "environment"),
     ("readers", "training"),
     ("probes", "provenance"),
