@@ -17,7 +17,7 @@ from .commands.probing import attention_command, loss_command, needle_command, r
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .printable import printable_streams
-from .quiet import Messages, gathered, quiet_libraries
+from .quiet import Messages, gathered, quiet_libraries, say
 
 app = typer.Typer(
     name="ssmax-eval",
@@ -256,7 +256,7 @@ def run(given: list[str]) -> int:
             return failed(usage(error, command))
         if code == INTERRUPTED:
             how = "; the same command goes on where this one stopped" if command in STORES else ""
-            print(f"ssmax-eval: interrupted{how}", file=sys.stderr)
+            say(f"ssmax-eval: interrupted{how}")
         else:
             messages.summarise()
     return code if isinstance(code, int) else 0
@@ -280,7 +280,7 @@ def usage(error: Any, command: str) -> str:
 
 
 def failed(message: str) -> int:
-    print(f"ssmax-eval: error: {' '.join(message.split())}", file=sys.stderr)
+    say(f"ssmax-eval: error: {' '.join(message.split())}")
     return 2
 
 

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 
+# how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
+FULL = ("No space left", "StorageFull", "PytorchStreamWriter failed", ". unexpected pos ")
 LOCK = ".lock"  # in a folder while a process holds it
 
 
@@ -62,8 +64,7 @@ def is_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
     while error is not None:
         told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors', and torch's, which keeps the reason to itself
-        if told or any(sign in str(error) for sign in ("No space left", "StorageFull", "PytorchStreamWriter failed")):
+        if told or any(sign in str(error) for sign in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -11,6 +11,7 @@ from .printable import inner, printable
 
 LIBRARY_BARS = "libraries"  # TQDM_DISABLE where only the bars of libraries are off
 OFTEN, SELDOM = 0.2, 30.0  # seconds between two states of the bar, and between two lines
+EARLY, SOON = 0.01, 60.0  # part of the work and seconds before which the rest is not told: the first forwards are slow
 
 
 def nothing() -> float:
@@ -64,9 +65,9 @@ class Progress:
         return min(1.0, (self.done + self.done_elsewhere()) / self.total) if self.total > 0 else 1.0
 
     def left(self, now: float) -> float | None:
-        """Return the seconds that the rest takes if it goes on as until now; None before anything is done."""
-        part = self.part()
-        return (now - self.started) * (1 - part) / part if part else None
+        """Return the seconds that the rest takes if it goes on as until now; None where that is too early to tell."""
+        part, spent = self.part(), now - self.started
+        return spent * (1 - part) / part if part >= EARLY or (part and spent >= SOON) else None
 
     def close(self) -> None:
         """Take the bar away."""

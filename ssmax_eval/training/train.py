@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
+from ..disk import is_full
 from ..environment import environment
 from ..errors import UserError
 from ..mechanisms.attach import attach, learned_of
@@ -151,7 +152,11 @@ def train_held(
         "environment": environment(model),
     }
     rounded = where.type == "cuda" or bfloat16(where)
-    save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
+    made = save_model(
+        cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder / WORK / "model"
+    )
+    for file in made.iterdir():  # all of it is written before any of it is in its place
+        os.replace(file, folder / file.name)
     write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return folder
@@ -242,11 +247,7 @@ def run(
     arguments._n_gpu = min(
         1, arguments.n_gpu
     )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
-    # the Trainer writes its state last: a checkpoint without it was cut off
-    whole = {
-        int(file.parent.name.split("-")[1]): file.parent
-        for file in (folder / WORK).glob("checkpoint-*/trainer_state.json")
-    }
+    whole = whole_checkpoints(folder / WORK)
     reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
@@ -269,13 +270,29 @@ def run(
     except UserError:
         raise
     except Exception as error:
+        if is_full(error):  # what was cut off is of no use, and in the way of the next try
+            for half in {*(folder / WORK).glob("checkpoint-*")} - {*whole_checkpoints(folder / WORK).values()}:
+                shutil.rmtree(half, ignore_errors=True)
+            raise
         if not whole or watch.stepped:
             raise
         raise UserError(
             f"output {str(folder)!r}: its checkpoint {whole[reached].name} cannot be read ({type(error).__name__}); "
             "start over with --fresh"
         ) from error
+    finally:
+        watch.close()
     return watch.seconds
+
+
+def whole_checkpoints(work: Path) -> dict[int, Path]:
+    """Return the Trainer's checkpoints by step; one without its state, or with half of it, which it writes last, was cut off."""
+    found = {}
+    for file in work.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError):
+            json.loads(file.read_text())
+            found[int(file.parent.name.split("-")[1])] = file.parent
+    return found
 
 
 def static_shapes() -> Any:

@@ -130,7 +130,8 @@ class Watch(TrainerCallback):
         shown = {"loss": "loss", "recall": "recall", "s_mean": "mean s"}
         self.figures = "".join(f", {word} {line[key]:.3g}" for key, word in shown.items() if key in line)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def close(self) -> None:
+        """Take the progress away."""
         if self.progress is not None:
             self.progress.close()
 
