@@ -60,6 +60,10 @@ class Progress:
         else:
             print(f"ssmax-eval: {100 * part:.0f}% of the work; {words}", file=sys.stderr, flush=True)
 
+    def skip(self, work: float) -> None:
+        """Leave work out that turns out to be done already, in an earlier run."""
+        self.total -= work
+
     def part(self) -> float:
         """Return the part of the work that is done, here and elsewhere, 0 to 1."""
         return min(1.0, (self.done + self.done_elsewhere()) / self.total) if self.total > 0 else 1.0

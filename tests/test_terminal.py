@@ -407,6 +407,16 @@ def test_training_tells_how_far_it_is(capsys, tmp_path, monkeypatch):
     )  # fmt: skip
     assert [int(percent) for percent, _ in lines] == [12, 25, 50, 75, 100]
     assert "loss" in err
+    # two models are one whole, and what is trained already is no part of it
+    both = ("--attention", "softmax", "--attention", "ssmax", "--attention", "log-n", "--out", tmp_path)
+    (tmp_path / "m").rename(tmp_path / "smoke-softmax-s0")
+    code, _, err = call(capsys, "train", "--recipe", "smoke", *SMALL, *both)
+    assert code == 0
+    found = re.findall(r"ssmax-eval: (\d+)% of the work; smoke-([\w-]+)-s0, step (\d) of 8", err)
+    assert found == [
+        ("6", "ssmax", "1"), ("25", "ssmax", "4"), ("50", "ssmax", "8"), ("56", "log-n", "1"), ("75", "log-n", "4"),
+        ("100", "log-n", "8"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

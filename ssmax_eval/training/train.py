@@ -21,6 +21,7 @@ from ..models.load import load_model, pick_device
 from ..models.mechanism_code import code_source
 from ..models.sources import resolve
 from ..position.bias import biases
+from ..progress import Progress
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
@@ -91,11 +92,18 @@ class Job:
         return json.loads(json.dumps(key))
 
 
-def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, compiled: bool | None = None) -> Path:
+def train(
+    job: Job,
+    folder: Path,
+    device: str = "auto",
+    fresh: bool = False,
+    compiled: bool | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Train one model into `folder` and return it; a run that was stopped goes on, a finished one is left alone.
 
-    The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. Raises UserError, also
-    for a folder that holds another run.
+    The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. progress: in steps, of
+    several trainings of which this is one. Raises UserError, also for a folder that holds another run.
     """
     # all that can be wrong is, before anything is written
     where = pick_training_device(device)
@@ -109,7 +117,7 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, com
     refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
     with held(folder):
-        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256)
+        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256, progress)
 
 
 def train_held(
@@ -120,10 +128,13 @@ def train_held(
     compiled: bool | None,
     sentences: list[str],
     text_sha256: str,
+    progress: Progress | None = None,
 ) -> Path:
     """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
     if occupied(folder, key, fresh):
+        if progress is not None:
+            progress.skip(job.recipe.steps)
         return folder
     model, tokenizer = first_model(job, sentences)
     examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
@@ -134,7 +145,7 @@ def train_held(
     if RANK == 0:
         write_record(folder, {"job": key, "finished": False})
     compiled = where.type == "cuda" if compiled is None else compiled
-    seconds = run(job, model, examples, folder, where, compiled)
+    seconds = run(job, model, examples, folder, where, compiled, progress)
     if RANK != 0:
         return folder
     log = read_log(folder / LOG)
@@ -209,7 +220,13 @@ def try_out(model: PreTrainedModel) -> None:
 
 
 def run(
-    job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device, compiled: bool
+    job: Job,
+    model: PreTrainedModel,
+    examples: Examples,
+    folder: Path,
+    where: torch.device,
+    compiled: bool,
+    progress: Progress | None,
 ) -> float:
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
@@ -254,7 +271,7 @@ def run(
     if RANK == 0:
         write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
-    watch = Watch(model, recipe, job.name, folder / LOG, before)
+    watch = Watch(model, recipe, job.name, folder / LOG, before, progress)
     trainer = WeightedTrainer(
         recipe,
         model=model,

@@ -83,14 +83,23 @@ class LateMechanism(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Show progress and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the mechanisms learned."""
+    """Show progress and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the mechanisms learned.
+
+    progress: in steps, of several trainings of which this is one; None makes one of its own, in the first process alone.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        title: str,
+        file: Path,
+        seconds_before: float = 0.0,
+        progress: Progress | None = None,
     ) -> None:
         self.model, self.recipe, self.title, self.file = model, recipe, title, file
         self.started = time.perf_counter() - seconds_before
-        self.progress: Progress | None = None  # of the first process alone
+        self.progress, self.is_one_of_several = progress, progress is not None
         self.figures = ""
         self.stepped = 0
 
@@ -100,7 +109,9 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.began = time.monotonic()
-        if state.is_world_process_zero:
+        if self.progress is not None:
+            self.progress.skip(state.global_step)
+        elif state.is_world_process_zero:
             self.progress = Progress(state.max_steps - state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -131,8 +142,8 @@ class Watch(TrainerCallback):
         self.figures = "".join(f", {word} {line[key]:.3g}" for key, word in shown.items() if key in line)
 
     def close(self) -> None:
-        """Take the progress away."""
-        if self.progress is not None:
+        """Take the progress of this model alone away."""
+        if self.progress is not None and not self.is_one_of_several:
             self.progress.close()
 
     def learned(self) -> dict[str, float]:
