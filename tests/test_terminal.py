@@ -387,7 +387,8 @@ def test_progress_counts_all_operations_that_are_left(capsys, checkpoint, tmp_pa
     assert names == ["tiny-llama", "tiny-llama, ssmax", "B", "B, ssmax"]
     assert {figures for _, _, figures in seen} == {"96 tokens", "128 tokens"}
     per_prompt = [b - a for a, b in itertools.pairwise(parts)]
-    assert max(per_prompt) > 128 / 96 * min(per_prompt)  # cost grows faster than length
+    grid = per_prompt[:9]  # of one run, after its first prompt
+    assert max(grid) > 1.05 * 128 / 96 * min(grid)  # cost grows faster than length
     run = next((tmp_path / "attention").glob("*"))
     (run / "run.json").unlink()
     (run / "rows.jsonl").write_bytes(b"".join((run / "rows.jsonl").read_bytes().splitlines(keepends=True)[:6]))
