@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import pandas as pd
 
-from .nearest import nearest
+from .errors import nearest
 from .probes import PROBES
 from .probes.kind import Kind
 from .probes.options import Options, options_of

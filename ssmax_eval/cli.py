@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +20,11 @@ from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .commands.options import IMPORTS, import_files
 from .commands.probing import register
 from .commands.training import recipes_command, retrofit_command, train_command
-from .errors import UserError
+from .errors import UserError, nearest
+from .printable import printable_streams
+from .probes import PROBES
 from .processes import Said, launched
-from .quiet import quiet_libraries
+from .quiet import Messages, gathered, quiet_libraries, say
 
 app = typer.Typer(
     name="ssmax-eval",
@@ -49,16 +52,26 @@ def print_version(asked: bool) -> None:
 
 @app.callback()
 def options_of_all(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Results and errors alone: no notes, cost or progress.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print each warning of the libraries below.")] = False,
 ) -> None:
     """Long-context evaluation of attention mechanisms: does a model still find key information far past its training length?"""
+    messages: Messages = context.obj or Messages()
+    messages.quiet, messages.verbose = quiet, verbose
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"
 
 
+EVERYWHERE = ("--quiet", "--verbose")  # before or after the command
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 STOPPED = 128 + signal.SIGTERM  # as a shell says it
-STORES = ("needle", "attention", "loss", "run", "train")  # commands that keep what they did before it
+STORES = (*PROBES, "run", "train")  # commands that keep what they did before it
 SHARED = (*STORES, "lm-eval")  # commands that several processes share; any other is the first one's alone
 
 
@@ -109,16 +122,14 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Models that are bundled or found: attention, size, training length."""
-    from .models.catalogue import catalogue
+    from .models.catalogue import COLUMNS, catalogue, table_line
     from .terminal import print_table
 
-    entries = catalogue(folders or [])
+    models = catalogue(folders or [])
     if as_json:
-        print(json.dumps(entries))
+        print(json.dumps({"models": models}))
         return
-    columns = ["model", "attention", "parameters", "trained at", "needles found", "architecture", "licence"]
-    columns += ["where", "training"]
-    print_table(columns, entries)
+    print_table(COLUMNS, [*map(table_line, models)])
 
 
 @app.command("mechanisms")
@@ -134,11 +145,17 @@ def list_mechanisms(
 
     found = told()
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps({"mechanisms": found}))
         return
     keys = ["mechanism", "formula", "options", "learned", "parts", "swap", "cache", "reference"]
     title = "n visible keys, L training length, z the scaled product of q and k, C(n) what the query is multiplied with"
-    print_table(keys, [[str(each[key]) for key in keys] for each in found], title)
+    for each in found:
+        words = {
+            "options": [f"{option}=" for option in each["options"]],
+            "swap": ["swap" if each["swap"] else "from scratch"],
+        }
+        each |= {key: " ".join((each | words)[key]) for key in ("options", "learned", "parts", "swap")}
+    print_table(keys, [[each[key] for key in keys] for each in found], title)
 
 
 @app.command("fading")
@@ -168,7 +185,8 @@ def fading(
 
         save_as(fading_figure(lengths, leads), figure)
     if as_json:
-        print(json.dumps({"by_length": lengths.to_dict("records"), "by_lead": leads.to_dict("records")}))
+        tables = {"by_length": lengths.to_dict("records"), "by_lead": leads.to_dict("records")}
+        print(json.dumps(tables | {"figure": None if figure is None else str(figure)}))
         return
     for table, column, form, title in (
         (lengths, "n", "{:,.0f}", "weight of the largest score, +3 among -2"),
@@ -196,47 +214,71 @@ def dashed(argument: str) -> str:
     return name.replace("_", "-") + equals + value
 
 
+def spelled(given: list[str], command: str) -> list[str]:
+    """Return arguments as typer takes them: with dashes, what goes with every command in front. What follows lm-eval is its own."""
+    end = given.index(command) + 1 if command == "lm-eval" else len(given)
+    ours = [dashed(argument) for argument in given[:end]]
+    return [*sorted(ours, key=lambda argument: argument not in EVERYWHERE), *given[end:]]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run
-    first = False
     try:
-        first = launched().is_first
-        with stoppable(), nullcontext() if first else silent():
-            if not first and given[0] not in SHARED:
-                raise SystemExit(0)
-            # what goes on to lm-eval stays as it is
-            spelled = given if given[:1] == ["lm-eval"] else [dashed(argument) for argument in given]
-            code = app(spelled, prog_name="ssmax-eval", standalone_mode=False)
-    except Said:
-        raise SystemExit(2) from None
-    except UserError as error:
-        fail(str(error))
-    except SystemExit as stop:
-        if stop.code != STOPPED:
-            raise
-        code = STOPPED
+        with printable_streams():
+            code = run(given)
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read us has seen enough
         sys.stdout = None
         raise SystemExit(1) from None
-    except OSError as error:  # no space, no permission, a name too long: the user's to mend
-        fail(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
-    except Exception as error:
-        message = getattr(error, "format_message", None)
-        if message is None:
+    raise SystemExit(code)
+
+
+def run(given: list[str]) -> int:
+    """Run a command and return its exit code; what goes wrong is said on stderr."""
+    command = next((argument for argument in given if not argument.startswith("-")), "")
+    first = False
+    # what lm-eval and its libraries say is its own
+    with nullcontext(Messages()) if command == "lm-eval" else gathered() as messages:
+        try:
+            first = launched().is_first
+            with stoppable(), nullcontext() if first else silent():
+                if not first and command not in SHARED:
+                    return 0
+                code = app(spelled(given, command), prog_name="ssmax-eval", standalone_mode=False, obj=messages)
+        except Said:
+            return 2
+        except UserError as error:
+            return failed(str(error))
+        except SystemExit as stop:
+            if stop.code != STOPPED:
+                raise
+            code = STOPPED
+        except BrokenPipeError:
             raise
-        if not first:  # which says the same
-            raise SystemExit(2) from None
-        # click's usage errors (typer brings a click of its own, so not caught by class)
-        fail(message() or f"{error}; see ssmax-eval --help")
-    if code in (INTERRUPTED, STOPPED) and first:
-        stored = given[0] in STORES
-        how = "; the same command goes on where this one stopped" if stored else ""
-        print(f"ssmax-eval: interrupted{how}", file=sys.stderr)
-    raise SystemExit(code if isinstance(code, int) else 0)
+        except Exception as error:
+            from .disk import is_full
+
+            if isinstance(error, OSError):  # no space, no permission, a name too long: the user's to mend
+                return failed(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
+            if is_full(error):
+                return failed("output: No space left on device; what was stored is kept")
+            if not hasattr(error, "format_message"):  # ours to mend
+                traceback.print_exc()
+                return 1
+            if not first:  # which says the same
+                return 2
+            # click's usage errors (typer brings a click of its own, so not caught by class)
+            return failed(usage(error, command))
+        if code in (INTERRUPTED, STOPPED) and first:
+            how = "; the same command goes on where this one stopped" if command in STORES else ""
+            say(f"ssmax-eval: interrupted{how}")
+        elif first:
+            messages.summarise()
+    return code if isinstance(code, int) else 0
 
 
 @contextmanager
@@ -261,14 +303,39 @@ def stoppable() -> Iterator[None]:
 def silent() -> Iterator[None]:
     """Keep to itself what a process prints, notes and warns of, errors left out: the first process of its launch says the same."""
     logging.disable(logging.WARNING)
+    bars = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(logging.NOTSET)
+        os.environ.pop("TQDM_DISABLE", None)
+        os.environ.update({} if bars is None else {"TQDM_DISABLE": bars})
 
 
-def fail(message: str) -> None:
-    print(f"ssmax-eval: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
+def usage(error: Any, command: str) -> str:
+    """Say a usage error of click, with the nearest command or option where one is misspelled."""
+    message = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return message or f"{error}; see ssmax-eval --help"
+    commands = getattr(context.command, "commands", None)
+    if type(error).__name__ == "NoSuchOption":
+        known = [each for parameter in context.command.params for each in parameter.opts]
+        what, near = f"option {error.option_name}", nearest(error.option_name, [*known, *EVERYWHERE, "--help"])
+    elif commands and message.startswith("No such command"):
+        what, near = f"command {command}", nearest(command, commands)
+    else:
+        return message or f"{error}; see ssmax-eval --help"
+    return f"no such {what}{near or ';'} see {context.command_path} --help"
+
+
+def failed(message: str) -> int:
+    say(f"ssmax-eval: error: {' '.join(message.split())}")
+    return 2
+
+
+for each in app.registered_commands:
+    each.epilog = f"{' and '.join(EVERYWHERE)} go with every command; see ssmax-eval --help."

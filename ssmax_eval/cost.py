@@ -1,11 +1,12 @@
 """What runs will cost, said before they start: prompts, tokens, operations, and how long this machine may take."""
 
 import inspect
-import sys
+import logging
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,11 @@ from transformers import PreTrainedModel
 from .mechanisms.layers import reads_on
 from .models.shape import Work, blank, work_of
 from .models.subjects import RunOptions, Subject
-from .plans import PlannedRun
+from .plans import AS_TRAINED, PlannedRun
 from .probes.budget import cut_in_words
+from .processes import Alone
+from .progress import Progress, duration
+from .rows import Fields
 
 FIRST_TIMED = 128  # tokens of the first forward that is timed
 TIMED = 0.5  # seconds that timing may take, about
@@ -58,9 +62,14 @@ def price(
             work, rows = works[label], plan.probe.all_rows
             operations = None
             if work is not None:
-                operations = sum(n * work.operations(each, rows * each) for each, n in read.items())
+                operations = operations_of(work, read, rows)
             lines.append(Line(plan, length, prompts[length], length * prompts[length], operations))
     return lines
+
+
+def operations_of(work: Work, sequences: Counter[int], all_rows: bool) -> float:
+    """Return the floating-point operations of reading so many sequences of each length."""
+    return sum(n * work.operations(length, all_rows * length) for length, n in sequences.items())
 
 
 def shape(each: Subject, options: RunOptions, loaded: PreTrainedModel | None = None) -> Work | None:
@@ -71,21 +80,64 @@ def shape(each: Subject, options: RunOptions, loaded: PreTrainedModel | None = N
     return None if model is None else work_of(model)
 
 
-def announcer(plans: Sequence[PlannedRun], options: RunOptions) -> Callable[[Subject, PreTrainedModel], None]:
-    """Return what says the cost of all runs in one line on stderr, the first time that a model is about to be run."""
-    said = False
+class Forecast:
+    """What is said of runs on stderr: what they cost, when a model is first about to be run, and how far all of them are."""
 
-    def announce(each: Subject, model: PreTrainedModel) -> None:
-        nonlocal said
-        if not said:
-            said = True
-            lines = price(plans, options, {each.label: model})
-            if not lines:  # all rows are there, and only the record is not
-                return
-            times = seconds(model, shape(each, options, model), lines)
-            print(f"ssmax-eval: cost: {in_words(lines, times)}", file=sys.stderr, flush=True)
+    def __init__(self, plans: Sequence[PlannedRun], options: RunOptions, processes: Alone) -> None:
+        self.plans, self.options, self.processes = plans, options, processes
+        self.progress: Progress | None = None
+        self.in_operations = True
+        self.to_come: set[int] = set()  # runs, by the id of their plan
 
-    return announce
+    @contextmanager
+    def __call__(
+        self, plan: PlannedRun, model: PreTrainedModel, done: Iterable[str]
+    ) -> Iterator[Callable[[Sequence[Fields]], None]]:
+        """Run a block that runs a plan with its model, and yield what is told of each batch of rows. done: samples that were stored."""
+        if self.progress is None:
+            self.progress = self.begin(plan.subject, model)
+        progress, probe, stored = self.progress, plan.probe, set(done)
+        left: dict[
+            str, tuple[Any, set[str]]
+        ] = {}  # samples to come, by the names of their rows, each with those that it lacks
+        for sample in probe.plan():
+            lacks = {name for name in probe.names(sample) if name not in stored}
+            left |= dict.fromkeys(lacks, (sample, lacks))
+        work = shape(plan.subject, self.options, model) if self.in_operations else None
+        name = plan.subject.label if plan.setting in AS_TRAINED else f"{plan.subject.label}, {plan.setting}"
+
+        def see(rows: Sequence[Fields]) -> None:
+            for row in rows:
+                sample, lacks = left.pop(row["sample"])
+                lacks.discard(row["sample"])
+                if lacks:
+                    continue
+                reads = probe.reads(sample)
+                amount = reads[0] if work is None else operations_of(work, Counter(reads), probe.all_rows)
+                self.processes.did(amount / progress.total if progress.total else 0.0)
+                progress.advance(amount, name, f"{reads[0]:,} tokens")
+
+        try:
+            yield see
+            self.to_come.discard(id(plan))
+        except BaseException:
+            self.to_come.clear()
+            raise
+        finally:
+            if not self.to_come:
+                progress.close()
+
+    def begin(self, each: Subject, model: PreTrainedModel) -> Progress:
+        """Say the cost of all that is left, and return the progress of it."""
+        lines = price(self.plans, self.options, {each.label: model})
+        if lines:  # else all rows are there, and only the record is not
+            times = seconds(model, shape(each, self.options, model), lines)
+            logging.getLogger(__name__).warning("ssmax-eval: cost: %s", in_words(lines, times))
+        self.to_come = {id(line.plan) for line in lines}
+        operations = total(lines)
+        self.in_operations = operations is not None
+        whole = sum(line.tokens for line in lines) if operations is None else operations
+        return Progress(whole, lambda: whole * self.processes.did_elsewhere())
 
 
 def in_words(lines: Sequence[Line], times: tuple[float, float] | None = None) -> str:
@@ -202,11 +254,3 @@ def time_forwards(model: PreTrainedModel, longest: int) -> list[tuple[int, float
 
 def plural(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def duration(seconds: float) -> str:
-    """Say seconds in two digits of the largest unit that is not below 1."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{max(1, round(seconds))} s"

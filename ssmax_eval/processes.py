@@ -23,6 +23,7 @@ from .errors import UserError
 LAUNCHERS = "torchrun, accelerate launch and srun set it"
 COME = 300  # seconds in which all processes of a launch have to come
 LEAVE = 5  # seconds that the first, which may hold the store, waits for the others after an error
+PARTS = 10**12  # of the work, in which the store counts it
 LOOK = 0.05  # seconds between two looks at the store
 LOCK = ".process"  # of a process, in the output path: its end, however it comes, lets go of it
 
@@ -116,6 +117,13 @@ class Alone:
         """Return what tells, called for each batch of a plan in turn, whether it is this process's."""
         return lambda: True
 
+    def did(self, part: float) -> None:
+        """Tell that this process has done a part of all the work, 0 to 1."""
+
+    def did_elsewhere(self) -> float:
+        """Return the part of the work that the other processes have done."""
+        return 0.0
+
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
         """Let the first process go through the block before the others."""
@@ -137,7 +145,7 @@ class Together(Alone):
         self.process = here.rank
         self.others = [rank for rank in range(here.count) if rank != here.rank]
         self.folder = folder
-        self.steps = 0
+        self.steps = self.own = 0
 
     def __enter__(self) -> Self:
         self.store = connect()
@@ -245,6 +253,13 @@ class Together(Alone):
             return ticket == batch
 
         return claim
+
+    def did(self, part: float) -> None:
+        self.own += round(part * PARTS)
+        self.ask("add", "did", round(part * PARTS))
+
+    def did_elsewhere(self) -> float:
+        return float(self.ask("add", "did", 0) - self.own) / PARTS
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:

@@ -1,22 +1,20 @@
 """Load models, put them in settings, probe them, store rows: one run for every model, setting and probe."""
 
 import itertools
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .cost import announcer
+from .cost import Forecast
 from .environment import command, environment, peak_memory
 from .errors import UserError
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
-from .models.subjects import Loaded, RunOptions, Subject
+from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
 from .processes import Alone, launched, together
@@ -58,7 +56,7 @@ def run_probes(
         plans = planned_runs(probes, models, settings, options)
         if processes.same(ids := [plan.run.run_id for plan in plans]) != ids:
             raise UserError("processes: they are not asked the same; give all the same arguments, models and texts")
-        announce = announcer(plans, options)
+        forecast = Forecast(plans, options, processes)
         for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
             own = list(group)
             fresh = replace(options, fresh=True)
@@ -69,7 +67,7 @@ def run_probes(
                 for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
                     probe.check(model, tokenizer)
                 for i in missing:
-                    execute(own[i], model, tokenizer, how[i], announce, processes)
+                    execute(own[i], model, tokenizer, how[i], forecast, processes)
     return [plan.run for plan in plans]
 
 
@@ -78,15 +76,14 @@ def execute(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     options: RunOptions,
-    announce: Callable[[Subject, PreTrainedModel], None],
+    forecast: Forecast,
     processes: Alone,
 ) -> None:
     """Probe one model in one setting, appending rows; the first process writes run.json when all are done."""
     started = time.perf_counter()
     each, probe, setting, run = plan
-    samples = probe.plan()
     described = describe_model(each, model, tokenizer, options.dtype)
-    longest = max(sample.context_length for sample in samples)
+    longest = max(sample.context_length for sample in probe.plan())
     reader = TransformersReader(model, tokenizer)
     with ExitStack() as stack:
         stack.enter_context(inference(model))
@@ -97,34 +94,21 @@ def execute(
         with processes.first_ahead():
             writer = stack.enter_context(run.writer(options.fresh, processes.process))
             done = {row["sample"] for row in run.rows() if row["error"] is None}
-        if processes.is_first:
-            announce(each, model)
-        total = sum(sample.context_length for sample in samples)
-        position = str(setting.position) if setting.position.changes else ""
-        title = " ".join(filter(None, [each.label, effective.attached.attention, position]))
-        bar = stack.enter_context(
-            tqdm(
-                total=total,
-                desc=title,
-                unit="tok",
-                unit_scale=True,
-                disable=None if processes.is_first else True,
-                file=sys.stderr,
-            )
-        )
+        see = stack.enter_context(forecast(plan, model, done))
         common = {
             "model": each.label,
             "fingerprint": each.fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
             **effective.columns(),
         }
-        for rows in probe(reader, done, options.batch_size, bar.update, processes.claims()):
+        for rows in probe(reader, done, options.batch_size, processes.claims()):
             writer.append({**common, **row} for row in rows)
+            see(rows)
         writer.close()
         processes.meet()
         if not processes.is_first:
             return
-        rows = writer.gather([name for sample in samples for name in probe.names(sample)])
+        rows = writer.gather([name for sample in probe.plan() for name in probe.names(sample)])
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import statistics
+from .printable import printable
 from .results import load_results
 from .store import Run, run_id_of
 
@@ -58,7 +59,7 @@ def print_runs(
 def print_plan(plan: dict[str, Any], as_json: bool) -> None:
     """Print what a dry run found: models, a line for each context length, the whole, and where rows would go."""
     if as_json:
-        print(json.dumps({"dry_run": True, **plan}))
+        print(json.dumps({"dry_run": True, **{name: value for name, value in plan.items() if name != "in_words"}}))
         return
     for each in plan["models"]:
         length = each["train_length"]
@@ -83,14 +84,14 @@ WIDEST = 2000  # characters of a table's line in a log
 def print_table(columns: Sequence[str], lines: Sequence[Sequence[str]], title: str = "") -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(printable(column)), overflow="fold")
     for line in lines:
-        table.add_row(*(Text(str(part)) for part in line))
+        table.add_row(*(Text(printable(str(part))) for part in line))  # before it is measured
     if title:
         print(title)
     if sys.stdout.isatty():
-        Console().print(table)
+        Console(color_system=None).print(table)  # no sequences of its own: all that are printed would come from data
         return
     # as wide as it needs when nobody looks: a log must not wrap cells
     widest = Console(width=WIDEST)
-    Console(width=widest.measure(table).maximum).print(table)
+    Console(width=widest.measure(table).maximum, color_system=None).print(table)

@@ -721,3 +721,37 @@ def lm_eval_scores_all_rows(right, self, requests, *rest):
 @fault("test_mechanisms_and_rope", "harness.model.Setting", swaps=True)
 def theta_stays(right):
     return like(right, of=lambda *arguments, **options: right.of(*arguments, **options | {"rope_theta_factor": 1.0}))
+
+
+# the terminal
+
+
+@fault("test_nothing_of_data", "printable.PrintableStream.write")
+def data_reaches_the_terminal(right, self, text):
+    return self.inner.write(text)
+
+
+@fault("test_warnings_are_gathered", "quiet.Messages.emit")
+def a_note_is_said_each_time(right, self, record):
+    self.noted.clear()
+    right(self, record)
+
+
+@fault("test_progress_counts_all", "cost.operations_of")
+def progress_counts_tokens(right, work, sequences, all_rows):
+    return float(sum(number * length for length, number in sequences.items()))
+
+
+@fault("test_a_log_line_at_each", "progress.Progress.left")
+def the_rest_takes_as_long_as_what_is_done(right, self, now):
+    return now - self.started
+
+
+@fault("test_libraries_say_a_full_disk", "disk.is_full")
+def only_the_systems_own_words_count(right, error):
+    return isinstance(error, OSError)
+
+
+@fault("test_the_nearest_is_named", "errors.nearest")
+def nothing_is_near(right, *given):
+    return ""

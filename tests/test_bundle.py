@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import ssmax_eval
 from ssmax_eval.errors import UserError
-from ssmax_eval.models.catalogue import catalogue
+from ssmax_eval.models.catalogue import catalogue, table_line
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import BUNDLED, PAIR, bundled_names, resolve
 
@@ -24,12 +24,23 @@ MIB = 2**20
 def test_what_is_bundled():
     assert bundled_names() == list(MODELS)
     assert tuple(MODELS) == PAIR
-    lines = {line[0]: line for line in catalogue()}
+    models = {each["model"]: each for each in catalogue()}
     for name, mechanism in MODELS.items():
-        _, attention, parameters, length, found, _, licence, where, training = lines[name]
+        told = models[name]
+        known = {
+            "attention": mechanism,
+            "train_length": 256,
+            "found": "bundled",
+            "licence": "cc0-1.0",
+            "needles_found": 1.0,
+        }
+        assert {key: told[key] for key in known} == known
+        assert 1_900_000 < told["parameters"] < 10_000_000
+        assert (BUNDLED / name).samefile(told["path"])
+        _, attention, parameters, length, found, _, licence, where, training = table_line(told)
         assert (attention, length, where, licence) == (mechanism, "256", "bundled", "cc0-1.0")
         assert re.fullmatch(r"(1?\.\d\d ){4}1?\.\d\d at 1x to 16x", found)
-        assert 1_900_000 < int(parameters.replace(",", "")) < 10_000_000
+        assert parameters == f"{told['parameters']:,}"
         assert re.fullmatch(r"\d\.\dM tokens in [\d,]+ s on cpu, [\d,]+/s, \d+% of its matmul rate", training)
         card = (BUNDLED / name / "README.md").read_text()
         assert all(word in card for word in ("World English Bible (public domain)", "seed", "Limits"))
@@ -79,11 +90,11 @@ def test_the_study_set_opens_by_name():
     """Its seed 0 is the bundled pair; the first pairs, whose texts leave no plain licence, are there and not in the package."""
     for mechanism in ("softmax", "ssmax"):
         assert resolve(f"study/cpu-{mechanism}-s0").fingerprint == resolve(f"{mechanism}-bible-2m").fingerprint
-    lines = {line[0]: line for line in catalogue()}
-    assert len([name for name in lines if name.startswith("study/cpu-")]) == 14
+    models = {each["model"]: each for each in catalogue()}
+    assert len([name for name in models if name.startswith("study/cpu-")]) == 14
     for name, mechanism in OLD.items():
-        assert lines[f"study/{name}"][1] == mechanism
-        assert lines[f"study/{name}"][6] == "other"
+        assert models[f"study/{name}"]["attention"] == mechanism
+        assert models[f"study/{name}"]["licence"] == "other"
         card = resolve(f"study/{name}").path / "README.md"
         assert all(word in card.read_text() for word in ("CC BY-SA 4.0", "GPL", "not in the package"))
     with pytest.raises(UserError, match="study/nothing.*no such model of the study set; allowed are study/cpu-"):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_cli import GRID, call
+from test_cli import GRID, call, without_note
 from tiny import MLA, MOE, build
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -118,13 +118,13 @@ def test_the_cost_is_one_line_before_the_first_forward(capsys, checkpoint, tmp_p
     said = []
 
     def score(*given, **options):
-        said.append(capsys.readouterr().err)
+        said.append(without_note(capsys.readouterr().err))
         return answers(*given, **options)
 
     answers = TransformersReader.answers
     monkeypatch.setattr(TransformersReader, "answers", score)
     code, out, err = call(capsys, *arguments, "--output-path", tmp_path, "--json", "--no-report")
-    assert (code, err) == (0, "")
+    assert (code, without_note(err)) == (0, "")
     json.loads(out)  # one object, whatever stands on stderr
     assert said[1:] == [""] * (len(said) - 1)
     models, settings, prompts, tokens, longest, _, cut = COST.fullmatch(said[0]).groups()
@@ -152,7 +152,7 @@ def test_a_run_of_two_probes_says_both(capsys, checkpoint, tmp_path):
     given = ("--documents", "2", "--window", "16", "--output-path", tmp_path, "--no-report", "--limit-tokens", "800")
     code, _, err = call(capsys, "run", "--model", checkpoint, *GRID, *given)
     assert code == 0
-    *_, prompts, tokens, _, _, cut = COST.fullmatch(err).groups()
+    *_, prompts, tokens, _, _, cut = COST.fullmatch(without_note(err)).groups()
     assert (prompts, tokens) == ("6 prompts; 2 documents", f"{3 * 96 + 3 * 128 + 2 * 128}")
     assert cut == "; limit tokens 800: 1 of 2 trials"
     for run in find_runs(tmp_path):

@@ -8,9 +8,9 @@ import ssmax_eval
 TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
-    ("errors", "quiet", "nearest", "rows"),
-    ("disk", "statistics", "data", "position"),
-    ("store", "processes", "verdict", "mechanisms"),
+    ("errors", "printable", "rows"),
+    ("disk", "progress", "statistics", "data", "position"),
+    ("quiet", "store", "processes", "verdict", "mechanisms"),
     ("report.figures",),
     ("report.context",),
     ("report.section",),  # what the probes' sections are made of; the page, above, is made of them

@@ -49,7 +49,7 @@ def test_a_training_that_goes_on_says_its_own_length(tmp_path, tokenizer, mechan
     assert train_length_of(config) == 64
     assert read_record(folder)["job"]["recipe"]["train_length"] == 64
     assert "| train length | 64 tokens" in (folder / "README.md").read_text()
-    assert next(line[3] for line in catalogue([tmp_path]) if line[0] == str(folder)) == "64"
+    assert next(each["train_length"] for each in catalogue([tmp_path]) if each["model"] == str(folder)) == 64
     build("Llama", vocab_size=1024, max_position_embeddings=64).save_pretrained(tmp_path / "like")
     assert default_lengths([str(folder)]) == default_lengths([str(tmp_path / "like")])
     model, tokenizer = load_model(str(folder))

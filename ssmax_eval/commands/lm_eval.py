@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..printable import plain_streams
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
@@ -38,11 +39,12 @@ def lm_eval_command(
         raise UserError(f"lm-eval: {error.name} is not installed; run: pip install 'ssmax-eval[lm-eval]'") from error
     register()
     lm_eval.tasks.TaskManager = with_our_tasks(lm_eval.tasks.TaskManager)
-    setup_logging()
     sys.argv = ["lm-eval", *(arguments or ["--help"])]
     command_line = HarnessCLI()
     try:
-        command_line.execute(command_line.parse_args())
+        with plain_streams():  # from here on it is lm-eval that prints
+            setup_logging()
+            command_line.execute(command_line.parse_args())
     except UserError:
         raise
     except (ValueError, KeyError, ImportError) as error:  # how lm-eval says what its user got wrong

@@ -139,12 +139,18 @@ def retrofit_command(
     print(retrofit(model, attention, out, dtype))
 
 
-def recipes_command() -> None:
+def recipes_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
     """Recipes of `ssmax-eval train`, field by field; --set changes any of them."""
-    from dataclasses import fields
+    import json
+    from dataclasses import asdict, fields
 
     from ..terminal import print_table
     from ..training.recipes import RECIPES, Recipe
 
+    if as_json:
+        print(json.dumps({"recipes": [asdict(each) for each in RECIPES.values()]}))
+        return
     names = [field.name for field in fields(Recipe) if field.name != "name"]
     print_table(["field", *RECIPES], [[name, *(str(getattr(r, name)) for r in RECIPES.values())] for name in names])

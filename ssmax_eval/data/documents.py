@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .encoding import Encoder
 from .prose import prose
 from .reading import BLOCK, bible, dataset_texts, read_blocks, text_files
@@ -71,6 +71,7 @@ class Documents:
         else:
             raise UserError(
                 f"text {self.reference!r}: no such file; allowed are text, bible, hf:DATASET, a file or a directory"
+                + nearest(self.reference, ["text", "bible"])
             )
         if self.pack and texts:
             texts = {self.name: b"\n\n".join(texts.values()) if len(texts) > 1 else next(iter(texts.values()))}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .prose import capital, prose
 from .reading import bible, dataset_texts, files_in_blocks, in_blocks, read_blocks
 from .sentences import Sentences
@@ -21,6 +21,7 @@ REPEATED = (  # RULER's filler
     "Here we go.",
     "There and back again.",
 )
+GENERATED = ("text", "noise", "repeat")
 NOISE_WORDS = sorted(set(" ".join([*ADJECTIVES, *ADVERBS, *PLACES, *THINGS, *TRADES]).split()))
 
 
@@ -99,7 +100,7 @@ def haystack(reference: str, any_script: bool = False) -> Haystack:
 
     any_script: know the sentence ends of every script. Raises UserError.
     """
-    if reference in ("text", "noise", "repeat"):
+    if reference in GENERATED:
         return Generated(reference)
     if reference == "bible":
         return Document("bible", bible(), any_script)
@@ -113,5 +114,6 @@ def haystack(reference: str, any_script: bool = False) -> Haystack:
     if not path.is_file():
         raise UserError(
             f"haystack {reference!r}: no such file; allowed are text, noise, repeat, bible, hf:DATASET, or a path"
+            + nearest(reference, [*GENERATED, "bible"])
         )
     return Document(path.name, read_blocks(path, reference), any_script)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .haystacks import Haystack
 from .vocabulary import CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
@@ -43,9 +43,9 @@ class Needle:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}")
+            raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}{nearest(self.task, TASKS)}")
         if self.value not in VALUES:
-            raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}")
+            raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}{nearest(self.value, VALUES)}")
         if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)

@@ -4,7 +4,6 @@ Each function is a `custom_dataset`: it takes what `--metadata` and `--model_arg
 "parameters": all that decided them}. Lengths, depths and trials are interleaved, so that the first N documents are balanced.
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from ..data.encoding import Encoder
 from ..data.needles import Needle
 from ..data.prompts import Prompt
 from ..data.unknown import refuse_unknown
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..models.load import load_tokenizer
 from ..models.shape import without_weights
 from ..models.sources import ModelSource, on_disk
@@ -189,9 +188,9 @@ def limit_tokens(given: Given) -> int | None:
 def check_names(given: Given) -> None:
     """Raise UserError for a setting that is nearly one of ours: what no task knows would be ignored in silence."""
     for name in given:
-        near = difflib.get_close_matches(name.replace("-", "_"), SETTINGS, 1, 0.85)
+        near = nearest(name.replace("-", "_"), SETTINGS, 0.85)
         if near and name not in SETTINGS:
-            raise UserError(f"metadata {name!r}: not a setting; did you mean {near[0]}?")
+            raise UserError(f"metadata {name!r}: not a setting{near}")
 
 
 def numbers(given: Given, name: str, kind: type[int] | type[float]) -> list[Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..position.bias import biases
 from .files import source_of
 from .mechanism import Layer, Mechanism
@@ -118,6 +118,7 @@ def parse(text: str) -> Attention:
         if name not in known:
             raise UserError(
                 f"unknown attention mechanism {name!r}; allowed: {', '.join(known)}; one of your own needs --import FILE.py"
+                + nearest(name, known)
             )
     mechanism = MECHANISMS[name]
     allowed = ["train_length", *options_of(mechanism)]
@@ -127,7 +128,8 @@ def parse(text: str) -> Attention:
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or key not in allowed:
-            raise UserError(f"unknown option {part!r} of attention {name}; allowed: {', '.join(allowed)}=NUMBER")
+            near = "" if key in allowed else nearest(key, allowed)
+            raise UserError(f"unknown option {part!r} of attention {name}; allowed: {', '.join(allowed)}=NUMBER{near}")
         try:
             options[key] = float(value)
         except ValueError:
@@ -168,19 +170,26 @@ def options_of(mechanism: type[Mechanism]) -> list[str]:
 
 
 def told() -> list[dict[str, Any]]:
-    """Return what there is to know of every mechanism: name, formula, options, learned, parts, swap, cache, reference, choices."""
+    """Return what there is to know of every mechanism, typed for JSON.
+
+    options: their defaults, None where there is none or the model decides. learned, parts: names. swap: whether it can take
+    softmax's place in trained weights.
+    """
     found = []
     for name, each in mechanisms().items():
-        made = each(EXAMPLE)
+        made, defaults = each(EXAMPLE), inspect.signature(each).parameters
         changed = [part for part in PARTS if getattr(each, part) is not getattr(Mechanism, part)]
         found.append(
             {
                 "mechanism": name,
                 "formula": each.summary,
-                "options": " ".join(f"{option}=" for option in options_of(each)),
-                "learned": " ".join(key for key, _ in made.named_parameters()),
-                "parts": " ".join(changed),
-                "swap": "swap" if each.swap else "from scratch",
+                "options": {
+                    option: None if (at := defaults[option].default) is inspect.Parameter.empty else at
+                    for option in options_of(each)
+                },
+                "learned": [key for key, _ in made.named_parameters()],
+                "parts": changed,
+                "swap": each.swap,
                 "cache": each.cache,
                 "reference": each.reference,
                 "choices": each.choices,

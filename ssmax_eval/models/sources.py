@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .opened import opened_files, weight_files
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -168,7 +168,7 @@ def resolve(reference: str) -> ModelSource:
         if reference in study:
             return ModelSource(label or reference.removeprefix(STUDY), reference, study[reference])
         advice = (
-            f"allowed are {', '.join(study)}"
+            f"allowed are {', '.join(study)}{nearest(reference, study)}"
             if study
             else f"it is in the repository's {STUDY_FOLDER}: run from a checkout"
         )
@@ -184,9 +184,10 @@ def resolve(reference: str) -> ModelSource:
     hub_id = reference.removeprefix("hf:")
     if reference.startswith("hf:") or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", reference):
         return ModelSource(label or hub_id.split("/")[-1], reference, download(hub_id))
-    known = ", ".join([*bundled_names(), *PACKAGED])
+    known = [*bundled_names(), *PACKAGED]
     raise UserError(
-        f"model {reference!r}: no such path; give a directory, a .gguf file, a hub id org/name, or one of: {known}"
+        f"model {reference!r}: no such path; give a directory, a .gguf file, a hub id org/name, "
+        f"or one of: {', '.join(known)}{nearest(reference, known)}"
     )
 
 

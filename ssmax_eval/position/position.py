@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .bias import biases
 from .rope import RopeSetting
 
@@ -28,6 +28,7 @@ class Position:
         if self.instead not in known:
             raise UserError(
                 f"position {self.instead!r}: allowed are {', '.join(known)}; one of your own needs --import FILE.py"
+                + nearest(self.instead, known)
             )
         if self.rope.changes:
             raise UserError(f"position {self.instead} and rope {self.rope} are both given: give one of them")

@@ -1,6 +1,7 @@
 """What is checked before a probe reads a prompt: parameters, tokenizer, positions; and whether needles stand where they were asked."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import FAR_OFF
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..position.learned import position_end
 
 
@@ -30,7 +31,8 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def require(condition: bool, what: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(f"{what} {value!r}: allowed are {allowed}" if value != "" else f"{what}: allowed are {allowed}")
+        near = nearest(value, re.split(", | or ", allowed)) if isinstance(value, str) else ""
+        raise UserError(f"{what}{'' if value == '' else f' {value!r}'}: allowed are {allowed}{near}")
 
 
 @dataclass

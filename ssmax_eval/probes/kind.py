@@ -54,13 +54,11 @@ class Probe(Protocol):
         reader: "TransformersReader",
         done: Collection[str],
         batch_size: int | None,
-        progress: Callable[[int], None],
         claim: Callable[[], bool],
     ) -> Iterator[list[Fields]]:
         """Yield rows as they come, samples named in `done` left out.
 
-        progress is told the tokens of what was read. claim, asked once for each batch of the whole plan in turn, tells whether
-        it is this process's.
+        claim, asked once for each batch of the whole plan in turn, tells whether it is this process's.
         """
         ...
 

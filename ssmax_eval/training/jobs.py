@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,10 @@ from ..errors import UserError
 from ..mechanisms.files import import_file, imported_files
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
+from ..printable import PrintableStream
 from ..processes import launched
+from ..progress import Progress
+from ..quiet import quiet_libraries
 from .folder import held, read_record
 from .train import Job, train
 
@@ -55,7 +59,9 @@ def swapped_after(folder: Path, job: Job) -> Path:
 
 
 def begin(threads: int, files: Sequence[str]) -> None:
-    """Begin a process as this one is: with its share of threads, and the mechanisms of a user's files."""
+    """Begin a process as this one is: quiet, with its share of threads, and the mechanisms of a user's files."""
+    sys.stdout, sys.stderr = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
+    quiet_libraries()
     torch.set_num_threads(threads)
     for file in files:
         import_file(file)
@@ -73,7 +79,14 @@ def train_all(
     if side_by_side < 1 or (side_by_side > 1 and launched().count > 1):
         raise UserError(f"jobs {side_by_side}: allowed are whole numbers from 1, and only 1 under torchrun")
     if side_by_side == 1 or len(jobs) == 1:
-        return [train(job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)]
+        progress = Progress(sum(job.recipe.steps for job in jobs)) if len(jobs) > 1 and launched().is_first else None
+        try:
+            return [
+                train(job, folder, device, fresh, compiled, progress) for job, folder in zip(jobs, folders, strict=True)
+            ]
+        finally:
+            if progress is not None:
+                progress.close()
     threads = max(1, (os.cpu_count() or 1) // side_by_side)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(side_by_side, context, begin, (threads, imported_files())) as pool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..position.bias import biases
 
 POSITIONS = ("rope", "p-rope", "nope")  # and the biases of position/bias.py
@@ -125,7 +125,8 @@ class Recipe:
         values: dict[str, Any] = {}
         for key, text in changes.items():
             if key not in kinds or key == "name":
-                raise UserError(f"recipe field {key!r}: allowed are {', '.join(k for k in kinds if k != 'name')}")
+                known = [kind for kind in kinds if kind != "name"]
+                raise UserError(f"recipe field {key!r}: allowed are {', '.join(known)}{nearest(key, known)}")
             values[key] = parse(key, text, getattr(self, key))
         return replace(self, **values)
 
@@ -210,5 +211,5 @@ RECIPES = {
 def recipe(name: str) -> Recipe:
     """Return a recipe by name. Raises UserError."""
     if name not in RECIPES:
-        raise UserError(f"recipe {name!r}: allowed are {', '.join(RECIPES)}")
+        raise UserError(f"recipe {name!r}: allowed are {', '.join(RECIPES)}{nearest(name, RECIPES)}")
     return RECIPES[name]

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
+from ..disk import is_full
 from ..environment import environment
 from ..errors import UserError
 from ..mechanisms.attach import attach, learned_of
@@ -21,6 +22,7 @@ from ..models.mechanism_code import code_source
 from ..models.sources import resolve
 from ..position.bias import biases
 from ..processes import launched
+from ..progress import Progress
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
@@ -91,11 +93,18 @@ class Job:
         return json.loads(json.dumps(key))
 
 
-def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, compiled: bool | None = None) -> Path:
+def train(
+    job: Job,
+    folder: Path,
+    device: str = "auto",
+    fresh: bool = False,
+    compiled: bool | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Train one model into `folder` and return it; a run that was stopped goes on, a finished one is left alone.
 
-    The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. Raises UserError, also
-    for a folder that holds another run.
+    The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. progress: in steps, of
+    several trainings of which this is one. Raises UserError, also for a folder that holds another run.
     """
     # all that can be wrong is, before anything is written
     where = pick_training_device(device)
@@ -110,7 +119,7 @@ def train(job: Job, folder: Path, device: str = "auto", fresh: bool = False, com
     refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
     with held(folder):
-        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256)
+        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256, progress)
 
 
 def train_held(
@@ -121,10 +130,13 @@ def train_held(
     compiled: bool | None,
     sentences: list[str],
     text_sha256: str,
+    progress: Progress | None = None,
 ) -> Path:
     """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
     if occupied(folder, key, fresh):
+        if progress is not None:
+            progress.skip(job.recipe.steps)
         return folder
     model, tokenizer = first_model(job, sentences)
     examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
@@ -135,7 +147,7 @@ def train_held(
     if launched().is_first:
         write_record(folder, {"job": key, "finished": False})
     compiled = where.type == "cuda" if compiled is None else compiled
-    seconds = run(job, model, examples, folder, where, compiled)
+    seconds = run(job, model, examples, folder, where, compiled, progress)
     if not launched().is_first:
         return folder
     log = read_log(folder / LOG)
@@ -153,7 +165,11 @@ def train_held(
         "environment": environment(model),
     }
     rounded = where.type == "cuda" or bfloat16(where)
-    save_model(cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder)
+    made = save_model(
+        cast(model.to("cpu"), torch.bfloat16 if rounded else torch.float32), tokenizer, folder / WORK / "model"
+    )
+    for file in made.iterdir():  # all of it is written before any of it is in its place
+        os.replace(file, folder / file.name)
     write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return folder
@@ -206,7 +222,13 @@ def try_out(model: PreTrainedModel) -> None:
 
 
 def run(
-    job: Job, model: PreTrainedModel, examples: Examples, folder: Path, where: torch.device, compiled: bool
+    job: Job,
+    model: PreTrainedModel,
+    examples: Examples,
+    folder: Path,
+    where: torch.device,
+    compiled: bool,
+    progress: Progress | None,
 ) -> float:
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
@@ -244,18 +266,14 @@ def run(
     arguments._n_gpu = min(
         1, arguments.n_gpu
     )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
-    # the Trainer writes its state last: a checkpoint without it was cut off
-    whole = {
-        int(file.parent.name.split("-")[1]): file.parent
-        for file in (folder / WORK).glob("checkpoint-*/trainer_state.json")
-    }
+    whole = whole_checkpoints(folder / WORK)
     reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
     if launched().is_first:
         write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
-    watch = Watch(model, recipe, job.name, folder / LOG, before)
+    watch = Watch(model, recipe, job.name, folder / LOG, before, progress)
     trainer = WeightedTrainer(
         recipe,
         model=model,
@@ -271,13 +289,29 @@ def run(
     except UserError:
         raise
     except Exception as error:
+        if is_full(error):  # what was cut off is of no use, and in the way of the next try
+            for half in {*(folder / WORK).glob("checkpoint-*")} - {*whole_checkpoints(folder / WORK).values()}:
+                shutil.rmtree(half, ignore_errors=True)
+            raise
         if not whole or watch.stepped:
             raise
         raise UserError(
             f"output {str(folder)!r}: its checkpoint {whole[reached].name} cannot be read ({type(error).__name__}); "
             "start over with --fresh"
         ) from error
+    finally:
+        watch.close()
     return watch.seconds
+
+
+def whole_checkpoints(work: Path) -> dict[int, Path]:
+    """Return the Trainer's checkpoints by step; one without its state, or with half of it, which it writes last, was cut off."""
+    found = {}
+    for file in work.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError):
+            json.loads(file.read_text())
+            found[int(file.parent.name.split("-")[1])] = file.parent
+    return found
 
 
 def static_shapes() -> Any:

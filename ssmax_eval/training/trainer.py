@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
+from ..progress import Progress
 from .examples import ANSWER, TEXT
 from .recipes import Recipe
 
@@ -84,33 +83,43 @@ class LateMechanism(TrainerCallback):
 
 
 class Watch(TrainerCallback):
-    """Show a progress bar and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the mechanisms learned."""
+    """Show progress and write training_log.jsonl: step, tokens, seconds, loss, recall, lr, and what the mechanisms learned.
+
+    progress: in steps, of several trainings of which this is one; None makes one of its own, in the first process alone.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, recipe: Recipe, title: str, file: Path, seconds_before: float = 0.0
+        self,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        title: str,
+        file: Path,
+        seconds_before: float = 0.0,
+        progress: Progress | None = None,
     ) -> None:
         self.model, self.recipe, self.title, self.file = model, recipe, title, file
         self.started = time.perf_counter() - seconds_before
-        self.bar: Any = None
-        self.stepped = False
+        self.progress, self.is_one_of_several = progress, progress is not None
+        self.figures = ""
+        self.stepped = 0
 
     @property
     def seconds(self) -> float:
         return round(time.perf_counter() - self.started, 2)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self.title,
-            unit="step",
-            disable=None if state.is_world_process_zero else True,
-            file=sys.stderr,
-        )
+        self.began = time.monotonic()
+        if self.progress is not None:
+            self.progress.skip(state.global_step)
+        elif state.is_world_process_zero:
+            self.progress = Progress(state.max_steps - state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.stepped = True
-        self.bar.update(1)
+        self.stepped += 1
+        if self.progress is not None:
+            speed = self.stepped * self.recipe.tokens_per_step / (time.monotonic() - self.began)
+            step = f"step {state.global_step:,} of {state.max_steps:,}"
+            self.progress.advance(1, self.title, f"{step}{self.figures}, {speed:,.0f} tokens/s")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -129,11 +138,13 @@ class Watch(TrainerCallback):
         line |= self.learned()
         with self.file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
-        shown = {key: f"{line[key]:.3g}" for key in ("loss", "recall", "s_mean", "s_max") if key in line}
-        self.bar.set_postfix(shown)
+        shown = {"loss": "loss", "recall": "recall", "s_mean": "mean s"}
+        self.figures = "".join(f", {word} {line[key]:.3g}" for key, word in shown.items() if key in line)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        """Take the progress of this model alone away."""
+        if self.progress is not None and not self.is_one_of_several:
+            self.progress.close()
 
     def learned(self) -> dict[str, float]:
         """Return the least, mean and greatest value over layers and heads of what the mechanisms learn."""

@@ -131,13 +131,9 @@ class LossProbe(Probe):
         reader: TransformersReader,
         done: Collection[str] = (),
         batch_size: int | None = None,
-        progress: Callable[[int], None] = lambda tokens: None,
         claim: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Fields]]:
-        """Yield the rows of each document, those whose rows are all named in `done` left out.
-
-        progress is told the tokens of each; claim tells whether it is this process's.
-        """
+        """Yield the rows of each document, those whose rows are all named in `done` left out; claim as in the needle probe."""
         self.check(reader.model, reader.tokenizer)
         chunk = self.chunk
         for sample, window in zip(self.plan(), self.windows(reader.tokenizer), strict=True):
@@ -145,7 +141,6 @@ class LossProbe(Probe):
                 # what one document did not fit into, the next will not either
                 scores, chunk = self.score(reader, torch.tensor([window.ids]), window.prefix, chunk)
                 yield self.rows(sample, window, scores)
-            progress(sample.context_length)
 
     def bins(self) -> list[tuple[int, int]]:
         """Return the position bins [start, end), log-spaced; a position is the number of tokens in front of the predicted one."""

@@ -189,14 +189,12 @@ class NeedleProbe(Probe):
         reader: TransformersReader,
         done: Collection[str] = (),
         batch_size: int | None = None,
-        progress: Callable[[int], None] = lambda tokens: None,
         claim: Callable[[], bool] = lambda: True,
     ) -> Iterator[list[Fields]]:
         """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
-        resumed run computes what an uninterrupted one does. progress is told the tokens of every batch; claim tells of each
-        whether it is this process's.
+        resumed run computes what an uninterrupted one does. claim tells of each whether it is this process's.
         """
         model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
@@ -210,7 +208,6 @@ class NeedleProbe(Probe):
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
                 if not claim() or all(sample.name in done for sample in batch):
-                    progress(sum(sample.context_length for sample in batch))
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
                 scores = score(prompts)
@@ -220,7 +217,6 @@ class NeedleProbe(Probe):
                     if sample.name not in done
                 ]
                 off.see(rows)
-                progress(sum(len(prompt.ids) for prompt in prompts))
                 yield rows
         off.say()
 

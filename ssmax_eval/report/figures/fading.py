@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from ...disk import whole
 from ...errors import UserError
 from .style import STYLE
 
@@ -34,5 +35,5 @@ def save_as(figure: Figure, path: Path) -> None:
     if path.suffix not in KINDS:
         raise UserError(f"figure {str(path)!r}: allowed are names that end with {', '.join(KINDS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure.savefig(path, dpi=160)
+    with mpl.rc_context(STYLE), whole(path) as half:
+        figure.savefig(half, dpi=160)

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from ...disk import whole
+
 # both can be told apart by every kind of colour vision
 ACCURACY = "RdYlBu"
 DIFFERENCE = "PuOr"
@@ -100,5 +102,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{kind}" for kind in ("svg", "png", "pdf")]
     with mpl.rc_context(STYLE):
         for path in paths:
-            figure.savefig(path, dpi=160)
+            with whole(path) as half:
+                figure.savefig(half, dpi=160)
     return paths

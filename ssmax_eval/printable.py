@@ -1,0 +1,66 @@
+"""What a terminal would obey instead of show, written as its code: the one place where text of data is made harmless."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+# C0 and C1 controls but tab and newline, marks and overrides of direction, what has no width, separators of lines. Spelled as
+# JSON spells them, so that JSON that holds one stays JSON
+OBEYED = [
+    *range(0x20),
+    *range(0x7F, 0xA0),
+    0x61C,
+    *range(0x200B, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+]
+CODES = {code: f"\\u{code:04x}" for code in [*OBEYED, 0xFEFF] if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """Return text with each character that a terminal obeys as its code: an escape becomes `\\u001b`."""
+    return text.translate(CODES)
+
+
+class PrintableStream:
+    """A stream that writes printable text into another, and is that other in all else."""
+
+    def __init__(self, inner: TextIO) -> None:
+        self.inner = inner
+
+    def write(self, text: str) -> int:
+        return self.inner.write(printable(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def inner(stream: Any) -> Any:
+    """Return the stream below a PrintableStream, any other itself: for who moves the cursor, its texts made printable before."""
+    return stream.inner if isinstance(stream, PrintableStream) else stream
+
+
+@contextmanager
+def streams(stdout: Any, stderr: Any) -> Iterator[None]:
+    """Run a block with these as sys.stdout and sys.stderr."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = stdout, stderr
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def printable_streams() -> Any:
+    """Run a block with all that it prints printable."""
+    return streams(PrintableStream(inner(sys.stdout)), PrintableStream(inner(sys.stderr)))
+
+
+def plain_streams() -> Any:
+    """Run a block with stdout and stderr as they were before: for another program's command line."""
+    return streams(inner(sys.stdout), inner(sys.stderr))
