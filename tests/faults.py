@@ -572,10 +572,10 @@ def values_that_agree_are_certain(right):
 
 
 @fault("test_trials_of_overlapping", "statistics.clusters.trials")
-def overlapping_trials_are_two(right, rows):
-    from ssmax_eval.statistics.clusters import trial_names
+def overlapping_trials_are_two(right, rows, within=None):
+    from ssmax_eval.statistics.clusters import trial_numbers
 
-    return trial_names(rows)
+    return trial_numbers(rows, within)
 
 
 @fault("test_a_comparison_is_over", "statistics.paired.of_pairs")

@@ -48,17 +48,18 @@ def report(
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
     folder = None if figures_folder is None else Path(figures_folder)
     context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
-    kinds = [baseline_first(statistics.with_series(part), context) for part in (of_prompts, of_documents) if len(part)]
-    names = [*dict.fromkeys(name for part in kinds for name in part["series"])]
+    read = [of_documents, of_prompts]
+    del data, of_prompts, of_documents  # what is read is held once
+    of_prompts, of_documents = series_of(read.pop(), context), series_of(read.pop(), context)
+    names = [name for part in (of_prompts, of_documents) if len(part) for name in part["series"].unique()]
     known_baseline(baseline, names)
     parts: dict[str, list[Any]] = {
         name: [] for name in ("sections", "causes", "thetas", "seeds", "attentions", "losses")
     }
     packed, curves = [], None
     if not of_prompts.empty:
-        rows = kinds[0]
-        curves = training.curves(rows, context)
-        for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
+        curves = training.curves(of_prompts, context)
+        for number, (_, part) in enumerate(statistics.tasks(of_prompts), 1):
             heading = statistics.task_name(part)
             given = (number, heading, part, context)
             parts["sections"].append(grids.section(*given))
@@ -68,8 +69,7 @@ def report(
             parts["attentions"].append(masses.section(*given))
             packed.append(prompts.payload(heading, part, context.thresholds))
     if not of_documents.empty:
-        rows = kinds[-1]
-        for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
+        for number, (_, part) in enumerate(statistics.tasks(of_documents, statistics.TEXT), 1):
             parts["losses"].append(losses.section(number, part, context))
     written = write(
         Path(out), html(title, {k: [*filter(None, v)] for k, v in parts.items()}, packed, curves, names, context)
@@ -98,9 +98,19 @@ def naming(run: Run) -> tuple[str, ...]:
     return str(parts[0].get("label", "")), str(parts[1].get("attention")), str(parts[2].get("requested")), run.run_id
 
 
-def baseline_first(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
-    """Return rows with those of the baseline in front: what is compared with it stands beside it on the page."""
-    return rows.iloc[np.argsort(rows["series"] != context.baseline_of(rows), kind="stable")]
+def series_of(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
+    """Return rows with their series, those of the baseline in front: what is compared with it stands beside it on the page."""
+    if rows.empty:
+        return rows
+    rows = statistics.with_series(rows)
+    behind = (rows["series"] != context.baseline_of(rows)).to_numpy()
+    if (behind[:-1] <= behind[1:]).all():
+        return rows
+    order = np.argsort(behind, kind="stable")
+    index = rows.index[order]
+    # a column at a time, or all would be there twice
+    moved = {name: pd.Series(rows.pop(name).array.take(order), index=index) for name in list(rows)}
+    return pd.DataFrame(moved, copy=False)
 
 
 def known_baseline(baseline: str | None, names: list[str]) -> None:

@@ -5,13 +5,17 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
+from ..statistics.causes import RESTS_ON
+from ..statistics.series import told
 from . import figures
 from .context import Context
 
 
 def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
     """Return what the template shows of one task's causes of failure; None where no row has what they rest on."""
-    explained = statistics.with_causes(rows, context.thresholds)
+    if "top_mass_answer" not in rows:
+        return None
+    explained = statistics.with_causes(told(rows, [*RESTS_ON, "depth_percent"]), context.thresholds)
     explained = explained[explained.groupby("series")["mass_there"].transform("count") > 0]
     if explained.empty:
         return None

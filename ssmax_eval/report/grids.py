@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
-from ..statistics.clusters import trial_names
+from ..statistics.clusters import trial_numbers
+from ..statistics.series import of_grid
 from ..verdict import too_few, verdict
 from . import figures
 from .context import Context
@@ -25,7 +26,8 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
         return base | {"figure": None, "tables": [], "reach": [], "verdict": [], "baseline": ""}
     cells = with_placed(cells, rows)
     base["placed"] = bool(cells["placed"].notna().any())
-    baseline = context.baseline_of(rows[rows["control"].isna()])
+    grid = of_grid(rows, ["series", "attention", "attention_swapped", "rope", "seed", "trial"])
+    baseline = context.baseline_of(grid)
     by_cell = statistics.compare(rows, baseline)
     name = "".join(c if c.isalnum() else "-" for c in heading)[:80]
     means, reach = statistics.lengths(rows), statistics.effective_lengths(rows)
@@ -37,10 +39,10 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
             **table(cells[cells["series"] == each], means[means["series"] == each]),
             "difference": differences(by_cell[by_cell["series"] == each]),
         }
-        for each in dict.fromkeys(cells["series"])
+        for each in cells["series"].unique()
     ]
     trials = int(reach["trials"].max()) if len(reach) else 0
-    run = trial_names(rows[rows["control"].isna()]).nunique() if trials else 0
+    run = trial_numbers(grid).nunique() if trials else 0
     return base | {
         "trials": trials,
         "overlap": run > trials,

@@ -13,7 +13,7 @@ def section(number: int, rows: pd.DataFrame, context: Context) -> dict[str, Any]
     """Return what the template shows of one text at one length."""
     curve, gain = statistics.loss_by_position(rows), statistics.context_gain(rows)
     text, length = rows["text"].iloc[0], int(rows["context_length"].iloc[0])
-    series = [*dict.fromkeys(rows["series"])]
+    series = rows["series"].unique().tolist()
     return {
         "heading": f"loss, text {text}, {length:,} tokens",
         "figure": context.drawn(figures.loss_figure(curve, gain, context.train_lengths(rows)), f"loss-{number:02}"),

@@ -9,11 +9,12 @@ from . import figures
 from .context import Context
 
 SHOWN = 12  # heads of a series in the table
+MEASURES = ("mass_answer", "mass_needle", "mass_next", "log_odds")  # that the page shows something of
 
 
 def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
     """Return what the template shows of one task's attention; None where no row has masses."""
-    by_head = statistics.heads(rows)
+    by_head = statistics.heads(rows, MEASURES)
     if by_head.empty:
         return None
     scores, top, fits = statistics.head_scores(by_head), statistics.top_heads(by_head), statistics.fading(by_head)
@@ -24,7 +25,7 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
         "figure": context.drawn(figure, f"attention-{number:02}"),
         "by_trial": bool((by_head["plan"] == statistics.BY_TRIAL).any()),
         "lengths": [int(length) for length in sorted(by_head["context_length"].unique())],
-        "tables": [table(fits[fits["series"] == name], scores, name) for name in dict.fromkeys(by_head["series"])],
+        "tables": [table(fits[fits["series"] == name], scores, name) for name in by_head["series"].unique()],
     }
 
 

@@ -16,6 +16,7 @@ from ..disk import whole
 from ..errors import UserError
 from .context import Context
 from .figures import key_of
+from .prompts import fitted
 
 
 def html(
@@ -40,7 +41,7 @@ def html(
         series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
         cause_names=statistics.CAUSES,
         fewest=statistics.FEWEST,
-        prompts=packed,
+        prompts=fitted(packed),
         curves=curves,
         records=context.records,
         records_text=json.dumps(context.records, indent=1),

@@ -5,6 +5,8 @@ from typing import Any
 import pandas as pd
 
 from .. import statistics
+from ..statistics.grids import COUNTED
+from ..statistics.series import PROMPT, told
 from ..verdict import verdict
 from . import figures
 from .context import Context
@@ -15,6 +17,9 @@ def section(number: int, heading: str, rows: pd.DataFrame, context: Context) -> 
     table = statistics.theta_lengths(rows)
     if table.empty:
         return None
+    rows = told(
+        rows, [*PROMPT, *COUNTED, "subject", "attention", "attention_swapped", "rope", "rope_theta_factor", "run_id"]
+    )
     best = statistics.best_theta(rows)
     cells, means = statistics.cells(best), statistics.lengths(best)
     lengths = sorted(table["context_length"].unique())

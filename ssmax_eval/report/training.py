@@ -13,7 +13,7 @@ def curves(rows: pd.DataFrame, context: Context) -> dict[str, Any] | None:
     """Return the training curves of the models on the page; None where no run record knows any."""
     known = [record.get("model", {}) for record in context.records]
     logs = {model["label"]: model["training"]["log"] for model in known if (model.get("training") or {}).get("log")}
-    shown = set(rows["model"])
+    shown = set(rows["model"].unique())
     tables = {label: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for label, log in logs.items()}
     frames = [
         log.assign(model=label)

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .clusters import CONFIDENCE, with_plan
+from .clusters import CONFIDENCE, PLACE, with_plan
 from .grids import lengths
 from .paired import paired
-from .series import TASK
+from .series import PROMPT, TASK, of_grid, where
 
 Configurations = dict[str, tuple[str, int]]  # series: its configuration's name and its seed
 
@@ -34,7 +34,8 @@ def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: 
     """
     configurations = once(configurations)
     known = {seed: name for name, (configuration, seed) in configurations.items() if configuration == baseline}
-    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
+    grid = of_grid(rows, [*PROMPT, *PLACE, "correct"])
+    grid = with_plan(where(grid, grid["correct"].notna()))
     lines = []
     for task, part in grid.groupby(TASK, sort=False):
         series = dict.fromkeys(part["series"])
