@@ -617,9 +617,9 @@ def a_failure_is_zero(right, rows, by):
     return right(rows, by).assign(accuracy=lambda cells: cells["accuracy"].fillna(0.0))
 
 
-@fault("test_trap_18", "statistics.grids._accuracy")
-def answers_are_judged_by_their_text(right, rows, by):
-    return right(rows.assign(correct=rows["predicted"] == rows["expected"]), by)
+@fault("test_trap_18", "statistics.grids.cells")
+def answers_are_judged_by_their_text(right, rows):
+    return right(rows.assign(correct=rows["predicted"] == rows["expected"]))
 
 
 # what is told
