@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from rich.text import Text
 
 from . import statistics
 from .printable import printable
-from .results import load_results
 from .store import Run, run_id_of
 
 
@@ -21,36 +21,34 @@ def print_runs(
     runs: list[Run], output_path: Path, want_report: bool, as_json: bool, thresholds: statistics.Thresholds
 ) -> None:
     """Print what the runs found and write their report; stdout ends with the report's path."""
-    from .report import found_in, records_of, written
-    from .report.context import Context
+    from .report import context_of, found_in, written
     from .report.section import Table
 
-    context = Context(records_of(runs), thresholds=thresholds)
-    rows = load_results(*runs)
-    found, names = found_in(rows, context)
+    context = context_of(runs, **asdict(thresholds))
+    findings = found_in(runs, context)
     page = None
-    if want_report and found:
+    if want_report and findings.found:
         folder = Path("reports") if output_path == Path("results") else output_path / "reports"
         probes = {run.probe for run in runs}
         name = probes.pop() if len(probes) == 1 else "run"
         out = folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html"
-        page = written(out, "", found, names, context)
-    failed = rows["error"].dropna()
+        page = written(out, "", findings, context)
+    failed = sum(findings.failed.values())
     if as_json:
-        known: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": len(failed)}
-        for each in found:
+        known: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": failed}
+        for each in findings.found:
             known |= each.section.summary(each.numbers)
         print(json.dumps(known | {"report": None if page is None else str(page)}))
         return
-    for each in found:
+    for each in findings.found:
         for part in each.section.tables(each.numbers):
             if isinstance(part, Table):
                 print_table(part.columns, part.lines, part.title)
             else:
                 print(part)
-    if len(failed):
-        reasons = failed.value_counts().items()
-        print(f"{len(failed)} rows without a score: {', '.join(f'{reason} ({count})' for reason, count in reasons)}")
+    if failed:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in findings.failed.items())
+        print(f"{failed} rows without a score: {reasons}")
     print("\n".join(f"run {run.folder}" for run in runs))
     if page is not None:
         print(page)

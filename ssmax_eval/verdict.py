@@ -17,18 +17,21 @@ def verdict(
     baseline: str,
     reach: pd.DataFrame,
     train_lengths: dict[str, int | None],
+    pairs: list[statistics.Beside] | None = None,
     by_length: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """Return for each series of one task its sentences; the baseline's own last.
 
-    rows: with_series. reach: effective_lengths. by_length: statistics.compare of each length, made here if it is not at hand.
+    rows: with_series. reach: effective_lengths. pairs, by_length: statistics.beside of the rows, and compare of each length;
+    made here if they are not at hand.
     """
-    by_length = statistics.compare(rows, baseline, ("context_length",)) if by_length is None else by_length
-    pooled = statistics.compare(rows, baseline, ())
-    further = statistics.compare_reach(rows, baseline)
+    pairs = statistics.beside(rows, baseline) if pairs is None else pairs
+    by_length = statistics.compare(pairs, baseline, ("context_length",)) if by_length is None else by_length
+    pooled = statistics.compare(pairs, baseline, ())
+    further = statistics.compare_reach(pairs, baseline)
     own = {line["series"]: line for line in reach.to_dict("records")}
     out = []
-    for name in sorted(dict.fromkeys(rows.loc[rows["control"].isna(), "series"]), key=lambda name: name == baseline):
+    for name in sorted(rows.loc[rows["control"].isna(), "series"].unique(), key=lambda name: name == baseline):
         far = how_far(own[name], train_lengths.get(name)) if name in own else "None of its prompts has a score."
         sentences = [far]
         if name != baseline and name in own:

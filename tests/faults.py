@@ -572,10 +572,10 @@ def values_that_agree_are_certain(right):
 
 
 @fault("test_trials_of_overlapping", "statistics.clusters.trials")
-def overlapping_trials_are_two(right, rows):
-    from ssmax_eval.statistics.clusters import trial_names
+def overlapping_trials_are_two(right, rows, within=None):
+    from ssmax_eval.statistics.clusters import trial_numbers
 
-    return trial_names(rows)
+    return trial_numbers(rows, within)
 
 
 @fault("test_a_comparison_is_over", "statistics.paired.of_pairs")
@@ -617,9 +617,9 @@ def a_failure_is_zero(right, rows, by):
     return right(rows, by).assign(accuracy=lambda cells: cells["accuracy"].fillna(0.0))
 
 
-@fault("test_trap_18", "statistics.grids._accuracy")
-def answers_are_judged_by_their_text(right, rows, by):
-    return right(rows.assign(correct=rows["predicted"] == rows["expected"]), by)
+@fault("test_trap_18", "statistics.grids.cells")
+def answers_are_judged_by_their_text(right, rows):
+    return right(rows.assign(correct=rows["predicted"] == rows["expected"]))
 
 
 # what is told

@@ -8,6 +8,7 @@ import pytest
 from test_report import HOSTILE, frame, row
 
 import ssmax_eval
+from ssmax_eval.report import prompts
 
 pytestmark = pytest.mark.browser
 PEERS = Path(__file__).parent.parent / ".ci" / "peers"
@@ -263,3 +264,26 @@ def test_ten_models_fit_on_a_page_and_open_at_once(browser, tmp_path):
     assert min(loaded) < 2000, loaded
     assert len(some(browser, "button[data-length]")) == 10 * 20 * 21
     assert "8,400 prompts" in some(browser, "#count")[0].text
+
+
+def test_a_page_of_some_prompts_opens_its_cells_and_says_so(browser, tmp_path, monkeypatch):
+    monkeypatch.setattr(prompts, "BUDGET", 3_000)
+    made = [
+        row(model, length, depth, trial, trial != 7 or model == "b", prompt_sha256=f"{length}/{depth}/{trial}")
+        for length in (512, 2048) for depth in (0.0, 100.0) for trial in range(40) for model in "ab"
+    ]  # fmt: skip
+    page = ssmax_eval.report(frame(made), tmp_path / "some.html")
+    browser.get(page.as_uri())
+    said, kept = some(browser, "#prompts strong")[0].text, len(some(browser, "#prompts tbody tr"))
+    assert said.startswith(f"{kept} of 160 prompts are on this page")
+    assert 8 < kept < 160
+    for cell in some(browser, "button[data-length]"):
+        cell.click()
+        shown = some(browser, "#prompts tbody tr")
+        assert len(shown) >= 2
+        assert "40 prompts" in cell.accessible_name
+        assert some(browser, "#count")[0].text == f"{len(shown)} prompts on this page"
+        assert "7" in [
+            each.text for each in some(browser, "#prompts tbody td:nth-child(3)")
+        ]  # on which the models differ
+    assert some(browser, "#csv")[0].text == "Rows on this page as CSV"

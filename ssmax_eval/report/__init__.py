@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,7 @@ import pandas as pd
 from .. import statistics
 from ..errors import UserError
 from ..probes import families, rows_of
-from ..results import find_runs, load_results
+from ..results import details_of, find_runs, tables
 from ..store import Run
 from .context import Context
 from .page import html, write
@@ -42,46 +44,63 @@ def report(
             run for item in items for run in ([item] if isinstance(item, Run) else sorted(find_runs(item), key=naming))
         ]
         runs = list({run.folder.resolve(): run for run in named}.values())
-        data = load_results(*runs)
-    records = records_of(runs)
     folder = None if figures_folder is None else Path(figures_folder)
-    context = Context(records, folder, baseline, thresholds(records, attended, blow_up))
-    found, names = found_in(data, context)
-    if not found:
+    context = context_of(runs, folder, baseline, attended, blow_up)
+    findings = found_in(data if isinstance(data, pd.DataFrame) else runs, context)
+    if not findings.found:
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
-    known_baseline(baseline, names)
-    return written(out, title, found, names, context)
+    known_baseline(baseline, findings.names)
+    return written(out, title, findings, context)
 
 
-def written(out: str | Path, title: str, found: Sequence[Found], names: Sequence[str], context: Context) -> Path:
+@dataclass(frozen=True)
+class Findings:
+    """What the sections have to show, the names of the series they show it of, and how many rows have no score, by reason."""
+
+    found: list[Found]
+    names: list[str]
+    failed: dict[str, int]
+
+
+def context_of(
+    runs: Sequence[Run],
+    folder: Path | None = None,
+    baseline: str | None = None,
+    attended: float | None = None,
+    blow_up: float | None = None,
+) -> Context:
+    """Return what the sections are given of runs and of the page's settings."""
+    records = [{**run.record(), "run_id": run.run_id} for run in runs]
+    return Context(records, folder, baseline, thresholds(records, attended, blow_up), partial(details_of, runs))
+
+
+def written(out: str | Path, title: str, findings: Findings, context: Context) -> Path:
     """Write the page of what was found, and its figures where they are wanted, and return its path."""
-    page = write(Path(out), html(title, found, names, context))
+    page = write(Path(out), html(title, findings.found, findings.names, context))
     context.save()
     return page
 
 
-def records_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the records of runs, each with its run_id."""
-    return [{**run.record(), "run_id": run.run_id} for run in runs]
-
-
-def found_in(rows: pd.DataFrame, context: Context) -> tuple[list[Found], list[str]]:
-    """Return what every section has to show of rows, in the order of the page, and the names of their series."""
+def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
+    """Return what every section has to show of rows, in the order of the page. Of runs no more is read than that takes."""
+    rows = data if isinstance(data, pd.DataFrame) else tables(data, details=False)
+    reasons = rows["error"].value_counts() if "error" in rows else {}
     found: list[Found] = []
     names: list[str] = []
-    if "attention_swapped" not in rows:  # no row of a probe
-        return [], []
-    for kinds in families():
-        part = rows_of(kinds, rows)
+    parts = [(kinds, rows_of(kinds, rows)) for kinds in families()] if "attention_swapped" in rows else []
+    del rows, data  # what is read is held once
+    while parts:
+        # apart from rows of other kinds, so that a mechanism names only the tables in which one is
+        kinds, part = parts.pop(0)
+        part = series_of(part, context)
         if part.empty:
             continue
-        # apart from rows of other kinds, so that a mechanism names only the tables in which one is
-        part = baseline_first(statistics.with_series(part), context)
         names += part["series"].unique().tolist()
         for section in [section for kind in kinds for section in kind.sections()]:
             if numbers := section.numbers(part, context):
                 found.append(Found(section, numbers))
-    return sorted(found, key=lambda each: each.section.place), names
+    in_order = sorted(found, key=lambda each: each.section.place)
+    return Findings(in_order, names, {str(reason): int(count) for reason, count in dict(reasons).items()})
 
 
 def thresholds(records: list[dict[str, Any]], attended: float | None, blow_up: float | None) -> statistics.Thresholds:
@@ -104,9 +123,19 @@ def naming(run: Run) -> tuple[str, ...]:
     return str(parts[0].get("label", "")), str(parts[1].get("attention")), str(parts[2].get("requested")), run.run_id
 
 
-def baseline_first(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
-    """Return rows with those of the baseline in front: what is compared with it stands beside it on the page."""
-    return rows.iloc[np.argsort(rows["series"] != context.baseline_of(rows), kind="stable")]
+def series_of(rows: pd.DataFrame, context: Context) -> pd.DataFrame:
+    """Return rows with their series, those of the baseline in front: what is compared with it stands beside it on the page."""
+    if rows.empty:
+        return rows
+    rows = statistics.with_series(rows)
+    behind = (rows["series"] != context.baseline_of(rows)).to_numpy()
+    if (behind[:-1] <= behind[1:]).all():
+        return rows
+    order = np.argsort(behind, kind="stable")
+    index = rows.index[order]
+    # a column at a time, or all would be there twice
+    moved = {name: pd.Series(rows.pop(name).array.take(order), index=index) for name in list(rows)}
+    return pd.DataFrame(moved, copy=False)
 
 
 def known_baseline(baseline: str | None, names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What all parts of the page are given: the runs' records, the settings of the report, and what the records tell of a series."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,12 +28,17 @@ def environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Context:
-    """records: run.json of every run. folder: where figures are saved too, if anywhere. baseline: the series to compare with."""
+    """What all parts of the page are given.
+
+    records: run.json of every run. folder: where figures are saved too, if anywhere. baseline: the series to compare with.
+    details: gives rows the columns that tell of single rows, where they lack them.
+    """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     baseline: str | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    details: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
     pending: list[tuple[Figure, str]] = field(default_factory=list)
 
     def save(self) -> None:

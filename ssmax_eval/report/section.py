@@ -77,7 +77,7 @@ class Found:
 
 def by_task(rows: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
     """Yield the prompts of each task: its number from 1, its name, its rows."""
-    for number, (_, part) in enumerate(rows.groupby(statistics.TASK, sort=False), 1):
+    for number, (_, part) in enumerate(statistics.tasks(rows), 1):
         yield number, statistics.task_name(part), part
 
 

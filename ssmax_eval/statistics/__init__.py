@@ -4,8 +4,9 @@ from .causes import CAUSES, Thresholds, cause_counts, with_causes
 from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
+from .kinds import of_documents, of_prompts
 from .losses import context_gain, loss_by_position
-from .paired import POWER, compare, paired_interval, smallest_difference
+from .paired import POWER, Beside, beside, compare, paired_interval, smallest_difference
 from .reach import SHARE, compare_reach, effective_lengths
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
@@ -16,17 +17,15 @@ from .series import (
     TASK,
     TEXT,
     default_baseline,
-    of_documents,
-    of_prompts,
     task_name,
+    tasks,
     with_series,
 )
 
 __all__ = [
-    "BEST", "BY_TRIAL", "CAUSES", "CELL", "CONFIDENCE", "FEWEST", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Thresholds",
-    "best_theta", "cause_counts", "cells", "compare", "compare_reach", "compare_seeds", "context_gain", "controls",
-    "default_baseline",
-    "effective_lengths", "fading", "head_scores", "heads", "lengths", "loss_by_position", "of_documents", "of_prompts",
-    "over_seeds", "paired_interval", "smallest_difference", "task_name", "theta_lengths", "top_heads", "wilson",
-    "with_causes", "with_series",
+    "BEST", "BY_TRIAL", "CAUSES", "CELL", "CONFIDENCE", "FEWEST", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Beside",
+    "Thresholds", "beside", "best_theta", "cause_counts", "cells", "compare", "compare_reach", "compare_seeds", "context_gain",
+    "controls", "default_baseline", "effective_lengths", "fading", "head_scores", "heads", "lengths", "loss_by_position",
+    "of_documents", "of_prompts", "over_seeds", "paired_interval", "smallest_difference", "task_name", "tasks", "theta_lengths",
+    "top_heads", "wilson", "with_causes", "with_series",
 ]  # fmt: skip

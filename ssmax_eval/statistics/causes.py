@@ -7,10 +7,23 @@ import pandas as pd
 
 from ..errors import UserError
 from .clusters import with_plan
+from .kinds import on_prompts, where
 from .series import TASK
 
 FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN = "found", "attended, wrong", "not attended", "position blow-up", "unknown"
 CAUSES = (FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN)
+# the columns that causes are told from
+RESTS_ON = [
+    *TASK,
+    "series",
+    "subject",
+    "control",
+    "correct",
+    "context_length",
+    "top_mass_answer",
+    "haystack_nll",
+    "answer_ranks",
+]
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class Thresholds:
             raise UserError(f"blow up {self.blow_up}: allowed are numbers above 0, nats a token")
 
 
+@on_prompts
 def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.DataFrame:
     """Return the grid's scored prompts with column `cause`, one of CAUSES, and what it rests on: mass_there, haystack_rise.
 
@@ -45,7 +59,7 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
     has. unknown: rows without masses.
     """
     thresholds = thresholds or Thresholds()
-    part = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
+    part = with_plan(where(rows, rows["control"].isna() & rows["correct"].notna()))
     for name in ("top_mass_answer", "haystack_nll", "answer_ranks"):
         if name not in part:
             part[name] = None
@@ -56,9 +70,8 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
     # a setting under which even short prompts are unreadable has its model's own level
     level = short.groupby([part[name] for name in (*TASK, "subject")]).transform("min")
     part["haystack_rise"] = nll - level
-    part["mass_there"] = [
-        mass_at(masses, ranks) for masses, ranks in zip(part["top_mass_answer"], part["answer_ranks"], strict=True)
-    ]
+    told = zip(part["top_mass_answer"].to_list(), part["answer_ranks"].to_list(), strict=True)
+    part["mass_there"] = [mass_at(masses, ranks) for masses, ranks in told]
     part["cause"] = np.select(
         [
             part["correct"].astype(bool),

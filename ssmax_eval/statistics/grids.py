@@ -3,10 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, Floats, effective_size, trials, with_plan
-from .series import CELL, TASK
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, PLACE, Floats, effective_size, trials, with_plan
+from .kinds import on_prompts
+from .series import CELL, TASK, of_grid, told
+
+COUNTED = [*CELL, *PLACE, "control", "correct", "first_correct"]
 
 
+@on_prompts
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and cell of the grid: trials, scored, failed, accuracy and first_accuracy (0 to 1, NaN if none scored).
 
@@ -15,22 +19,23 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     give no interval: 0 to 1.
     Controls are left out; a sample without a score counts as failed and not as wrong.
     """
-    grid = rows[rows["control"].isna()]
-    return _accuracy(grid, CELL)
+    return _accuracy(of_grid(rows, COUNTED), CELL)
 
 
+@on_prompts
 def lengths(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and context length over all depths, with the columns of `cells`.
 
     With plan 2 the depths of a trial share its haystack: trials counts trials, and the interval is Wilson's of as many
     prompts as these are worth (clusters.effective_size; of Franco et al. 2019's comparison, J. Surv. Stat. Methodol. 7, 334).
     """
-    return _accuracy(rows[rows["control"].isna()], [name for name in CELL if name != "depth_percent"])
+    return _accuracy(of_grid(rows, COUNTED), [name for name in CELL if name != "depth_percent"])
 
 
+@on_prompts
 def controls(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series, control and context length, with the columns of `cells`; needle-only pools its lengths."""
-    rows = rows[rows["control"].notna()]
+    rows = told(rows, COUNTED)[rows["control"].notna()]
     rows = rows.assign(context_length=rows["context_length"].where(rows["control"] != "needle-only"))
     return _accuracy(rows, [*TASK, "series", "control", "context_length"])
 
@@ -56,27 +61,33 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")
     out["low"], out["high"] = wilson(np.round(np.nan_to_num(out["accuracy"] * out["scored"])), out["scored"])
     if (out["plan"] == BY_TRIAL).any():
-        for line, (_, part) in enumerate(grouped):  # in the order of the lines
-            if out.at[line, "plan"] == BY_TRIAL:
-                over_trials(out, line, part)
+        over_trials(out, values, grouped.ngroup())
     return out[columns]
 
 
-def over_trials(out: pd.DataFrame, line: int, part: pd.DataFrame) -> None:
-    """Count a line's trials, and where some have several of its prompts, let its interval be over trials."""
-    out.at[line, "trials"] = trials(part).nunique()
-    scored = part[part["scored"]]
-    if scored.empty:
+def over_trials(out: pd.DataFrame, values: pd.DataFrame, line: "pd.Series[int]") -> None:
+    """Count the trials of lines of plan 2, and where some have several prompts of a line, let its interval be over trials.
+
+    out: the lines. values: the prompts. line: the place in `out` of each prompt's line.
+    """
+    by_trial = (out["plan"] == BY_TRIAL).to_numpy()
+    unit = trials(values, line)
+    out.loc[by_trial, "trials"] = unit.groupby(line).nunique()[by_trial]
+    if not values["scored"].all():  # what has no score joins no two trials that have
+        values, line = values[values["scored"]], line[values["scored"]]
+        unit = trials(values, line)
+    counts = unit.groupby(line).agg(["nunique", "size"])
+    shared = counts.index[(counts["nunique"] < counts["size"]) & by_trial[counts.index]]
+    if shared.empty:
         return
-    unit = trials(scored)
-    if unit.nunique() < len(unit):
-        size = effective_size(scored["correct"].to_numpy(dtype=float), unit)
-        low, high = wilson(pd.Series([out.at[line, "accuracy"] * size]), pd.Series([size]))
-        few = unit.nunique() < FEWEST
-        out.loc[line, ["low", "high"]] = [0.0, 1.0] if few else [low[0], high[0]]
+    right, of_line = values["correct"].to_numpy(dtype=float), values.groupby(line).indices
+    sizes = np.array([effective_size(right[of_line[each]], unit.to_numpy()[of_line[each]]) for each in shared])
+    low, high = wilson(out.loc[shared, "accuracy"].to_numpy() * sizes, sizes)
+    few = counts.loc[shared, "nunique"].to_numpy() < FEWEST
+    out.loc[shared, "low"], out.loc[shared, "high"] = np.where(few, 0.0, low), np.where(few, 1.0, high)
 
 
-def wilson(right: "pd.Series[float] | Floats", scored: "pd.Series[float]") -> tuple[Floats, Floats]:
+def wilson(right: "pd.Series[float] | Floats", scored: "pd.Series[float] | Floats") -> tuple[Floats, Floats]:
     """Return the bounds of the 95% interval of right / scored (Wilson 1927); NaN where nothing is scored."""
     from statsmodels.stats.proportion import proportion_confint  # a second to import
 

@@ -1,12 +1,17 @@
 """Attention of heads: by prompt, by length, and whether it fades."""
 
+import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, trials, with_plan
-from .series import TASK
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, PLACE, numbered, trials, with_plan
+from .kinds import on_prompts, where
+from .series import TASK, told
 
 HEAD = (
     "mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next",
@@ -14,56 +19,52 @@ HEAD = (
 )  # fmt: skip
 
 
-def heads(rows: pd.DataFrame) -> pd.DataFrame:
+@on_prompts
+def heads(rows: pd.DataFrame, measures: Sequence[str] = HEAD) -> pd.DataFrame:
     """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
 
     cluster: what is independent, the prompt, with plan 2 its trial. layer is its index in the model, head counts from 0; n is the
-    number of keys that the layer sees in the row which predicts the answer's first token.
+    number of keys that the layer sees in the row which predicts the answer's first token. measures: those of HEAD to return.
     Prompts without a needle or without a score are left out.
     """
     kept = [*TASK, "series", "context_length", "depth_percent", "trial", "cluster", "prompt_sha256"]
     kept += ["correct", "first_correct"]
-    columns = [*kept, "layer", "head", "n", *HEAD]
+    columns = [*kept, "layer", "head", "n", *measures]
     if "mass_answer" not in rows:
         return pd.DataFrame(columns=columns)
-    part = rows[
-        rows["mass_answer"].map(lambda mass: isinstance(mass, list)) & rows["control"].isna() & rows["error"].isna()
-    ]
+    has_masses = rows["mass_answer"].map(lambda mass: isinstance(mass, list))
+    part = where(rows, has_masses & rows["control"].isna() & rows["error"].isna())
     if part.empty:
         return pd.DataFrame(columns=columns)
-    part = with_plan(part.reset_index(drop=True)).assign(cluster=lambda each: each["prompt_sha256"])
-    for _, own in part[part["plan"] == BY_TRIAL].groupby([*TASK, "series"], dropna=False):
-        part.loc[own.index, "cluster"] = trials(own)
+    part = with_plan(
+        told(part, [*kept, *PLACE, "mass_answer", *measures, "layers", "visible_keys"]).reset_index(drop=True)
+    )
+    own = numbered(*(part[name] for name in (*TASK, "series")))
+    by_trial = part["plan"] == BY_TRIAL
+    # numbers of prompts, and above them those of trials
+    part["cluster"] = numbered(part["prompt_sha256"]).where(~by_trial, len(part) + trials(part, own))
     widths = [[len(layer) for layer in mass] for mass in part["mass_answer"]]  # heads, which may differ by layer
+    sizes = np.array([sum(width) for width in widths])
     numbers = {
-        name: np.concatenate([flat(mass, sum(width)) for mass, width in zip(part[name], widths, strict=True)])
-        if name in part
-        else np.full(sum(map(sum, widths)), np.nan)
-        for name in HEAD
+        name: flat(part[name], sizes) if name in part else np.full(int(sizes.sum()), np.nan) for name in measures
     }
     # rows of before say nothing of layers: there every layer attended
-    told = part["layers"] if "layers" in part else [None] * len(part)
-    layers = [each if isinstance(each, list) else range(len(width)) for each, width in zip(told, widths, strict=True)]
-    by_layer = [
-        (layer, heads, n)
-        for names, width, seen in zip(layers, widths, part["visible_keys"], strict=True)
-        for layer, heads, n in zip(names, width, seen, strict=True)
-    ]
-    counts = [heads for _, heads, _ in by_layer]
-    out = part[kept].iloc[np.repeat(np.arange(len(part)), [sum(width) for width in widths])].reset_index(drop=True)
+    named = part["layers"] if "layers" in part else [None] * len(part)
+    layers = [each if isinstance(each, list) else range(len(width)) for each, width in zip(named, widths, strict=True)]
+    layer, counts, n = (np.array([*chain.from_iterable(each)]) for each in (layers, widths, part["visible_keys"]))
+    out = part[kept].iloc[np.repeat(np.arange(len(part)), sizes)].reset_index(drop=True)
     return out.assign(
-        layer=np.repeat([layer for layer, _, _ in by_layer], counts),
-        head=np.concatenate([np.arange(heads) for heads in counts]),
-        n=np.repeat([n for _, _, n in by_layer], counts),
+        layer=np.repeat(layer, counts),
+        head=np.arange(len(out)) - np.repeat(np.cumsum(counts) - counts, counts),
+        n=np.repeat(n, counts),
         **numbers,
     )[columns]
 
 
-def flat(mass: Any, size: int) -> np.ndarray:
-    """Return a prompt's measure, a list of layers of heads, in a row; NaN where it has none."""
-    if not isinstance(mass, list):
-        return np.full(size, np.nan)
-    return np.array([head for layer in mass for head in layer], dtype=float)
+def flat(masses: "pd.Series[Any]", sizes: NDArray[Any]) -> NDArray[Any]:
+    """Return a measure of prompts, each a list of layers of heads, in a row; NaN for a prompt that has none."""
+    lists = [mass if isinstance(mass, list) else [[math.nan] * size] for mass, size in zip(masses, sizes, strict=True)]
+    return np.array([*chain.from_iterable(chain.from_iterable(lists))], dtype=float)
 
 
 def head_scores(by_head: pd.DataFrame) -> pd.DataFrame:

@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
 from ..errors import UserError
 
+F = TypeVar("F", bound=Callable[..., Any])
 # the probes whose rows are needle prompts, and parts of documents; where no probe is told, the column that tells them
 PROMPTS, DOCUMENTS = ("needle", "attention"), ("loss",)
 PROMPT_COLUMN, DOCUMENT_COLUMN = "prompt_sha256", "measure"
@@ -15,34 +16,43 @@ PROMPT_COLUMN, DOCUMENT_COLUMN = "prompt_sha256", "measure"
 
 def of_prompts(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that are needle prompts, with attention masses or without."""
-    return chosen(rows, told(rows, PROMPTS, PROMPT_COLUMN))
+    return where(rows, is_prompt(rows))
 
 
 def of_documents(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that are parts of a document's loss."""
-    return chosen(rows, told(rows, DOCUMENTS, DOCUMENT_COLUMN))
+    return where(rows, is_document(rows))
 
 
-def told(rows: pd.DataFrame, probes: tuple[str, ...], column: str) -> "pd.Series[bool]":
+def is_prompt(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which rows are needle prompts."""
+    return are_of(rows, PROMPTS, PROMPT_COLUMN)
+
+
+def is_document(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which rows are parts of a document's loss."""
+    return are_of(rows, DOCUMENTS, DOCUMENT_COLUMN)
+
+
+def are_of(rows: pd.DataFrame, probes: tuple[str, ...], column: str) -> "pd.Series[bool]":
     """Tell which rows are of some probes: by their probe, or where that is not told by a column that only these have."""
-    named = rows["probe"] if "probe" in rows else pd.Series(None, index=rows.index, dtype=object)
     has = rows[column].notna() if column in rows else pd.Series(False, index=rows.index)
-    return named.isin(probes) | (named.isna() & has)
+    return has if "probe" not in rows else rows["probe"].isin(probes) | (rows["probe"].isna() & has)
 
 
-def chosen(rows: pd.DataFrame, which: "pd.Series[bool]") -> pd.DataFrame:
+def where(rows: pd.DataFrame, chosen: "pd.Series[bool]") -> pd.DataFrame:
     """Return the chosen rows, without a copy where all are."""
-    return rows if which.all() else rows[which]
+    return rows if chosen.all() else rows[chosen]
 
 
-def about(probes: tuple[str, ...], column: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def about(probes: tuple[str, ...], column: str, what: str) -> Callable[[F], F]:
     """Return a decorator that lets a function take rows of some probes only. Its refusal names it and the others' probes."""
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: F) -> F:
         @functools.wraps(function)
-        def only(rows: pd.DataFrame, *arguments: Any, **given: Any) -> Any:
-            if "probe" in rows or column in rows:
-                others = rows[~told(rows, probes, column)]
+        def only(rows: Any, *arguments: Any, **given: Any) -> Any:
+            if isinstance(rows, pd.DataFrame) and ("probe" in rows or column in rows):
+                others = rows[~are_of(rows, probes, column)]
                 if len(others):
                     names = sorted(set(others["probe"].dropna())) if "probe" in others else []
                     raise UserError(
@@ -51,7 +61,7 @@ def about(probes: tuple[str, ...], column: str, what: str) -> Callable[[Callable
                     )
             return function(rows, *arguments, **given)
 
-        return only
+        return cast(F, only)
 
     return decorate
 

@@ -4,9 +4,11 @@ import pandas as pd
 from scipy import stats
 
 from .clusters import CONFIDENCE
+from .kinds import on_documents
 from .series import TEXT
 
 
+@on_documents
 def loss_by_position(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and position bin: loss (nats a token, all nats over all tokens), its interval, documents, failed.
 
@@ -16,6 +18,7 @@ def loss_by_position(rows: pd.DataFrame) -> pd.DataFrame:
     return _over_documents(part, part["nll_sum"], [*TEXT, "series", "position_start", "position_end"], "loss")
 
 
+@on_documents
 def context_gain(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and length: the loss of the last `window` tokens with all before them minus with themselves alone.
 

@@ -2,56 +2,76 @@
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, Floats, clusters, effective_size, trial_names, with_plan
+from .clusters import (
+    BY_TRIAL,
+    CONFIDENCE,
+    FEWEST,
+    PLACE,
+    Floats,
+    blocks,
+    clusters,
+    effective_size,
+    numbered,
+    trial_names,
+    with_plan,
+)
 from .grids import wilson
-from .series import TASK
+from .kinds import on_prompts, where
+from .series import PROMPT, TASK, of_grid, tasks
 
 RESAMPLES = 4999
 POWER = 0.8
 COUNTS = ["both", "only", "only_baseline", "neither"]
 
 
+class Beside(NamedTuple):
+    """A series of a task beside the baseline, as `beside` gives them.
+
+    pairs: of `paired`; shared: of identical prompts, else of trials. strangers: instead of pairs, where nothing pairs them, the
+    prompts of the series and of the baseline.
+    """
+
+    task: tuple[Any, ...]
+    series: str
+    pairs: pd.DataFrame
+    shared: bool
+    strangers: tuple[pd.DataFrame, pd.DataFrame] | None = None
+
+
+@on_prompts
 def compare(
-    rows: pd.DataFrame, baseline: str, by: tuple[str, ...] = ("context_length", "depth_percent"), seed: int = 0
+    rows: pd.DataFrame | list[Beside],
+    baseline: str,
+    by: tuple[str, ...] = ("context_length", "depth_percent"),
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare every series with one of them on the prompts that both have, a line for each series and group of `by`.
 
-    rows: with_series of needle rows; controls, and prompts without a score in either, do not count. pairs, both, only,
-    only_baseline, neither: prompts found by both, by one, by none. difference = accuracy - accuracy_baseline, low and high
-    its 95% interval: Newcombe's paired score interval (1998, method 10). p: by `test`, McNemar's exact one; p_holm: over the
-    lines of a series and task (Holm). smallest: the smallest difference that so many pairs can see beside so many lines
-    (smallest_difference). Where prompts share a haystack: with plan 1, the wider of that interval and of a bootstrap over
-    haystacks, and the exact sign-flip test of their sums; with plan 2, the same interval of as many pairs as these are worth
-    (clusters.effective_size), that test over trials, and -1 to 1 for fewer than FEWEST of either. trials: how many, those of
-    overlapping text counted once; 0 with plan 1. Series with other prompts (another tokenizer, shared False): with plan 2
-    paired by trial; with plan 1 compared as independent, pairs 0, in cells that both have and with as many prompts each, by
-    Newcombe's interval and Fisher's exact test.
+    rows: with_series of needle rows, or what `beside` made of them for this baseline; controls, and prompts without a score in
+    either, do not count. pairs, both, only, only_baseline, neither: prompts found by both, by one, by none. difference =
+    accuracy - accuracy_baseline, low and high its 95% interval: Newcombe's paired score interval (1998, method 10). p: by
+    `test`, McNemar's exact one; p_holm: over the lines of a series and task (Holm). smallest: the smallest difference that so
+    many pairs can see beside so many lines (smallest_difference). Where prompts share a haystack: with plan 1, the wider of
+    that interval and of a bootstrap over haystacks, and the exact sign-flip test of their sums; with plan 2, the same interval
+    of as many pairs as these are worth (clusters.effective_size), that test over trials, and -1 to 1 for fewer than FEWEST of
+    either. trials: how many, those of overlapping text counted once; 0 with plan 1. Series with other prompts (another
+    tokenizer, shared False): with plan 2 paired by trial; with plan 1 compared as independent, pairs 0, in cells that both
+    have and with as many prompts each, by Newcombe's interval and Fisher's exact test.
     """
     lines = []
-    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
-    for task, part in grid.groupby(TASK, sort=False):
-        known = part[part["series"] == baseline]
-        by_trial = part["plan"].iloc[0] == BY_TRIAL
-        for name in dict.fromkeys(part["series"]):
-            if name == baseline or known.empty:
-                continue
-            own = part[part["series"] == name]
-            pairs = paired(own, known)
-            shared = not pairs.empty
-            if by_trial and not shared:
-                pairs = paired(with_partner(own, known), with_partner(known, own), ("partner",))
-            found = of_pairs(pairs, by, seed) if shared or by_trial else of_strangers(own, known, by)
-            adjusted = holm([line["p"] for line in found])
-            head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline, "shared": shared}
-            for line, p in zip(found, adjusted, strict=True):
-                smallest = smallest_difference(line.pop("independent"), (1 - CONFIDENCE) / len(found))
-                lines.append({**head, **line, "p_holm": p, "smallest": smallest})
+    for task, name, pairs, shared, strangers in rows if isinstance(rows, list) else beside(rows, baseline):
+        found = of_strangers(strangers[0], strangers[1], by) if strangers else of_pairs(pairs, by, seed)
+        adjusted = holm([line["p"] for line in found])
+        head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline, "shared": shared}
+        for line, p in zip(found, adjusted, strict=True):
+            smallest = smallest_difference(line.pop("independent"), (1 - CONFIDENCE) / len(found))
+            lines.append({**head, **line, "p_holm": p, "smallest": smallest})
     columns = [
         *TASK,
         "series",
@@ -67,10 +87,35 @@ def compare(
     return pd.DataFrame(lines, columns=[*columns, "low", "high", "p", "p_holm", "smallest", "shared", "test"])
 
 
+@on_prompts
+def beside(rows: pd.DataFrame, baseline: str) -> list[Beside]:
+    """Pair every series with the baseline, of each task that has it: once for all that is then told of them."""
+    out = []
+    grid = of_grid(rows, [*PROMPT, *PLACE, "correct"])
+    for task, part in tasks(with_plan(where(grid, grid["correct"].notna()))):
+        by_trial = part["plan"].iloc[0] == BY_TRIAL
+        if by_trial:  # hashes only have to be told apart, which numbers are sooner
+            part = part.assign(prompt_sha256=numbered(part["prompt_sha256"]))
+        known = part[part["series"] == baseline]
+        for name in part["series"].unique():
+            if name == baseline or known.empty:
+                continue
+            own = part[part["series"] == name]
+            pairs = paired(own, known)
+            if not pairs.empty:
+                out.append(Beside(task, name, pairs, shared=True))
+            elif by_trial:
+                partners = with_partner(own, known), with_partner(known, own)
+                out.append(Beside(task, name, paired(*partners, ("partner",)), shared=False))
+            else:
+                out.append(Beside(task, name, pairs, shared=False, strangers=(own, known)))
+    return out
+
+
 def paired(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...] = ("prompt_sha256",)) -> pd.DataFrame:
     """Return the prompts that two series share: context_length, depth_percent, and right, right_baseline (0 or 1).
 
-    by: the columns that tell that two are the same one. cluster names what a prompt depends on among those of its length,
+    by: the columns that tell that two are the same one. cluster tells what a prompt depends on among those of its length,
     region among all (clusters.clusters).
     """
     key = ["context_length", "depth_percent", *by]
@@ -80,7 +125,7 @@ def paired(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...] = ("promp
     right = other.assign(right_baseline=other["correct"].astype(float))[[*key, *places, "right_baseline"]]
     pairs = left.merge(right, on=key, suffixes=("", "_other"))
     for name in places:  # rows of an older run lack them
-        pairs[name] = pairs[name].fillna(pairs[f"{name}_other"])
+        pairs[name] = pairs[name].fillna(pairs.pop(f"{name}_other"))
     return pairs.assign(cluster=clusters(pairs), region=clusters(pairs, by_length=False))
 
 
@@ -102,28 +147,30 @@ def of_pairs(pairs: pd.DataFrame, by: tuple[str, ...], seed: int) -> list[dict[s
     out = []
     cluster = "cluster" if "context_length" in by else "region"
     by_trial = bool((pairs["plan"] == BY_TRIAL).any())
-    for key, part in pairs.groupby(list(by)) if by else [((), pairs)]:
-        own, other = part["right"].to_numpy(), part["right_baseline"].to_numpy()
+    shown = pairs[[*by, "right", "right_baseline"]].assign(unit=pd.factorize(pairs[cluster], sort=True)[0])
+    for key, part in shown.groupby(list(by)) if by else [((), shown)]:
+        own, other, unit = (part[name].to_numpy() for name in ("right", "right_baseline", "unit"))
         both, only, only_other = ((own * other).sum(), (own * (1 - other)).sum(), ((1 - own) * other).sum())
         counts = [int(both), int(only), int(only_other), int(len(part) - both - only - only_other)]
         low, high = paired_interval(*counts)
+        units, unit = np.unique(unit, return_inverse=True)
         line: dict[str, Any] = {
             "p": mcnemar(counts[1], counts[2]),
             "test": "McNemar's exact test",
             "independent": len(part),
-            "trials": part[cluster].nunique() if by_trial else 0,
+            "trials": len(units) if by_trial else 0,
         }
-        if part[cluster].duplicated().any():
-            sums = part.assign(difference=own - other).groupby(cluster)["difference"].agg(["sum", "size"])
+        if len(units) < len(part):
+            sums = np.bincount(unit, weights=own - other).astype(float)
             if by_trial:
-                worth = effective_size(own - other, part[cluster]) / len(part)
+                worth = effective_size(own - other, unit) / len(part)
                 low, high = paired_interval(*(count * worth for count in counts))
             else:
-                wider = bootstrap(sums["sum"].to_numpy(), sums["size"].to_numpy(dtype=float), seed)
+                wider = bootstrap(sums, np.bincount(unit).astype(float), seed)
                 low, high = min(low, wider[0]), max(high, wider[1])
             if len(sums) < FEWEST:  # too few trials or stretches of text to say anything of the next
                 low, high = -1.0, 1.0
-            line |= {"p": sign_flip(sums["sum"].to_numpy()), "independent": len(sums)}
+            line |= {"p": sign_flip(sums), "independent": len(sums)}
             line |= {"test": f"exact sign-flip test over {'trials' if by_trial else 'haystacks'}"}
         line |= {"pairs": len(part), **dict(zip(COUNTS, counts, strict=True)), "accuracy": own.mean()}
         line |= {"accuracy_baseline": other.mean(), "difference": (own - other).mean(), "low": low, "high": high}
@@ -169,6 +216,7 @@ def of_strangers(own: pd.DataFrame, other: pd.DataFrame, by: tuple[str, ...]) ->
     return out
 
 
+@cache
 def paired_interval(both: float, only: float, only_baseline: float, neither: float) -> tuple[float, float]:
     """Return the 95% interval of a difference of paired proportions (Newcombe 1998, Statistics in Medicine 17, method 10).
 
@@ -177,7 +225,7 @@ def paired_interval(both: float, only: float, only_baseline: float, neither: flo
     n = both + only + only_baseline + neither
     right = np.array([both + only, both + only_baseline], dtype=float)
     share = right / n
-    low, high = wilson(pd.Series(right), pd.Series([n, n]))
+    low, high = wilson(right, np.array([n, n]))
     phi = correlation(both, only, only_baseline, neither)
     difference = share[0] - share[1]
 
@@ -197,6 +245,7 @@ def correlation(both: float, only: float, only_baseline: float, neither: float) 
     return 0.0 if product == 0 else (max(excess - n / 2, 0) if excess > 0 else excess) / math.sqrt(product)
 
 
+@cache
 def mcnemar(only: int, only_baseline: int) -> float:
     """Return the two-sided p of McNemar's exact test."""
     return 1.0 if only + only_baseline == 0 else float(stats.binomtest(only, only + only_baseline).pvalue)
@@ -204,9 +253,13 @@ def mcnemar(only: int, only_baseline: int) -> float:
 
 def bootstrap(sums: Floats, sizes: Floats, seed: int) -> tuple[float, float]:
     """Return the 95% interval of sums over sizes when clusters are drawn again (percentiles)."""
-    # how often each is drawn: as if drawn one by one, without holding the draws
-    times = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    low, high = np.quantile((times @ sums) / (times @ sizes), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    rng, shares = np.random.default_rng(seed), np.full(len(sums), 1 / len(sums))
+    found = []
+    for size in blocks(RESAMPLES, len(sums)):
+        # how often each is drawn: as if drawn one by one, without holding the draws
+        times = rng.multinomial(len(sums), shares, size=size)
+        found.append((times @ sums) / (times @ sizes))
+    low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
@@ -225,11 +278,12 @@ def sign_flip(sums: Floats) -> float:
 
 def holm(values: list[float]) -> list[float]:
     """Return p values adjusted for their number (Holm 1979)."""
-    if not values:
-        return []
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(values, method="holm")[1]]
+    # statsmodels' multipletests does this and then collects garbage, which takes seconds beside many rows
+    p = np.array(values, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return [float(each) for each in adjusted]
 
 
 @cache

@@ -6,15 +6,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, Floats, clusters, with_plan
-from .paired import paired
-from .series import TASK
+from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, PLACE, Floats, blocks, clusters, with_plan
+from .kinds import on_prompts
+from .paired import Beside, beside
+from .series import PROMPT, TASK, of_grid
 
 SHARE = 0.85  # of the accuracy at the shortest tested length
 RESAMPLES = 4999
 Places = NDArray[np.int64]
 
 
+@on_prompts
 def effective_lengths(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -> pd.DataFrame:
     """Return a line for each series: the longest length at which accuracy is at least `share` of that at the shortest.
 
@@ -27,7 +29,7 @@ def effective_lengths(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -
     scores. Only tested lengths count: the interval says nothing between them.
     """
     lines = []
-    grid = with_plan(rows[rows["control"].isna()])
+    grid = with_plan(of_grid(rows, [*PROMPT, *PLACE, "correct"]))
     for key, tested in grid.groupby([*TASK, "series"], sort=False):
         part = on_common_depths(tested[tested["correct"].notna()])
         if part.empty:
@@ -63,56 +65,55 @@ def effective_lengths(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -
     return pd.DataFrame(lines, columns=[*TASK, "series", *names.split()])
 
 
-def compare_reach(rows: pd.DataFrame, baseline: str, share: float = SHARE, seed: int = 0) -> pd.DataFrame:
+@on_prompts
+def compare_reach(
+    rows: pd.DataFrame | list[Beside], baseline: str, share: float = SHARE, seed: int = 0
+) -> pd.DataFrame:
     """Return, for each series but the baseline, how many times further it reaches on identical prompts.
 
-    ratio of effective lengths, with its 95% interval low, high from a bootstrap of the pairs, or trials, as in effective_lengths. A length
-    that is only known to be beyond the tested ones makes the ratio a bound: `bound` is "", "at least", "at most", or
-    "unknown" where both are, or where one finds nothing at its shortest length; low is then 0, high inf.
+    rows: with_series of needle rows, or what `beside` made of them for this baseline. ratio of effective lengths, with its 95%
+    interval low, high from a bootstrap of the pairs, or trials, as in effective_lengths. A length that is only known to be
+    beyond the tested ones makes the ratio a bound: `bound` is "", "at least", "at most", or "unknown" where both are, or
+    where one finds nothing at its shortest length; low is then 0, high inf.
     """
     lines = []
-    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
-    for task, part in grid.groupby(TASK, sort=False):
-        known = part[part["series"] == baseline]
-        for name in dict.fromkeys(part["series"]):
-            pairs = on_common_depths(paired(part[part["series"] == name], known))
-            if name == baseline or pairs.empty:
-                continue
-            lengths = np.array(sorted(pairs["context_length"].unique()))
-            by_length = [pairs[pairs["context_length"] == length] for length in lengths]
-            last = len(lengths) - 1
-            by_trial = pairs["plan"].iloc[0] == BY_TRIAL
-            draws = (drawn_trials if by_trial else drawn)(by_length, seed)
-            own, other = (reached(draws[..., i], share) for i in (0, 1))
-            means = np.array([[each["right"].mean(), each["right_baseline"].mean()] for each in by_length])
-            at, at_other = (int(reached(means[None, :, i], share)[0]) for i in (0, 1))
-            nothing = at < 0 or at_other < 0
-            bound = {(True, False): "at least", (False, True): "at most", (True, True): "unknown"}.get(
-                (at == last, at_other == last), ""
-            )
-            ratios = lengths[own] / lengths[other]
-            quantiles = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-            # a length beyond the tested ones may be any: the interval is open on that side
-            low = np.quantile(np.where(other == last, 0.0, ratios), quantiles[0], method="inverted_cdf")
-            high = np.quantile(np.where(own == last, np.inf, ratios), quantiles[1], method="inverted_cdf")
-            if by_trial and pairs["region"].nunique() < FEWEST:
-                low, high = 0.0, np.inf
-            lines.append(
-                dict(zip(TASK, task, strict=True))
-                | {"series": name, "baseline": baseline, "bound": "unknown" if nothing else bound}
-                | {"ratio": np.nan if nothing else lengths[at] / lengths[at_other], "low": low, "high": high}
-                | {"pairs": len(pairs)}
-            )
+    for task, name, identical, shared, _ in rows if isinstance(rows, list) else beside(rows, baseline):
+        if not shared:
+            continue
+        pairs = on_common_depths(identical)
+        lengths = np.array(sorted(pairs["context_length"].unique()))
+        by_length = [pairs[pairs["context_length"] == length] for length in lengths]
+        last = len(lengths) - 1
+        by_trial = pairs["plan"].iloc[0] == BY_TRIAL
+        draws = (drawn_trials if by_trial else drawn)(by_length, seed)
+        own, other = (reached(draws[..., i], share) for i in (0, 1))
+        means = np.array([[each["right"].mean(), each["right_baseline"].mean()] for each in by_length])
+        at, at_other = (int(reached(means[None, :, i], share)[0]) for i in (0, 1))
+        nothing = at < 0 or at_other < 0
+        bound = {(True, False): "at least", (False, True): "at most", (True, True): "unknown"}.get(
+            (at == last, at_other == last), ""
+        )
+        ratios = lengths[own] / lengths[other]
+        quantiles = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
+        # a length beyond the tested ones may be any: the interval is open on that side
+        low = np.quantile(np.where(other == last, 0.0, ratios), quantiles[0], method="inverted_cdf")
+        high = np.quantile(np.where(own == last, np.inf, ratios), quantiles[1], method="inverted_cdf")
+        if by_trial and pairs["region"].nunique() < FEWEST:
+            low, high = 0.0, np.inf
+        lines.append(
+            dict(zip(TASK, task, strict=True))
+            | {"series": name, "baseline": baseline, "bound": "unknown" if nothing else bound}
+            | {"ratio": np.nan if nothing else lengths[at] / lengths[at_other], "low": low, "high": high}
+            | {"pairs": len(pairs)}
+        )
     return pd.DataFrame(lines, columns=[*TASK, "series", "baseline", "ratio", "bound", "low", "high", "pairs"])
 
 
 def on_common_depths(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows at the depths that every length has, or all where there is no such depth."""
-    lengths = rows["context_length"].nunique()
-    common = rows["depth_percent"].isin(
-        depth for depth, part in rows.groupby("depth_percent") if part["context_length"].nunique() == lengths
-    )
-    return rows[common] if common.any() else rows
+    lengths_at = rows.groupby("depth_percent")["context_length"].nunique()
+    common = rows["depth_percent"].isin(lengths_at.index[lengths_at == rows["context_length"].nunique()])
+    return rows[common] if common.any() and not common.all() else rows
 
 
 def drawn(by_length: list[pd.DataFrame], seed: int) -> Floats:
@@ -142,16 +143,23 @@ def drawn_trials(by_length: list[pd.DataFrame], seed: int) -> Floats:
     rng = np.random.default_rng(seed)
     columns, right = outcomes_of(by_length[0])
     trials = pd.concat([part["region"] for part in by_length]).unique()
-    weights = rng.standard_exponential((RESAMPLES, len(trials)))
-    out = []
+    counts = []  # of each length: of each trial, what was found and how many were asked
     for part in by_length:
         grouped = part.groupby("region")
         found = grouped[columns].sum().reindex(trials, fill_value=0.0).to_numpy()
-        asked = grouped.size().reindex(trials, fill_value=0).to_numpy()
+        counts.append((found, grouped.size().reindex(trials, fill_value=0).to_numpy()))
+    sums: list[tuple[list[Floats], list[Floats]]] = [([], []) for _ in by_length]
+    for size in blocks(RESAMPLES, len(trials)):
+        weights = rng.standard_exponential((size, len(trials)))
+        for (founds, askeds), (found, asked) in zip(sums, counts, strict=True):
+            founds.append(weights @ found)
+            askeds.append(weights @ asked)
+    out = []
+    for part, (founds, askeds), (_, asked) in zip(by_length, sums, counts, strict=True):
         one = np.count_nonzero(asked) / len(part)  # a trial counts as one prompt, however many it has here
         added = rng.gamma(1 / len(right), size=(RESAMPLES, len(right)))
-        total = weights @ asked * one + added.sum(1)
-        out.append((weights @ found * one + added @ right) / total[:, None])
+        total = np.concatenate(askeds) * one + added.sum(1)
+        out.append((np.concatenate(founds) * one + added @ right) / total[:, None])
     return np.stack(out, 1)
 
 

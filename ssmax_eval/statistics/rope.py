@@ -4,21 +4,24 @@ import numpy as np
 import pandas as pd
 
 from .clusters import with_plan
-from .grids import cells, lengths
-from .series import TASK
+from .grids import COUNTED, cells, lengths
+from .kinds import on_prompts
+from .series import TASK, told
 
 BEST = "best theta of each cell"
 
 
+@on_prompts
 def theta_lengths(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of `lengths` for each subject, rope_theta_factor and context length, of subjects with several factors."""
-    part = on_the_axis(rows)
+    part = on_the_axis(told(rows, (*COUNTED, "subject", "rope", "rope_theta_factor")))
     if part.empty:
         return pd.DataFrame(columns=["subject", "rope_theta_factor", *lengths(part).columns])
     named = part[["series", "subject", "rope_theta_factor"]].drop_duplicates()
     return lengths(part).merge(named, on="series")
 
 
+@on_prompts
 def best_theta(rows: pd.DataFrame) -> pd.DataFrame:
     """Return, for subjects with several theta factors, each cell's rows at the factor that finds most there, as series of their own.
 
@@ -43,9 +46,11 @@ def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the grid's rows whose subject was run at several theta factors, RoPE otherwise as trained."""
     if "rope_theta_factor" not in rows:
         return rows.iloc[:0]
-    named = [
-        "as trained" if factor == 1 else f"theta x{factor:g}" for factor in rows["rope_theta_factor"].astype(float)
-    ]
-    part = with_plan(rows[rows["control"].isna() & (rows["rope"] == named)])
-    several = part.groupby("subject")["rope_theta_factor"].transform("nunique") > 1
-    return part[several]
+    factors = rows["rope_theta_factor"].astype(float)
+    names = {
+        factor: "as trained" if factor == 1 else f"theta x{factor:g}" for factor in factors.dropna().unique().tolist()
+    }
+    on = rows["control"].isna() & (rows["rope"] == factors.map(names))
+    factors_of = rows.loc[on, ["subject", "rope_theta_factor"]].drop_duplicates().groupby("subject").nunique()
+    several = factors_of.index[factors_of["rope_theta_factor"] > 1]
+    return with_plan(rows[on & rows["subject"].isin(several)])

@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .clusters import CONFIDENCE, with_plan
+from .clusters import CONFIDENCE, PLACE, with_plan
 from .grids import lengths
+from .kinds import on_prompts, where
 from .paired import paired
-from .series import TASK
+from .series import PROMPT, TASK, of_grid
 
 Configurations = dict[str, tuple[str, int]]  # series: its configuration's name and its seed
 
 
+@on_prompts
 def over_seeds(rows: pd.DataFrame, configurations: Configurations) -> pd.DataFrame:
     """Return a line for each configuration and length: accuracy, the mean over its seeds, and its 95% interval low, high.
 
@@ -26,6 +28,7 @@ def over_seeds(rows: pd.DataFrame, configurations: Configurations) -> pd.DataFra
     return with_t(found.dropna(subset=["accuracy"]), "accuracy", by, 0.0)
 
 
+@on_prompts
 def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: str) -> pd.DataFrame:
     """Return a line for each configuration but the baseline and each length: the mean over seeds of the paired difference.
 
@@ -34,7 +37,8 @@ def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: 
     """
     configurations = once(configurations)
     known = {seed: name for name, (configuration, seed) in configurations.items() if configuration == baseline}
-    grid = with_plan(rows[rows["control"].isna() & rows["correct"].notna()])
+    grid = of_grid(rows, [*PROMPT, *PLACE, "correct"])
+    grid = with_plan(where(grid, grid["correct"].notna()))
     lines = []
     for task, part in grid.groupby(TASK, sort=False):
         series = dict.fromkeys(part["series"])

@@ -1,15 +1,21 @@
 """What the rows are of: each gets the name of its series; tasks, cells, prompts and parts of documents as keys."""
 
+from collections.abc import Iterable, Iterator
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from .clusters import BY_TRIAL, with_plan
+from .clusters import BY_TRIAL, numbered, with_plan
+from .kinds import is_document, is_prompt, where
 
 TASK = ["task", "value", "needles", "haystack", "plan"]  # prompts of two plans are never pooled
 CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
 TEXT = ["text", "text_sha256", "context_length", "window"]
 PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
+# all that a series' name is made of
+NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "fingerprint")
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
@@ -19,49 +25,63 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     they differ between rows of one name, so that what is not the same is never averaged. Column `subject` is the same
     without the RoPE setting.
     """
-    mechanism = rows["attention"] + rows["attention_swapped"].map({True: " swapped in", False: ""})
-    subject = rows["model"] + (", " + mechanism if (rows["attention"] != "softmax").any() else "")
-    rope = rows["rope"].where(rows["rope"] == "as trained", ", " + rows["rope"]).replace("as trained", "")
+    named = told(rows, NAMED)
+    number = numbered(*(named[name] for name in named))
+    each = named.iloc[np.unique(number, return_index=True)[1]]  # one row of all that are named alike
+    mechanism = each["attention"] + each["attention_swapped"].map({True: " swapped in", False: ""})
+    subject = each["model"] + (", " + mechanism if (each["attention"] != "softmax").any() else "")
+    rope = each["rope"].where(each["rope"] == "as trained", ", " + each["rope"]).replace("as trained", "")
     series = subject + rope
     for column in ("dtype", "scoring", "fingerprint"):
-        if column not in rows:
+        if column not in each:
             continue
-        differs = rows.groupby(series)[column].transform("nunique") > 1
-        subject = subject.where(~differs, subject + ", " + rows[column])
-        series = series.where(~differs, series + ", " + rows[column])
-    rows = with_plan(rows.assign(series=series, subject=subject).reset_index(drop=True))
+        differs = each.groupby(series)[column].transform("nunique") > 1
+        subject = subject.where(~differs, subject + ", " + each[column])
+        series = series.where(~differs, series + ", " + each[column])
+    of_rows = {"series": series.array.take(number), "subject": subject.array.take(number)}
+    rows = with_plan(rows.reset_index(drop=True).assign(**of_rows))
     # of what was run twice, a row with a score before one without, and one that also has attention masses
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
     # and of those, one with all that the attention probe tells today
     whole = rows["top_mass_answer"].notna() if "top_mass_answer" in rows else has_mass
-    rows = rows.iloc[np.lexsort((whole, has_mass, rows["error"].isna()))]
-    kinds = ((of_prompts(rows), PROMPT), (of_documents(rows), PART))
-    once = [part.drop_duplicates(key, keep="last") for part, key in kinds if not part.empty]
-    return pd.concat(once).sort_index() if once else rows
+    order = np.lexsort((whole, has_mass, rows["error"].isna()))
+    known = pd.Series(False, index=rows.index)
+    once = []
+    for is_ours, key in ((is_prompt(rows), PROMPT), (is_document(rows), PART)):
+        if is_ours.any():
+            ours = order[is_ours.to_numpy()[order]]
+            twice = numbered(*(rows[name] for name in key)).iloc[ours].duplicated(keep="last").to_numpy()
+            once.append(ours[~twice])
+        known |= is_ours
+    # rows of other probes are what they are
+    kept = np.sort(np.concatenate([*once, np.flatnonzero(~known)]))
+    return rows if len(kept) == len(rows) else rows.iloc[kept]
 
 
 def default_baseline(rows: pd.DataFrame) -> str:
     """Return the series to compare with when none is named: the first that is softmax as trained, else as trained, else the first."""
-    for kept in (
-        rows[
-            (rows["attention"] == "softmax") & ~rows["attention_swapped"].astype(bool) & (rows["rope"] == "as trained")
-        ],
-        rows[rows["rope"] == "as trained"],
-        rows,
-    ):
-        if not kept.empty:
-            return str(kept["series"].iloc[0])
-    raise AssertionError("no rows")
+    as_trained = rows["rope"] == "as trained"
+    softmax = as_trained & (rows["attention"] == "softmax") & ~rows["attention_swapped"].astype(bool)
+    first = next((int(kept.to_numpy().argmax()) for kept in (softmax, as_trained) if kept.any()), 0)
+    return str(rows["series"].iloc[first])
 
 
-def of_prompts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are needle prompts, with attention masses or without."""
-    return rows[rows["prompt_sha256"].notna()] if "prompt_sha256" in rows else rows.iloc[:0]
+def of_grid(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return the rows that are no controls, with those of the columns that there are: texts are not copied to count answers."""
+    return where(told(rows, columns), rows["control"].isna())
 
 
-def of_documents(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that are parts of a document's loss."""
-    return rows[rows["measure"].notna()] if "measure" in rows else rows.iloc[:0]
+def told(rows: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return those of the columns that there are."""
+    return rows[[name for name in dict.fromkeys(columns) if name in rows]]
+
+
+def tasks(rows: pd.DataFrame, by: list[str] = TASK) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Yield each task with its rows, without a copy where there is one alone."""
+    if len(rows) and rows[by].notna().all(axis=None) and not numbered(*(rows[name] for name in by)).any():
+        yield tuple(rows[by].iloc[0]), rows
+    else:
+        yield from rows.groupby(by, sort=False)
 
 
 def task_name(rows: pd.DataFrame) -> str:

@@ -2,13 +2,15 @@
 
 import pandas as pd
 
+from ...statistics.series import of_grid
+
 FAR_OFF = 5  # points; further from the depth asked than this, a page says where the needle is
 CELL = ["series", "context_length", "depth_percent"]
 
 
 def with_placed(cells: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the cells (statistics.cells) with `placed`: the depths at which a cell's needles stand, None where all are near its own."""
-    grid = rows[rows["control"].isna()]
+    grid = of_grid(rows, [*CELL, "realised_depth_percent"])
     realised = grid["realised_depth_percent"].astype(float)
     far = grid.assign(realised=realised, off=(realised - grid["depth_percent"].astype(float)).abs())
     found = far.groupby(CELL)[["realised", "off"]].agg({"realised": ["min", "max"], "off": "max"})

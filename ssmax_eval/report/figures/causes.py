@@ -36,7 +36,7 @@ def causes(ax: Axes, counts: pd.DataFrame, title: str = "") -> Axes:
 
 def causes_figure(counts: pd.DataFrame) -> Figure:
     """Draw the causes of every series side by side."""
-    series = [*dict.fromkeys(counts["series"])]
+    series = counts["series"].unique().tolist()
     columns = min(len(series), 4)
     rows = -(-len(series) // columns)
     with mpl.rc_context(STYLE):

@@ -1,6 +1,7 @@
 """Figures of attention: Figures 7 and 8 of the paper, mass by length, and what fades."""
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from ...statistics import BY_TRIAL, CONFIDENCE, FEWEST
 from .curves import FEW
 from .style import STYLE, belongs, colours, key_of, plain, tokens_axis
 
+DRAWN = 200  # prompts of a series and length
 SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
 MARKS = {"right": "o", "first token": "^", "wrong": "x"}
 RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a head counts as one that retrieves
@@ -26,7 +28,7 @@ def span_of_masses(ax: Axes) -> tuple[float, float]:
 
 def sorted_heads(ax: Axes, scores: pd.DataFrame, length: int) -> Axes:
     """Draw the heads' mean mass on the answer at one length, from the highest down (the paper's Figure 7)."""
-    for name, colour in colours([*dict.fromkeys(scores["series"])]).items():
+    for name, colour in colours(scores["series"].unique().tolist()).items():
         part = scores[(scores["series"] == name) & (scores["context_length"] == length)]
         best = part["mass_answer"].sort_values(ascending=False).head(SHOWN_HEADS).to_numpy()
         ax.plot(range(1, len(best) + 1), best, color=colour, marker=".", lw=1.2, label=plain(name), gid=key_of(name))
@@ -36,10 +38,17 @@ def sorted_heads(ax: Axes, scores: pd.DataFrame, length: int) -> Axes:
 
 
 def sorted_trials(ax: Axes, top: pd.DataFrame, length: int) -> Axes:
-    """Draw each prompt's highest mass over all heads, prompts sorted, marked by the verdict (the paper's Figure 8)."""
-    for name, colour in colours([*dict.fromkeys(top["series"])]).items():
+    """Draw each prompt's highest mass over all heads, prompts sorted, marked by the verdict (the paper's Figure 8).
+
+    Of more than DRAWN prompts of a series, so many are drawn.
+    """
+    most = top[top["context_length"] == length]["series"].value_counts().max()
+    label = "prompts, sorted" if not most > DRAWN else f"prompts, sorted; {DRAWN} of a series drawn"
+    for name, colour in colours(top["series"].unique().tolist()).items():
         part = top[(top["series"] == name) & (top["context_length"] == length)]
         part = part.sort_values("mass_answer", ascending=False).assign(place=range(1, len(part) + 1))
+        if len(part) > DRAWN:  # evenly over the places: more marks hide each other
+            part = part.iloc[np.linspace(0, len(part) - 1, DRAWN).round().astype(int)]
         for verdict, mark in MARKS.items():
             marked = part[part["verdict"] == verdict]
             ax.scatter(
@@ -51,9 +60,7 @@ def sorted_trials(ax: Axes, top: pd.DataFrame, length: int) -> Axes:
                 linewidths=0.9,
                 gid=key_of(name),
             )
-    ax.set(
-        ylim=span_of_masses(ax), xlabel="prompts, sorted", ylabel="highest mass of a head", title=f"{length:,} tokens"
-    )
+    ax.set(ylim=span_of_masses(ax), xlabel=label, ylabel="highest mass of a head", title=f"{length:,} tokens")
     sns.despine(ax=ax)
     return ax
 
@@ -70,7 +77,7 @@ def mass_by_length(
     by_trial = bool((by_head["plan"] == BY_TRIAL).any())
     if by_trial:
         best = best.groupby(prompt[:3], sort=False)[measure].mean().reset_index()
-    for name, colour in colours([*dict.fromkeys(by_head["series"])]).items():
+    for name, colour in colours(by_head["series"].unique().tolist()).items():
         before = set(ax.get_children())
         sns.lineplot(
             best[best["series"] == name], x="context_length", y=measure, color=colour, ax=ax, marker="o", seed=0,
@@ -97,7 +104,7 @@ def exponents(ax: Axes, fits: pd.DataFrame) -> Axes:
     the shortest length; heads below RETRIEVES there are left out.
     """
     shown = fits[(fits["mass_answer"] >= RETRIEVES) & fits["s"].notna() & fits["b"].notna()]
-    for name, colour in colours([*dict.fromkeys(fits["series"])]).items():
+    for name, colour in colours(fits["series"].unique().tolist()).items():
         part = shown[shown["series"] == name]
         error = (part["b"] - part["low"], part["high"] - part["b"])
         drawn = ax.errorbar(part["s"], part["b"], error, fmt="o", ms=4, color=colour, elinewidth=0.8, label=plain(name))
@@ -128,9 +135,9 @@ def attention_figure(
         axes[1].set_visible(bool(by_head["mass_next"].notna().any()))  # needle and answer may have other tokens
         exponents(axes[2], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
         handles = [
-            mpl.lines.Line2D([], [], color=c, lw=3) for c in colours([*dict.fromkeys(by_head["series"])]).values()
+            mpl.lines.Line2D([], [], color=c, lw=3) for c in colours(by_head["series"].unique().tolist()).values()
         ]
-        names = [plain(name) for name in dict.fromkeys(by_head["series"])]
+        names = [plain(name) for name in by_head["series"].unique()]
         if len(names) <= FEW:
             axes[0].legend(handles, names, fontsize=7, frameon=False)
         else:

@@ -13,7 +13,7 @@ MARGIN = 0.25  # nats around the curves
 
 def loss(ax: Axes, curve: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Axes:
     """Draw statistics.loss_by_position: the loss of each position bin, its 95% interval a band (the paper's Figure 5)."""
-    for name, colour in colours([*dict.fromkeys(curve["series"])]).items():
+    for name, colour in colours(curve["series"].unique().tolist()).items():
         part = curve[(curve["series"] == name) & curve["loss"].notna()]
         middle = np.sqrt(part["position_start"] * (part["position_end"] - 1).clip(lower=1))
         ax.plot(middle, part["loss"], color=colour, marker=".", lw=1.5, label=plain(name), gid=key_of(name))
@@ -30,7 +30,7 @@ def loss(ax: Axes, curve: pd.DataFrame, train_lengths: dict[str, int | None] | N
 
 def context_gain(ax: Axes, gain: pd.DataFrame, train_lengths: dict[str, int | None] | None = None) -> Axes:
     """Draw statistics.context_gain over the length, with its interval; below 0 the far context helps."""
-    for name, colour in colours([*dict.fromkeys(gain["series"])]).items():
+    for name, colour in colours(gain["series"].unique().tolist()).items():
         part = gain[gain["series"] == name]
         error = (part["context_gain"] - part["low"], part["high"] - part["context_gain"])
         drawn = ax.errorbar(

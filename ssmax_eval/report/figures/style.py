@@ -5,6 +5,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ def plain(text: str) -> str:
 
 def colour(value: float, difference: bool = False) -> str:
     """Return the hex colour of an accuracy (0 to 1) or of a difference (-1 to 1)."""
-    shade: Colormap = mpl.colormaps[DIFFERENCE if difference else ACCURACY]
-    return to_hex(shade((value + 1) / 2 if difference else value))
+    return to_hex(shades(difference)((value + 1) / 2 if difference else value))
+
+
+@cache
+def shades(difference: bool) -> Colormap:
+    """Return the colours of accuracies or of differences: once, as matplotlib makes its table anew for each that asks."""
+    return mpl.colormaps[DIFFERENCE if difference else ACCURACY]
 
 
 def ink(background: str) -> str:

@@ -177,7 +177,7 @@ function draw() {
   table.tHead.replaceChildren(head);
   table.tBodies[0].replaceChildren(...lines);
   table.parentNode.scrollLeft = scrolled;
-  $("count").textContent = `${number(picked.length)} prompts` + (picked.length > shown ? `, the first ${number(shown)} shown` : "");
+  $("count").textContent = `${number(picked.length)} prompts` + (prompts.length < task().asked ? " on this page" : "") + (picked.length > shown ? `, the first ${number(shown)} shown` : "");
   $("more").hidden = picked.length <= shown;
 }
 function options(select, values, label) {

@@ -11,6 +11,8 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
+from ....statistics.causes import RESTS_ON
+from ....statistics.series import told
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class WhyNotFound(Section[Causes]):
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Causes]:
         out = []
         for number, heading, part in by_task(rows):
-            explained = statistics.with_causes(part, context.thresholds)
+            if "top_mass_answer" not in part:
+                continue
+            explained = statistics.with_causes(told(part, [*RESTS_ON, "depth_percent"]), context.thresholds)
             explained = explained[explained.groupby("series")["mass_there"].transform("count") > 0]
             if not explained.empty:
                 cells = statistics.cause_counts(explained, ("context_length", "depth_percent"))

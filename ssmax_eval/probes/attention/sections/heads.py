@@ -12,6 +12,7 @@ from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
 
+MEASURES = ("mass_answer", "mass_needle", "mass_next", "log_odds")  # that the page shows something of
 SHOWN, PRINTED = 12, 3  # heads of a series in the tables of the page and of the terminal
 
 
@@ -38,7 +39,7 @@ class Attention(Section[Heads]):
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Heads]:
         out = []
         for number, heading, part in by_task(rows):
-            by_head = statistics.heads(part)
+            by_head = statistics.heads(part, MEASURES)
             if by_head.empty:
                 continue
             scores, fading = statistics.head_scores(by_head), statistics.fading(by_head)
@@ -85,7 +86,7 @@ def section(found: Heads, context: Context) -> dict[str, Any]:
         "figure": context.drawn(figure, f"attention-{found.number:02}"),
         "by_trial": bool((by_head["plan"] == statistics.BY_TRIAL).any()),
         "lengths": [int(length) for length in sorted(by_head["context_length"].unique())],
-        "tables": [table(fits[fits["series"] == name], scores, name) for name in dict.fromkeys(by_head["series"])],
+        "tables": [table(fits[fits["series"] == name], scores, name) for name in by_head["series"].unique()],
     }
 
 

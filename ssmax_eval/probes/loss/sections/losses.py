@@ -34,7 +34,7 @@ class LossByPosition(Section[Losses]):
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Losses]:
         out = []
-        for number, (_, part) in enumerate(rows.groupby(statistics.TEXT, sort=False), 1):
+        for number, (_, part) in enumerate(statistics.tasks(rows, statistics.TEXT), 1):
             first = part.iloc[0]
             curve, gain = statistics.loss_by_position(part), statistics.context_gain(part)
             told = str(first["text"]), int(first["context_length"]), int(first["window"])
@@ -44,7 +44,7 @@ class LossByPosition(Section[Losses]):
     def tables(self, found: Sequence[Losses]) -> Iterator[Table | str]:
         """Yield the loss by position and the context gain, a column for each series."""
         for each in found:
-            series = [*dict.fromkeys(each.rows["series"])]
+            series = each.rows["series"].unique().tolist()
             for table, value, title in (
                 (
                     each.curve,
@@ -79,7 +79,7 @@ SECTION = LossByPosition()
 def section(found: Losses, context: Context) -> dict[str, Any]:
     """Return what the template shows of one text at one length."""
     rows, curve, gain = found.rows, found.curve, found.gain
-    series = [*dict.fromkeys(rows["series"])]
+    series = rows["series"].unique().tolist()
     figure = figures.loss_figure(curve, gain, context.train_lengths(rows))
     return {
         "heading": f"loss, text {found.text}, {found.context_length:,} tokens",

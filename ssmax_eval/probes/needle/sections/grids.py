@@ -12,10 +12,12 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
-from ....statistics.clusters import trial_names
+from ....statistics.clusters import trial_numbers
+from ....statistics.series import of_grid
 from ....verdict import too_few, verdict
 from ..depths import FAR_OFF, with_placed
 
+WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
 UNTESTED: dict[str, Any] = {"placed": None, "accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}
 
 
@@ -82,10 +84,10 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     cells, means, controls = statistics.cells(rows), statistics.lengths(rows), statistics.controls(rows)
     if cells.empty:
         return Grid(number, heading, rows, cells, means, controls)
-    baseline = context.baseline_of(rows[rows["control"].isna()])
-    reach, by_length = statistics.effective_lengths(rows), statistics.compare(rows, baseline, ("context_length",))
-    said = verdict(rows, baseline, reach, context.train_lengths(rows), by_length)
-    by_cell = statistics.compare(rows, baseline)
+    baseline = context.baseline_of(of_grid(rows, WHOSE))
+    reach, pairs = statistics.effective_lengths(rows), statistics.beside(rows, baseline)
+    by_length, by_cell = statistics.compare(pairs, baseline, ("context_length",)), statistics.compare(pairs, baseline)
+    said = verdict(rows, baseline, reach, context.train_lengths(rows), pairs, by_length)
     return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said)
 
 
@@ -108,10 +110,10 @@ def section(grid: Grid, context: Context) -> dict[str, Any]:
             **table(cells[cells["series"] == each], grid.means[grid.means["series"] == each]),
             "difference": differences(grid.by_cell[grid.by_cell["series"] == each]),
         }
-        for each in dict.fromkeys(cells["series"])
+        for each in cells["series"].unique()
     ]
     trials = int(reach["trials"].max()) if len(reach) else 0
-    run = trial_names(rows[rows["control"].isna()]).nunique() if trials else 0
+    run = trial_numbers(of_grid(rows, WHOSE)).nunique() if trials else 0
     return base | {
         "trials": trials,
         "overlap": run > trials,

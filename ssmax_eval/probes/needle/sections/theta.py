@@ -11,6 +11,8 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, by_task
+from ....statistics.grids import COUNTED
+from ....statistics.series import PROMPT, told
 from ....verdict import verdict
 
 
@@ -26,6 +28,13 @@ class Theta:
     verdict: list[dict[str, Any]]
 
 
+NEEDED = [
+    *PROMPT,
+    *COUNTED,
+    *("subject", "attention", "attention_swapped", "rope", "rope_theta_factor", "run_id"),
+]
+
+
 class ThetaAxis(Section[Theta]):
     """RoPE theta as an axis, where it is one."""
 
@@ -33,7 +42,7 @@ class ThetaAxis(Section[Theta]):
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Theta]:
         out = []
-        for number, heading, part in by_task(rows):
+        for number, heading, part in by_task(told(rows, NEEDED)):
             table = statistics.theta_lengths(part)
             if not table.empty:
                 best = statistics.best_theta(part)

@@ -29,7 +29,7 @@ def logs_of(rows: pd.DataFrame, context: Context) -> list[pd.DataFrame]:
     """Return the training logs of the models of rows, as far as run records know any."""
     known = [record.get("model", {}) for record in context.records]
     logs = {model["label"]: model["training"]["log"] for model in known if (model.get("training") or {}).get("log")}
-    shown = set(rows["model"])
+    shown = set(rows["model"].unique())
     tables = {label: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for label, log in logs.items()}
     return [
         log.assign(model=label)
