@@ -101,8 +101,10 @@ def blocks(count: int, width: int) -> Iterator[int]:
 
 def trial_names(rows: pd.DataFrame) -> "pd.Series[str]":
     """Return `seed/trial` of each row."""
-    seed = rows["seed"].astype(str) if "seed" in rows else ""
-    return seed + "/" + rows["trial"].astype(str)
+    number = trial_numbers(rows)
+    each = rows.iloc[np.unique(number, return_index=True)[1]]  # a row of each trial
+    seed = each["seed"].astype(str) if "seed" in rows else ""
+    return pd.Series((seed + "/" + each["trial"].astype(str)).array.take(number), index=rows.index)
 
 
 def effective_size(values: Floats, cluster: "pd.Series[Any] | NDArray[Any]") -> float:

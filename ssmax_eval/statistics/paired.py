@@ -1,14 +1,17 @@
 """Two series on identical prompts: is the difference real, and how large may it be."""
 
 import math
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from .clusters import (
+    BLOCK,
     BY_TRIAL,
     CONFIDENCE,
     FEWEST,
@@ -135,7 +138,7 @@ def with_partner(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     A trial's text and values are drawn from its seed and number, whatever the tokenizer makes of them.
     """
     name = trial_names(rows)
-    if not name.isin(trial_names(other)).any():
+    if set(name.unique()).isdisjoint(trial_names(other).unique()):
         # trials of different seeds have nothing in common: any one may stand beside any other
         return rows.assign(partner=pd.factorize(name, sort=True)[0].astype(str))
     return rows.assign(partner=name)
@@ -253,14 +256,26 @@ def mcnemar(only: int, only_baseline: int) -> float:
 
 def bootstrap(sums: Floats, sizes: Floats, seed: int) -> tuple[float, float]:
     """Return the 95% interval of sums over sizes when clusters are drawn again (percentiles)."""
-    rng, shares = np.random.default_rng(seed), np.full(len(sums), 1 / len(sums))
-    found = []
-    for size in blocks(RESAMPLES, len(sums)):
-        # how often each is drawn: as if drawn one by one, without holding the draws
-        times = rng.multinomial(len(sums), shares, size=size)
-        found.append((times @ sums) / (times @ sizes))
-    low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    found = np.concatenate([(times @ sums) / (times @ sizes) for times in drawn_again(len(sums), seed)])
+    low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def drawn_again(count: int, seed: int) -> Iterator[Floats]:
+    """Yield, in blocks of resamples, how often each of `count` clusters is drawn: as if drawn one by one, without holding the draws."""
+    if count * RESAMPLES <= BLOCK // 2:
+        yield few_drawn_again(count, seed).astype(float)
+        return
+    rng = np.random.default_rng(seed)
+    for size in blocks(RESAMPLES, count):
+        yield rng.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
+
+
+@lru_cache(maxsize=160)  # the cells of a grid have about as many clusters each, and the same seed
+def few_drawn_again(count: int, seed: int) -> NDArray[np.uint8]:
+    times = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    assert times.max() < 256
+    return times.astype(np.uint8)
 
 
 def sign_flip(sums: Floats) -> float:
