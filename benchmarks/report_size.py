@@ -32,13 +32,13 @@ SENTENCES = 200  # of the text that stretches are taken of, for each trial
 KINDS = ("made", "text", "masses")
 # whose seconds are told apart, by the module that a function stands in
 PHASES = {
-    "ssmax_eval.results": "read", "ssmax_eval.store": "read", "ssmax_eval.statistics": "statistics", "ssmax_eval.verdict": "statistics",
+    "ssmax_eval.results": "read", "ssmax_eval.store": "read", "ssmax_eval.rows": "read", "ssmax_eval.statistics": "statistics", "ssmax_eval.verdict": "statistics",
     "ssmax_eval.report.figures": "figures", "ssmax_eval.report": "page", "ssmax_eval.probes": "page",
 }  # fmt: skip
 # too quick to be told apart; and what lets go of rows that a timer around it would hold
 UNTOLD = {
     "colour", "ink", "key_of", "belongs", "plain", "reached", "face", "percent", "short", "where", "answer", "mass_at", "report",
-    "series_of",
+    "series_of", "found_in", "rows_of", "read", "column",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def rows(model: str, kind: str, trials: int) -> Iterator[dict[str, Any]]:
 
 def masses(own: random.Random, length: int, correct: bool) -> dict[str, Any]:
     """Return what a row of the attention probe has besides."""
-    from ssmax_eval.probes.attention_mass import MASSES, MEASURES  # here, as a report loads no torch
+    from ssmax_eval.probes.attention.masses import MASSES, MEASURES  # here, as a report loads no torch
 
     def measure() -> list[list[float]]:
         return [[float(f"{own.random() ** 4:.6g}") for _ in range(HEADS)] for _ in range(LAYERS)]
@@ -103,16 +103,17 @@ def write(folder: Path, kind: str, wanted: int) -> int:
     trials = max(1, round(wanted / len(MODELS) / len(LENGTHS) / len(DEPTHS)))
     count = trials * len(LENGTHS) * len(DEPTHS)
     for model in MODELS:
-        run = Run(folder / "needle" / hashlib.sha256(model.encode()).hexdigest()[:12])
+        probe, own = "attention" if kind == "masses" else "needle", hashlib.sha256(model.encode()).hexdigest()
+        run = Run(folder / probe / own[:12])
         run.folder.mkdir(parents=True)
         with run.rows_path.open("w") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows(model, kind, trials))
         told = {"label": model, "architecture": "Qwen3ForCausalLM", "parameters": 2 * 10**6, "train_length": 1024}
         run.finish(
             {
-                "probe": "needle",
+                "probe": probe,
                 "parameters": {},
-                "model": {**told, "fingerprint": "f" * 16, "dtype": "bfloat16"},
+                "model": {**told, "fingerprint": own[:16], "dtype": "bfloat16"},
                 "attention": {"attention": model.rpartition("-")[2]},
                 "rope": {},
                 "environment": {"device": "cpu"},

@@ -39,6 +39,10 @@ class PackedRun(Run):
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
             raise UserError(f"pack {str(self.pack)!r}: it cannot be read ({error})") from error
 
+    @property
+    def size(self) -> int:
+        return len(self.content(FILES[1]) or b"")
+
     def opened(self, name: str) -> IO[bytes]:
         return io.BytesIO(self.content(name) or b"")
 

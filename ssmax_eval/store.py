@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -163,13 +164,9 @@ class Run:
 
     def blocks(self) -> Iterator[list[Row]]:
         """Yield the rows as their schema has them, some at a time, also those of a sample that was tried again."""
-        block = []
-        for row in self._each(lambda line: read(line, self.schema)):
-            block.append(row)
-            if len(block) == BLOCK:
-                yield block
-                block = []
-        yield block
+        each = self._each(lambda line: read(line, self.schema))
+        while block := list(islice(each, BLOCK)):
+            yield block
 
     def rows(self) -> list[Fields]:
         """Return the rows of all its files as JSON has them: of each sample the last one, but one with a score before any without.
@@ -203,6 +200,11 @@ class Run:
                             f"run {self.folder}: line {number} of {name} is broken ({in_words(error)}); run again with --fresh"
                         ) from error
                     yield row
+
+    @property
+    def size(self) -> int:
+        """The bytes of its rows."""
+        return sum(path.stat().st_size for path in [self.rows_path, *self.parts()] if path.is_file())
 
     def opened(self, name: str) -> IO[bytes]:
         """Open a file of the run to be read; nothing where there is none."""

@@ -126,6 +126,10 @@ class Samples(Run):
                 ) from error
         return rows
 
+    @property
+    def size(self) -> int:
+        return self.folder.stat().st_size
+
     def blocks(self) -> Iterator[list[Row]]:
         yield self.typed_rows()
 

@@ -21,6 +21,9 @@ from .page import html, write
 from .section import Found
 
 
+AT_ONCE = 2**28  # bytes of rows that are read whole; of more the details are read again, of the rows that are shown
+
+
 def report(
     data: pd.DataFrame | Sequence[str | Path | Run] | str | Path,
     out: str | Path,
@@ -83,7 +86,7 @@ def written(out: str | Path, title: str, findings: Findings, context: Context) -
 
 def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     """Return what every section has to show of rows, in the order of the page. Of runs no more is read than that takes."""
-    rows = data if isinstance(data, pd.DataFrame) else tables(data, details=False)
+    rows = data if isinstance(data, pd.DataFrame) else tables(data, details=sum(run.size for run in data) < AT_ONCE)
     reasons = rows["error"].value_counts() if "error" in rows else {}
     found: list[Found] = []
     names: list[str] = []

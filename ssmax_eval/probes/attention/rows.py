@@ -21,7 +21,11 @@ LAYERED = (
 class AttentionRow(NeedleRow, kw_only=True, forbid_unknown_fields=True):
     """Lists are layers of heads, from the row that predicts the answer's first token unless said otherwise."""
 
-    details: ClassVar[frozenset[str]] = NeedleRow.details - {"answer_ranks"}  # which the causes of failure rest on
+    # the causes of failure rest on the ranks
+    details: ClassVar[frozenset[str]] = NeedleRow.details - {"answer_ranks"} | {
+        *("mass_first", "mass_question", "mass_answer_mean", "entropy", "maximum", "maximum_at", "row_sum"),
+        "top_mass_next",
+    }
 
     mass_answer: Annotated[Measure, Meta(description=MASS)] = None
     mass_needle: Annotated[Measure, Meta(description=MASS)] = None
