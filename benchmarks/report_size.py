@@ -32,7 +32,8 @@ SENTENCES = 200  # of the text that stretches are taken of, for each trial
 KINDS = ("made", "text", "masses")
 # whose seconds are told apart, by the module that a function stands in
 PHASES = {
-    "ssmax_eval.results": "read", "ssmax_eval.store": "read", "ssmax_eval.rows": "read", "ssmax_eval.statistics": "statistics", "ssmax_eval.verdict": "statistics",
+    "ssmax_eval.results": "read", "ssmax_eval.store": "read", "ssmax_eval.rows": "read",
+    "ssmax_eval.statistics": "statistics", "ssmax_eval.verdict": "statistics",
     "ssmax_eval.report.figures": "figures", "ssmax_eval.report": "page", "ssmax_eval.probes": "page",
 }  # fmt: skip
 # too quick to be told apart; and what lets go of rows that a timer around it would hold

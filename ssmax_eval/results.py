@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -54,7 +55,12 @@ def tables(runs: Sequence[Run], details: bool = True) -> pd.DataFrame:
     shared: dict[str, str] = {}
     with no_collection():
         found = [table_of(run, shared, details) for run in runs]
-    return pd.concat([table for table in found if len(table)] or found or [pd.DataFrame()], ignore_index=True)
+    kept = [table for table in found if len(table)] or found[:1] or [pd.DataFrame()]
+    del found
+    if len({tuple(table) for table in kept}) > 1:
+        return pd.concat(kept, ignore_index=True)
+    # a column at a time, or all would be there twice
+    return pd.DataFrame({name: joined([table.pop(name).array for table in kept]) for name in list(kept[0])}, copy=False)
 
 
 def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +95,7 @@ def table_of(run: Run, shared: dict[str, str], details: bool, wanted: set[str] |
     parts: dict[str, list[Any]] = {name: [] for name in kinds}
     whose: dict[str, set[Any]] = {name: set() for name in WHOSE}
     count = 0
-    for block in run.blocks():
+    for block in chain([[]], run.blocks()):  # a run with no rows has columns too
         count += len(block)
         for name, values in whose.items():
             values |= {getattr(row, name) for row in block}
@@ -127,8 +133,6 @@ def column(values: list[Any], kind: Any, shared: dict[str, str]) -> Any:
 
 def joined(parts: list[Any]) -> Any:
     """Return the parts of a column in one."""
-    return (
-        pd.concat(map(pd.Series, parts), ignore_index=True)
-        if not isinstance(parts[0], np.ndarray)
-        else np.concatenate(parts)
-    )
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return pd.concat([pd.Series(part) for part in parts], ignore_index=True).array

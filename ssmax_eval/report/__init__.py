@@ -20,7 +20,6 @@ from .context import Context
 from .page import html, write
 from .section import Found
 
-
 AT_ONCE = 2**28  # bytes of rows that are read whole; of more the details are read again, of the rows that are shown
 
 
