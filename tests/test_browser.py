@@ -8,7 +8,7 @@ import pytest
 from test_report import HOSTILE, frame, row
 
 import ssmax_eval
-from ssmax_eval.report import prompts
+from ssmax_eval.probes.needle.sections import prompts
 
 pytestmark = pytest.mark.browser
 PEERS = Path(__file__).parent.parent / ".ci" / "peers"
