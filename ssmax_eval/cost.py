@@ -132,7 +132,7 @@ class Forecast:
         """Say the cost of all that is left, and return the progress of it."""
         lines = price(self.plans, self.options, {each.label: model})
         if lines:  # else all rows are there, and only the record is not
-            times = seconds(model, shape(each, self.options, model), lines)
+            times = seconds(model, shape(each, self.options, model), lines, self.processes.count)
             logging.getLogger(__name__).warning("ssmax-eval: cost: %s", in_words(lines, times))
         self.to_come = {id(line.plan) for line in lines}
         operations = total(lines)
@@ -193,8 +193,10 @@ def by_length(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return out
 
 
-def seconds(model: PreTrainedModel, work: Work | None, lines: Sequence[Line]) -> tuple[float, float] | None:
-    """Return the least and most seconds that lines may take, from short timed forwards of one model.
+def seconds(
+    model: PreTrainedModel, work: Work | None, lines: Sequence[Line], processes: int = 1
+) -> tuple[float, float] | None:
+    """Return the least and most seconds that lines may take so many processes, from short timed forwards of one model.
 
     Other models are taken to do as many operations a second. None where that would be a guess: generated answers, unknown shapes.
     """
@@ -210,7 +212,7 @@ def seconds(model: PreTrainedModel, work: Work | None, lines: Sequence[Line]) ->
         return None
     alone = sum(line.prompts * at((line.operations or 0) / line.prompts, known) for line in lines)
     best = min(took / operations for operations, took in known)
-    return FASTER * best * (total(lines) or 0), SLOWER * alone
+    return FASTER * best * (total(lines) or 0) / processes, SLOWER * alone / processes
 
 
 def at(operations: float, known: Sequence[tuple[float, float]]) -> float:

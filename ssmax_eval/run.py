@@ -1,6 +1,7 @@
 """Load models, put them in settings, probe them, store rows: one run for every model, setting and probe."""
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -109,6 +110,8 @@ def execute(
         if not processes.is_first:
             return
         rows = writer.gather([name for sample in probe.plan() for name in probe.names(sample)])
+        if note := probe.note(rows):
+            logging.getLogger(__name__).warning("ssmax-eval: note: %s", note)
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),

@@ -220,3 +220,34 @@ def test_ties_have_the_rank_that_the_verdict_says(tokenizer):
     second = score_rows(tokenizer, prompt_of([9, 2], 1), logits)
     assert (first["correct"], first["answer_ranks"]) == (True, [0])
     assert (second["correct"], second["answer_ranks"]) == (False, [1])
+
+
+@pytest.mark.parametrize("task", ["multivalue", "multiquery", "multikey", "single"])
+def test_credit_is_the_share_of_the_asked_values(any_tokenizer, task):
+    """Forced: a value counts if all its tokens are right, and a wrong separator is no wrong value; generated: if it is written."""
+    from ssmax_eval.probes.needle.probe import credit
+
+    probe = NeedleProbe(context_lengths=(700,), trials=1, needle=Needle(task, "number", 3))
+    prompt = probe.prompt(any_tokenizer, probe.plan()[0])
+    answer = prompt.ids[-prompt.answer_length :]
+    values = prompt.expected.split(", ")
+    assert len(prompt.values) == len(values) == (3 if task in ("multivalue", "multiquery") else 1)
+    for value, (start, end) in zip(values, prompt.values, strict=True):
+        assert value in any_tokenizer.decode(answer[start:end])
+    spans = [range(*span) for span in prompt.values]
+    inside = {at for span in spans for at in span}
+
+    def forced(wrong):
+        ranks = [int(at in wrong) for at in range(len(answer))]
+        return credit(prompt, {"correct": not any(ranks), "answer_ranks": ranks})
+
+    assert forced(set()) == 1.0
+    assert forced(set(range(len(answer)))) == 0.0
+    for span in spans:
+        assert forced({span[-1]}) == pytest.approx(1 - sum(span[-1] in each for each in spans) / len(values))
+    for at in set(range(len(answer))) - inside:
+        assert forced({at}) == 1.0
+    assert credit(prompt, {"correct": None}) is None
+    said = {"correct": False, "answer_ranks": None, "predicted": f"I think {values[-1]} and 12."}
+    assert credit(prompt, said) == pytest.approx(1 / len(values))
+    assert credit(prompt, {**said, "correct": True}) == 1.0

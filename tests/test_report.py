@@ -5,11 +5,13 @@ import re
 
 import pandas as pd
 import pytest
+from made import made
 from tiny import build
 
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
+from ssmax_eval.probes.attention.rows import AttentionRow
 from ssmax_eval.probes.needle.sections.prompts import where
 from ssmax_eval.report import figures
 
@@ -17,8 +19,8 @@ HOSTILE = '<img src=x onerror=alert(1)> $x_1$ & "q"</script>'
 
 
 def row(model="m", length=512, depth=0.0, trial=0, correct=True, **changes):
-    return {
-        "run_id": "r1",
+    run_id = changes.pop("run_id", "r1")
+    known = {
         "sample": f"grid/{length}/{depth}/{trial}",
         "fingerprint": "f" * 16,
         "dtype": "float32",
@@ -55,6 +57,7 @@ def row(model="m", length=512, depth=0.0, trial=0, correct=True, **changes):
         "prompt_sha256": f"{length}-{depth}-{trial}",
         **changes,
     }
+    return {"run_id": run_id, **made(AttentionRow, **known)}
 
 
 def frame(rows):
@@ -238,3 +241,14 @@ def test_what_attention_does_elsewhere_is_of_the_rows_sum():
     }  # fmt: skip
     assert where(told) == [[25], 0, 0, 25, 5, 5, 10, 7]
     assert where({**told, "row_sum": [[0.7], [1.0]]}) == [[25], 0, 0, 25, 5, 5, 10, 7, 70]
+
+
+def test_credit_is_shown_where_answers_are_right_in_part(tmp_path):
+    told = {"task": "multivalue", "needles": 2}
+    rows = [row(trial=i, correct=i == 0, credit=(1.0, 0.5, 0.5, 0.0)[i], **told) for i in range(4)]
+    means = statistics.lengths(statistics.with_series(frame(rows)))
+    assert (means["accuracy"].iloc[0], means["credit"].iloc[0]) == (0.25, 0.5)
+    assert re.search(r'>credit</th><td class="mean"><span class="cell">0\.50<', page_of(rows, tmp_path))
+    alike = [{**each, "credit": float(each["correct"])} for each in rows]
+    assert ">credit<" not in page_of(alike, tmp_path)
+    assert ">credit<" not in page_of([row()], tmp_path)  # rows of before tell none

@@ -320,7 +320,7 @@ def test_plans_are_kept_apart_and_no_row_is_lost():
     assert statistics.cause_counts(statistics.with_causes(rows))["prompts"].sum() == 120
     for plan in (3, "2", 1.5):
         with pytest.raises(UserError, match=f"plan {plan!r} in the rows: allowed are 1 and 2"):
-            named(grid(alike([1]), lengths=(256,), plan=plan))
+            named([{**each, "plan": plan} for each in grid(alike([1]), lengths=(256,))])
 
 
 def test_plan_1_is_what_it_was_without_the_column():
@@ -350,6 +350,7 @@ def heads_of(odds, lengths, plan=2, depths=2):
             length, depth = lengths[i // depths], 50.0 * (i % depths)
             mass = [[float(special.expit(value))]]
             masses = dict.fromkeys(statistics.HEAD, mass) | {"log_odds": [[float(value)]], "visible_keys": [length]}
+            masses["maximum_at"] = [[0]]
             rows.append(row("m", length, depth, t, plan=plan, **masses))
     return statistics.heads(named(rows))
 
@@ -412,8 +413,8 @@ def test_a_page_of_attention_is_over_trials(tmp_path):
     for trials, says in ((8, "b, 95% interval over trials"), (3, "no interval")):
         rows = [
             row("m", length, depth, t, plan=2, visible_keys=[length], answer_ranks=[0], top_mass_answer=[0.5],
-                haystack_nll=5.0, **{name: [[float(odds[t, i])]] for name in statistics.HEAD})
-            | {"mass_answer": [[float(special.expit(odds[t, i]))]], "maximum_at": [[0]]}
+                haystack_nll=5.0, **{name: [[float(odds[t, i])]] for name in statistics.HEAD}
+                | {"mass_answer": [[float(special.expit(odds[t, i]))]], "maximum_at": [[0]]})
             for t in range(trials)
             for i, (length, depth) in enumerate([(256, 0.0), (256, 50.0), (512, 0.0), (512, 50.0)])
         ]  # fmt: skip

@@ -1,16 +1,14 @@
 """What is checked before a probe reads a prompt: parameters, tokenizer, positions; and whether needles stand where they were asked."""
 
-import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import FAR_OFF
 from ..errors import UserError, nearest
 from ..position.learned import position_end
+from ..rows import Fields
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
@@ -35,30 +33,15 @@ def require(condition: bool, what: str, value: object, allowed: str) -> None:
         raise UserError(f"{what}{'' if value == '' else f' {value!r}'}: allowed are {allowed}{near}")
 
 
-@dataclass
-class DepthsOff:
-    """The needles that stand further from their depth than FAR_OFF, to say so once."""
-
-    haystack: str
-    seen: int = 0
-    far: list[tuple[float, float, float]] = field(default_factory=list)  # points off, asked, realised
-
-    def see(self, rows: Sequence[dict[str, Any]]) -> None:
-        pairs = [(row["depth_percent"], row["realised_depth_percent"]) for row in rows]
-        known = [(abs(asked - real), asked, real) for asked, real in pairs if asked is not None and real is not None]
-        self.seen += len(known)
-        self.far += [each for each in known if each[0] > FAR_OFF]
-
-    def say(self) -> None:
-        if self.far:
-            _, asked, real = max(self.far)
-            logging.getLogger(__name__).warning(
-                "ssmax-eval: note: haystack %s: %d of %d needles stand more than %d points from the depth asked (the furthest: "
-                "asked %g, placed %.0f), for want of sentence ends there; realised_depth_percent has each",
-                self.haystack,
-                len(self.far),
-                self.seen,
-                FAR_OFF,
-                asked,
-                real,
-            )
+def depths_off(haystack: str, rows: Sequence[Fields]) -> str:
+    """Say how many needles stand further from their depth than FAR_OFF; nothing where none does."""
+    pairs = [(row["depth_percent"], row["realised_depth_percent"]) for row in rows]
+    known = [(abs(asked - real), asked, real) for asked, real in pairs if asked is not None and real is not None]
+    far = [each for each in known if each[0] > FAR_OFF]
+    if not far:
+        return ""
+    _, asked, real = max(far)
+    return (
+        f"haystack {haystack}: {len(far)} of {len(known)} needles stand more than {FAR_OFF} points from the depth asked "
+        f"(the furthest: asked {asked:g}, placed {real:.0f}), for want of sentence ends there; realised_depth_percent has each"
+    )

@@ -82,6 +82,10 @@ class Probe(Protocol):
         """Return the tokens that stored rows stand for."""
         return sum(row["context_length"] for row in rows)
 
+    def note(self, rows: Sequence[Fields]) -> str:
+        """Return what is worth a note about all rows of a run, nothing where nothing is."""
+        return ""
+
     def check(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise UserError for what a model cannot be asked."""
 

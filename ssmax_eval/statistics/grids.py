@@ -7,7 +7,7 @@ from .clusters import BY_TRIAL, CONFIDENCE, FEWEST, PLACE, Floats, effective_siz
 from .kinds import on_prompts
 from .series import CELL, TASK, of_grid, told
 
-COUNTED = [*CELL, *PLACE, "control", "correct", "first_correct"]
+COUNTED = [*CELL, *PLACE, "control", "correct", "first_correct", "credit"]
 
 
 @on_prompts
@@ -17,6 +17,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     low and high bound accuracy's 95% interval (Wilson, which takes the prompts of a cell as independent; with plan 2 each is
     a trial of its own, and trials of overlapping text count as one). Fewer than FEWEST trials with several prompts each
     give no interval: 0 to 1.
+    credit: the mean share of the asked values that are right; NaN where the rows do not tell it.
     Controls are left out; a sample without a score counts as failed and not as wrong.
     """
     return _accuracy(of_grid(rows, COUNTED), CELL)
@@ -41,7 +42,7 @@ def controls(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    columns = [*by, "trials", "scored", "failed", "accuracy", "low", "high", "first_accuracy"]
+    columns = [*by, "trials", "scored", "failed", "accuracy", "low", "high", "first_accuracy", "credit"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
     rows = with_plan(rows)
@@ -49,6 +50,7 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         scored=rows["correct"].notna(),
         correct=rows["correct"].astype("Float64"),
         first=rows["first_correct"].astype("Float64"),
+        credit=rows["credit"].astype("float64") if "credit" in rows else np.nan,
     )
     grouped = values.groupby(by, sort=False, dropna=False)
     out = grouped.agg(
@@ -56,6 +58,7 @@ def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         scored=("scored", "sum"),
         accuracy=("correct", "mean"),
         first_accuracy=("first", "mean"),
+        credit=("credit", "mean"),
     ).reset_index()
     out["failed"] = out["trials"] - out["scored"]
     out[["accuracy", "first_accuracy"]] = out[["accuracy", "first_accuracy"]].astype("float64")

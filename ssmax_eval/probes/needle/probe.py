@@ -24,7 +24,7 @@ from ..attention.masses import AttentionMass
 from ..attention.rows import AttentionRow
 from ..budget import within
 from ..by_model import default_lengths, default_task
-from ..checks import DepthsOff, check_tokenizer, require
+from ..checks import check_tokenizer, depths_off, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
 from ..options import Options, several
@@ -198,7 +198,6 @@ class NeedleProbe(Probe):
         """
         model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
-        off = DepthsOff(self.haystack_name)
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
@@ -216,9 +215,7 @@ class NeedleProbe(Probe):
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
                     if sample.name not in done
                 ]
-                off.see(rows)
                 yield rows
-        off.say()
 
     def scorer(self, reader: TransformersReader) -> Scorer:
         """Return what scores prompts of equal length with a reader."""
@@ -271,6 +268,9 @@ class NeedleProbe(Probe):
         return {"format": FORMAT[plan][self.name], **parameters, **content}
 
     unit = "trials"
+
+    def note(self, rows: Sequence[Fields]) -> str:
+        return depths_off(self.haystack_name, rows)
 
     def longest(self) -> int:
         return max(sample.context_length for sample in replace(self, limit=None).plan())

@@ -134,7 +134,18 @@ def grid_table(title: str, cells: pd.DataFrame, means: pd.DataFrame) -> Table:
     ]
     by_length = {line["context_length"]: line for line in means.to_dict("records")}
     lines.append(["mean", *(value_text(by_length.get(n)) for n in lengths)])
+    if tells_credit(means):
+        lines.append(["credit", *(credit_text(by_length.get(n)) for n in lengths)])
     return Table(title, ["depth", *(f"{n:,}" for n in lengths)], lines)
+
+
+def tells_credit(means: pd.DataFrame) -> bool:
+    """Tell whether some answers are right in part, so that the mean credit says what the accuracy does not."""
+    return bool((means["credit"] - means["accuracy"]).abs().max() > 1e-9)
+
+
+def credit_text(line: dict[str, Any] | None) -> str:
+    return "" if line is None or pd.isna(line["credit"]) else f"{line['credit']:.2f}"
 
 
 def value_text(cell: dict[str, Any] | None) -> str:
@@ -175,6 +186,7 @@ def table(cells: pd.DataFrame, means: pd.DataFrame) -> dict[str, Any]:
     return {
         "lengths": [int(length) for length in lengths],
         "means": [None if math.isnan(line["accuracy"]) else line | {"interval": interval(line)} for line in of_lengths],
+        "credit": [credit_text(mean_at.get(length)) for length in lengths] if tells_credit(means) else [],
         "lines": lines,
     }
 
