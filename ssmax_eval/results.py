@@ -1,7 +1,7 @@
 """Find stored runs below a path, ours and lm-eval's of our tasks, packed ones too, and load their rows."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -50,8 +50,8 @@ def load_results(*paths: str | Path | Run) -> pd.DataFrame:
     return tables([run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))])
 
 
-def tables(runs: Sequence[Run], details: bool = True) -> pd.DataFrame:
-    """Return the rows of runs as one table; without `details` the columns that numbers are made of alone (Row.details)."""
+def tables(runs: Sequence[Run], details: Collection[str] | None = None) -> pd.DataFrame:
+    """Return the rows of runs as one table. details: which columns of single rows (Row.details) it has; None for all."""
     shared: dict[str, str] = {}
     with no_collection():
         found = [table_of(run, shared, details) for run in runs]
@@ -64,12 +64,16 @@ def tables(runs: Sequence[Run], details: bool = True) -> pd.DataFrame:
 
 
 def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of tables(details=False) with their details, read again."""
+    """Return rows of a table that has not all details with all of them, read again."""
     wanted = {run_id: set(part) for run_id, part in rows.groupby("run_id", sort=False)["sample"]}
     shared: dict[str, str] = {}
     with no_collection():
-        found = [table_of(run, shared, True, wanted[run.run_id]) for run in runs if run.run_id in wanted]
-    told = pd.concat(found, ignore_index=True)
+        found = [table_of(run, shared, None, wanted[run.run_id]) for run in runs if run.run_id in wanted]
+    return with_details(pd.concat(found, ignore_index=True), rows)
+
+
+def with_details(told: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with those columns that they lack and a table of them has."""
     new = [name for name in told if name not in rows or name in ("run_id", "sample")]
     return rows.merge(told[new], on=["run_id", "sample"], how="left", validate="many_to_one").set_index(rows.index)
 
@@ -86,12 +90,18 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def table_of(run: Run, shared: dict[str, str], details: bool, wanted: set[str] | None = None) -> pd.DataFrame:
+def table_of(
+    run: Run, shared: dict[str, str], details: Collection[str] | None, wanted: set[str] | None = None
+) -> pd.DataFrame:
     """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once. wanted: samples, None for all."""
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
         return pd.DataFrame(run.rows()).assign(run_id=run.run_id, probe=run.probe)
     schema = run.schema
-    kinds = {name: kind for name, (kind, _) in columns(schema).items() if details or name not in schema.details}
+    kinds = {
+        name: kind
+        for name, (kind, _) in columns(schema).items()
+        if details is None or name in details or name not in schema.details
+    }
     parts: dict[str, list[Any]] = {name: [] for name in kinds}
     whose: dict[str, set[Any]] = {name: set() for name in WHOSE}
     count = 0

@@ -101,3 +101,44 @@ print(len(own), own["copy_nll"].notna().all())
     assert "'copying': 1" in printed[0]
     assert "'attention': 1" in printed[0]
     assert printed[1] == "1 True"
+
+
+PART = '''"""The page's part on how long the answers are."""
+
+from ....report.section import Section, Table
+
+
+class Lengths(Section):
+    """Tokens of the answers, by series."""
+
+    place = 45
+    heading = "lengths of answers"
+    details = ("answer_ranks",)
+
+    def numbers(self, rows, context):
+        known = rows[rows["answer_ranks"].map(lambda each: isinstance(each, list))]
+        counts = known["answer_ranks"].map(len).groupby(known["series"]).max()
+        return [counts] if len(counts) else []
+
+    def tables(self, found):
+        for counts in found:
+            yield Table("tokens of the longest answer", ["series", "tokens"], [[n, str(v)] for n, v in counts.items()])
+
+    def summary(self, found):
+        return {"answer_tokens": [counts.to_dict() for counts in found]}
+
+
+SECTION = Lengths()
+'''
+
+
+def test_one_file_is_a_part_of_page_terminal_and_json(scratch, checkpoint):
+    (scratch / "ssmax_eval/probes/needle/sections/answer_lengths.py").write_text(PART)
+    small = ["--context-lengths", "256", "--depth-percents", "50", "--trials", "1", "--output-path", "part"]
+    out = python(scratch, "-m", "ssmax_eval", "needle", "--model", checkpoint, *small)
+    assert "tokens of the longest answer" in out
+    page = (scratch / out.splitlines()[-1]).read_text()
+    assert "<h1>Needle in a haystack, lengths of answers</h1>" in page
+    assert page.index("<h2>lengths of answers</h2>") < page.index("<h2>prompts and answers</h2>")
+    found = json.loads(python(scratch, "-m", "ssmax_eval", "needle", "--model", checkpoint, *small, "--json"))
+    assert [*found["answer_tokens"][0].values()] == [7]

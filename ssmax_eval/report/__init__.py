@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +13,9 @@ import pandas as pd
 
 from .. import statistics
 from ..errors import UserError
-from ..probes import families, rows_of
-from ..results import details_of, find_runs, tables
+from ..probes import PROBES, families, rows_of
+from ..results import details_of, find_runs, tables, with_details
+from ..rows import columns
 from ..store import Run
 from .context import Context
 from .page import html, write
@@ -73,7 +74,7 @@ def context_of(
 ) -> Context:
     """Return what the sections are given of runs and of the page's settings."""
     records = [{**run.record(), "run_id": run.run_id} for run in runs]
-    return Context(records, folder, baseline, thresholds(records, attended, blow_up), partial(details_of, runs))
+    return Context(records, folder, baseline, thresholds(records, attended, blow_up))
 
 
 def written(out: str | Path, title: str, findings: Findings, context: Context) -> Path:
@@ -83,9 +84,21 @@ def written(out: str | Path, title: str, findings: Findings, context: Context) -
     return page
 
 
+def read(runs: Sequence[Run], context: Context) -> tuple[pd.DataFrame, Context]:
+    """Return the rows of runs with the columns that sections take, and a context that knows where the others are."""
+    taken = {name for kind in PROBES.values() for section in kind.sections() for name in section.details}
+    if sum(run.size for run in runs) > AT_ONCE:
+        return tables(runs, taken), replace(context, details=partial(details_of, runs))
+    whole, schemas = tables(runs), {run.schema for run in runs}
+    # what is a detail to one probe can be a number to another
+    taken |= {name for schema in schemas for name in set(columns(schema)) - schema.details}
+    left = {name for schema in schemas for name in schema.details} - taken
+    return whole[[name for name in whole if name not in left]], replace(context, details=partial(with_details, whole))
+
+
 def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     """Return what every section has to show of rows, in the order of the page. Of runs no more is read than that takes."""
-    rows = data if isinstance(data, pd.DataFrame) else tables(data, details=sum(run.size for run in data) < AT_ONCE)
+    rows, context = (data, context) if isinstance(data, pd.DataFrame) else read(data, context)
     reasons = rows["error"].value_counts() if "error" in rows else {}
     found: list[Found] = []
     names: list[str] = []

@@ -29,13 +29,15 @@ class Table:
 class Section(Generic[N]):
     """A part of the page and of the terminal.
 
-    place: where it stands, from the top. heading: what the page's own heading calls it, if anything. `numbers` makes what is
+    place: where it stands, from the top. heading: what the page's own heading calls it, if anything. details: the columns of
+    single rows (Row.details) that `numbers` takes, which rows lack otherwise. `numbers` makes what is
     shown, once for each thing that gets a heading of its own; the rest shows it. A section that only has `numbers` and `tables`
     shows its tables on the page too.
     """
 
     place: int = 100
     heading: str = ""
+    details: tuple[str, ...] = ()
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> Sequence[N]:
         """Return what is shown of rows of its probe (statistics.with_series), nothing where they hold none of it."""

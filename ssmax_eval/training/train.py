@@ -107,8 +107,12 @@ def train(
     several trainings of which this is one. Raises UserError, also for a folder that holds another run.
     """
     # all that can be wrong is, before anything is written
-    where = pick_training_device(device)
     processes = launched().count
+    if processes > 1 and (missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]):
+        raise UserError(
+            f"processes {processes}: {missing[0]} is not set; torchrun and accelerate launch set it, srun needs not"
+        )
+    where = pick_training_device(device)
     if job.recipe.batch_size % processes:
         raise UserError(
             f"processes {processes}: they must divide the recipe's {job.recipe.batch_size} sequences a step; "
