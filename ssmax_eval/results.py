@@ -19,6 +19,8 @@ from .probes import schema_of
 from .rows import Row, columns
 from .store import WHOSE, Run
 
+KEY = ["run_id", "sample"]  # of a row among those of several runs
+
 
 def find_runs(*paths: str | Path) -> list[Run]:
     """Return the runs at or below each path, by folder name, those in packs, and lm-eval's samples of our tasks as runs.
@@ -31,7 +33,7 @@ def find_runs(*paths: str | Path) -> list[Run]:
             raise UserError(f"run {str(path)!r}: no such path; give a run's folder, a folder of runs or a pack")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
         files = [rows for rows in sorted(folder.rglob("rows.jsonl")) if not rows.parent.name.startswith(HALF)]
-        found = [Run(rows.parent, schema_of(rows.parent.parent.name)) for rows in files] + find_samples(path)
+        found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
         packs = [path] if path.is_file() and path.suffix == SUFFIX else sorted(folder.rglob(f"*{SUFFIX}"))
         found += [run for pack in packs for run in packed_runs(pack)]
         if not found:
@@ -64,7 +66,7 @@ def tables(runs: Sequence[Run], details: Collection[str] | None = None) -> pd.Da
 
 
 def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of a table that has not all details with all of them, read again."""
+    """Return rows of a table that has not all details with all of them, read again; a run that is there twice is one."""
     wanted = {run_id: set(part) for run_id, part in rows.groupby("run_id", sort=False)["sample"]}
     shared: dict[str, str] = {}
     with no_collection():
@@ -73,9 +75,10 @@ def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_details(told: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with those columns that they lack and a table of them has."""
-    new = [name for name in told if name not in rows or name in ("run_id", "sample")]
-    return rows.merge(told[new], on=["run_id", "sample"], how="left", validate="many_to_one").set_index(rows.index)
+    """Return rows with all columns of a table of them: those that they lack, and those that only some of them have."""
+    told = last_of_each(told, KEY)
+    rest = rows[[name for name in rows if name in KEY or name not in told]]
+    return rest.merge(told, on=KEY, how="left", validate="many_to_one").set_index(rows.index)
 
 
 @contextmanager
@@ -95,7 +98,9 @@ def table_of(
 ) -> pd.DataFrame:
     """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once. wanted: samples, None for all."""
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
-        return pd.DataFrame(run.rows()).assign(run_id=run.run_id, probe=run.probe)
+        rows = run.rows()
+        run.belong(len(rows), {name: [row.get(name) for row in rows] for name in WHOSE})
+        return pd.DataFrame(rows).assign(run_id=run.run_id, probe=run.probe)
     schema = run.schema
     kinds = {
         name: kind
@@ -104,25 +109,24 @@ def table_of(
     }
     parts: dict[str, list[Any]] = {name: [] for name in kinds}
     whose: dict[str, set[Any]] = {name: set() for name in WHOSE}
-    count = 0
     for block in chain([[]], run.blocks()):  # a run with no rows has columns too
-        count += len(block)
         for name, values in whose.items():
             values |= {getattr(row, name) for row in block}
         kept = block if wanted is None else [row for row in block if row.sample in wanted]
         for name, kind in kinds.items():
             parts[name].append(column([getattr(row, name) for row in kept], kind, shared))
     table = pd.DataFrame({name: joined(part) for name, part in parts.items()})
-    once = last_of_each(table)
-    run.belong(count - len(table) + len(once), whose)
+    once = last_of_each(table, ["sample"])
+    if wanted is None:  # else not all of them are here
+        run.belong(len(once), whose)
     return once.assign(run_id=run.run_id, probe=run.probe)
 
 
-def last_of_each(table: pd.DataFrame) -> pd.DataFrame:
+def last_of_each(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Return the last row of each sample, but one with a score before any without: what failed was tried again."""
-    if table["sample"].is_unique:
+    if not table.duplicated(key).any():
         return table
-    return table.sort_values("error", key=pd.isna, kind="stable").drop_duplicates("sample", keep="last").sort_index()
+    return table.sort_values("error", key=pd.isna, kind="stable").drop_duplicates(key, keep="last").sort_index()
 
 
 def column(values: list[Any], kind: Any, shared: dict[str, str]) -> Any:
