@@ -6,6 +6,7 @@ import pydoc
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import build, tokens
@@ -248,6 +249,36 @@ def test_python_shows_every_option_and_names_the_nearest(checkpoint):
             assert " ".join(each.told.help.split()) in " ".join(told.split())
     with pytest.raises(TypeError, match="'trails'; did you mean trials"):
         ssmax_eval.needle(str(checkpoint), trails=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"trials": "3"}, "trials '3': allowed is a whole number"),
+        ({"trials": 2.0}, "trials 2.0"),
+        ({"seed": True}, "seed True"),
+        ({"context_lengths": 96}, "context lengths 96: allowed is several whole numbers or None"),
+        ({"context_lengths": [96.5]}, r"context lengths \[96.5\]"),
+        ({"depth_percents": "50"}, "depth percents '50'"),
+        ({"rope_theta_factor": "2"}, "a number or several numbers"),
+        ({"output_path": 3}, "output path 3"),
+        ({"chunk": "auto"}, "chunk 'auto'"),
+    ],
+)
+def test_values_of_another_type_are_one_line(checkpoint, given, says):
+    with pytest.raises(ssmax_eval.UserError, match=says):
+        ssmax_eval.needle(str(checkpoint), **given)
+
+
+def test_numpys_values_are_pythons():
+    options = PROBES["needle"].options
+    same = options(
+        context_lengths=np.array([96, 128]),
+        trials=np.int64(2),
+        rope_theta_factor=np.float64(2),
+        depth_percents=range(2),
+    )
+    assert same == options(context_lengths=[96, 128], trials=2, rope_theta_factor=2.0, depth_percents=(0, 1))
 
 
 def test_the_tasks_readme_tells_the_defaults():

@@ -240,3 +240,9 @@ def test_any_scale_fades_or_not():
     assert by_length(["ssmax:s=-100"], 512, 1000)["weight"].max() < 1e-9
     with pytest.raises(UserError, match="largest n 1"):
         by_length(["softmax"], 512, 1)
+
+
+def test_no_rows_of_any_kind_give_tables_of_none():
+    nothing = pd.DataFrame({name: [] for name in ("probe", "series", "error")})
+    assert statistics.loss_by_position(nothing).empty
+    assert statistics.context_gain(nothing).empty

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from ..errors import UserError
 from .defaults import SEED
@@ -116,6 +119,39 @@ class Options:
     dry_run: Annotated[bool, Told("The plan and what it costs; no weights are loaded, nothing is written.")] = False
     fresh: Annotated[bool, Told("Start over instead of finishing what is there.")] = False
     trust_remote_code: Annotated[bool, Told("Run code that a checkpoint brings.")] = False
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value of another type; numpy's numbers and arrays become Python's."""
+        for each in options_of(type(self)):
+            object.__setattr__(self, each.name, typed(each, getattr(self, each.name)))
+
+
+def typed(option: Field, value: Any) -> Any:
+    """Return an option's value in Python's own types. Raises UserError for one that it cannot be."""
+    if hasattr(value, "tolist"):  # numpy's, pandas's, torch's
+        value = value.tolist()
+    value = tuple(value) if isinstance(value, set | frozenset | range) else value
+    if isinstance(value, Path) and Path in get_args(option.type):
+        return value
+    kinds = tuple(
+        kind for kind in (get_args(option.type) if is_union(option.type) else (option.type,)) if kind is not Path
+    )
+    try:
+        msgspec.convert(value, Union[kinds])  # noqa: UP007  (made of types that are known here alone)
+    except msgspec.ValidationError as error:
+        allowed = " or ".join(WORDS.get(kind, WORDS.get(get_args(kind)[:1], "text")) for kind in kinds)
+        raise UserError(f"{option.name.replace('_', ' ')} {value!r}: allowed is {allowed}") from error
+    return value
+
+
+def is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType)
+
+
+WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None",
+    (int,): "several whole numbers", (float,): "several numbers", (str,): "several texts", (str, Any): "a map",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

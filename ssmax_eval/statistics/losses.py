@@ -14,7 +14,7 @@ def loss_by_position(rows: pd.DataFrame) -> pd.DataFrame:
 
     low and high bound the 95% interval of the mean over documents (Student's t): tokens of one document are not independent.
     """
-    part = rows[rows["measure"] == "position"]
+    part = _of_measure(rows, "position")
     return _over_documents(part, part["nll_sum"], [*TEXT, "series", "position_start", "position_end"], "loss")
 
 
@@ -24,10 +24,15 @@ def context_gain(rows: pd.DataFrame) -> pd.DataFrame:
 
     context_gain in nats a token, below 0 where the far context helps; interval and counts as in loss_by_position.
     """
-    part = rows[rows["measure"] == "gain"]
+    part = _of_measure(rows, "gain")
     return _over_documents(
         part, part["nll_sum"] - part["nll_sum_near"], [*TEXT, "series", "position_end"], "context_gain"
     )
+
+
+def _of_measure(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Return the rows of a measure; no rows at all have no columns to go by."""
+    return rows[rows["measure"] == measure] if len(rows) else rows.reindex(columns=["nll_sum", "nll_sum_near"])
 
 
 def _over_documents(rows: pd.DataFrame, nats: pd.Series, by: list[str], name: str) -> pd.DataFrame:

@@ -37,7 +37,9 @@ class GridOptions(Options):
     haystack: Annotated[
         str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
     ] = TEXT
-    controls: Annotated[Sequence[str], Told("no-needle (guess rate), needle-only (ceiling).", "NAME,...", names)] = ()
+    controls: Annotated[
+        str | Sequence[str], Told("no-needle (guess rate), needle-only (ceiling).", "NAME,...", names)
+    ] = ()
     batch_size: Annotated[int | None, Told("Prompts in a forward pass.", "N|auto", auto)] = None
     plan: Annotated[int, Told("2: a trial is one haystack for all lengths and depths. 1: one a prompt.", "1|2")] = PLAN
     limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
