@@ -114,7 +114,10 @@ def table_of(
             values |= {getattr(row, name) for row in block}
         kept = block if wanted is None else [row for row in block if row.sample in wanted]
         for name, kind in kinds.items():
-            parts[name].append(column([getattr(row, name) for row in kept], kind, shared))
+            try:
+                parts[name].append(column([getattr(row, name) for row in kept], kind, shared))
+            except OverflowError as error:
+                raise UserError(f"run {run.folder}: a {name} is beyond 64 bits; run again with --fresh") from error
     table = pd.DataFrame({name: joined(part) for name, part in parts.items()})
     once = last_of_each(table, ["sample"])
     if wanted is None:  # else not all of them are here

@@ -79,3 +79,11 @@ def test_a_page_whose_details_are_read_later_is_the_same(runs, tmp_path, monkeyp
     monkeypatch.setattr(report, "AT_ONCE", 0)
     monkeypatch.setattr(prompts, "BLOCK", 1)  # of some samples, before those of others
     assert report.report(data, tmp_path / "parts.html").read_text() == whole
+
+
+def test_a_number_that_no_column_can_hold_is_one_line(runs, tmp_path):
+    other = copied(runs[0], tmp_path / "needle" / "a")
+    line, rest = other.rows_path.read_text().split("\n", 1)
+    other.rows_path.write_text(json.dumps(json.loads(line) | {"trial": 10**30}) + "\n" + rest)
+    with pytest.raises(UserError, match="a trial is beyond 64 bits"):
+        load_results(other.folder)
