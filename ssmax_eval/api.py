@@ -8,10 +8,10 @@ from typing import Any, Concatenate, ParamSpec
 import pandas as pd
 
 from .errors import nearest
+from .launch import launched
 from .probes import PROBES
 from .probes.kind import Kind
 from .probes.options import Options, options_of
-from .processes import launched
 
 P = ParamSpec("P")
 MODELS = "references (directory, .gguf file, hub id, known name), {label: reference or (model, tokenizer)}, or one (model, tokenizer)."

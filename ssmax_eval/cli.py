@@ -1,7 +1,6 @@
 """The command line: parse, call, print one result. Heavy imports stay inside the commands, so `--help` is instant."""
 
 import importlib.metadata
-import json
 import logging
 import os
 import signal
@@ -11,20 +10,21 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .commands.listing import fading_command, mechanisms_command, models_command
 from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
-from .commands.options import IMPORTS, import_files
 from .commands.probing import register
+from .commands.stored import pack_command, report_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
+from .launch import launched
 from .printable import printable_streams
 from .probes import PROBES
-from .processes import Said, launched
-from .quiet import Messages, gathered, quiet_libraries, say
+from .processes import Said
+from .quiet import Messages, gathered, say
 
 app = typer.Typer(
     name="ssmax-eval",
@@ -41,6 +41,11 @@ app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
 app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)
+app.command("report")(report_command)
+app.command("pack")(pack_command)
+app.command("models")(models_command)
+app.command("mechanisms")(mechanisms_command)
+app.command("fading")(fading_command)
 
 
 def print_version(asked: bool) -> None:
@@ -73,137 +78,6 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 STOPPED = 128 + signal.SIGTERM  # as a shell says it
 STORES = (*PROBES, "run", "train")  # commands that keep what they did before it
 SHARED = (*STORES, "lm-eval")  # commands that several processes share; any other is the first one's alone
-
-
-@app.command("report")
-def write_report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
-    figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
-    title: Annotated[str, typer.Option(help="The page's heading. Default: what it holds.")] = "",
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SERIES", help="What the others are compared with. Default: softmax as trained, else the first."
-        ),
-    ] = None,
-    attended: Annotated[
-        float | None,
-        typer.Option(help="Mass of a head on the answer from which it attends. Default: the runs' own, .5."),
-    ] = None,
-    blow_up: Annotated[
-        float | None,
-        typer.Option(help="Nats the haystack costs more when positions blow up. Default: the runs' own, 1."),
-    ] = None,
-) -> None:
-    """Write one HTML page of stored runs."""
-    from .report import report
-
-    print(report(runs, out, title, figures, baseline, attended=attended, blow_up=blow_up))
-
-
-@app.command("pack")
-def pack_runs(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, folders of runs, or packs.")],
-    out: Annotated[Path, typer.Option(help="The file to write: NAME.zip.")],
-) -> None:
-    """Put stored runs into one compressed file, which report and load_results read as their folders."""
-    from .packs import write_pack
-    from .results import find_runs
-
-    print(write_pack(find_runs(*runs), out))
-
-
-@app.command("models")
-def list_models(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR...]", help="Also look for checkpoints below these.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-) -> None:
-    """Models that are bundled or found: attention, size, training length."""
-    from .models.catalogue import COLUMNS, catalogue, table_line
-    from .terminal import print_table
-
-    models = catalogue(folders or [])
-    if as_json:
-        print(json.dumps({"models": models}))
-        return
-    print_table(COLUMNS, [*map(table_line, models)])
-
-
-@app.command("mechanisms")
-def list_mechanisms(
-    imports: IMPORTS = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
-) -> None:
-    """Attention mechanisms for --attention: formula, options, what they learn, whether they can be swapped in, where they are from."""
-    quiet_libraries()
-    import_files(imports)
-    from .mechanisms.spelling import told
-    from .terminal import print_table
-
-    found = told()
-    if as_json:
-        print(json.dumps({"mechanisms": found}))
-        return
-    keys = ["mechanism", "formula", "options", "learned", "parts", "swap", "cache", "reference"]
-    title = "n visible keys, L training length, z the scaled product of q and k, C(n) what the query is multiplied with"
-    for each in found:
-        words = {
-            "options": [f"{option}=" for option in each["options"]],
-            "swap": ["swap" if each["swap"] else "from scratch"],
-        }
-        each |= {key: " ".join((each | words)[key]) for key in ("options", "learned", "parts", "swap")}
-    print_table(keys, [[each[key] for key in keys] for each in found], title)
-
-
-@app.command("fading")
-def fading(
-    attention: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:key=value,...]", help="Query scales; repeatable. Default: softmax and ssmax:s=0.43."
-        ),
-    ] = None,
-    train_length: Annotated[int, typer.Option(help="L of scales that know a training length.")] = 1024,
-    largest: Annotated[int, typer.Option(help="The largest n.")] = 100_000,
-    figure: Annotated[Path | None, typer.Option(help="Write the plot here: .svg, .png or .pdf.")] = None,
-    imports: IMPORTS = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-) -> None:
-    """What query scales do to one large score among n, without a model: Figure 1 of the paper and the weight by lead, as a plot too."""
-    quiet_libraries()
-    import_files(imports)
-    from .mechanisms.fading import by_lead, by_length
-    from .terminal import print_table
-
-    scales = list(dict.fromkeys(attention or ["softmax", "ssmax:s=0.43"]))
-    lengths, leads = by_length(scales, train_length, largest), by_lead(scales, train_length, largest)
-    if figure is not None:
-        from .report.figures import fading_figure, save_as
-
-        save_as(fading_figure(lengths, leads), figure)
-    if as_json:
-        tables = {"by_length": lengths.to_dict("records"), "by_lead": leads.to_dict("records")}
-        print(json.dumps(tables | {"figure": None if figure is None else str(figure)}))
-        return
-    for table, column, form, title in (
-        (lengths, "n", "{:,.0f}", "weight of the largest score, +3 among -2"),
-        (leads, "lead", "{:g}", f"weight of a score by its lead over all others, n = {largest:,}"),
-    ):
-        wide = table[table["n"] == largest] if column == "lead" else table
-        grid = wide.pivot(index=column, columns="attention", values="weight")[scales]
-        print_table(
-            [column, *scales],
-            [
-                [form.format(at), *(f"{w:.4f}" for w in line)]
-                for at, line in zip(grid.index, grid.to_numpy(), strict=True)
-            ],
-            title,
-        )
-    if figure is not None:
-        print(figure)
 
 
 def dashed(argument: str) -> str:

@@ -2,14 +2,21 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-from .cost import by_length, cuts, in_words, price, total
-from .models.load import check_config, load_tokenizer
-from .models.shape import blank
-from .models.subjects import RunOptions
+import torch
+
+from .cost import Line, by_length, cuts, in_words, price, total
+from .models.load import check_config, load_tokenizer, pick_device
+from .models.shape import blank, memory_of
+from .models.subjects import RunOptions, Subject
 from .plans import PlannedRun
 from .probes.by_model import training_length
+from .progress import duration
+from .training.throughput import matmul_rate
+
+rate = cache(matmul_rate)
 
 
 def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
@@ -21,6 +28,8 @@ def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
     lines = price(plans, options)
     left = {id(plan): sum(line.prompts for line in lines if line.plan is plan) for plan in plans}
     subjects = {plan.subject.label: plan.subject for plan in plans}.values()
+    needs = [least(each, options, [line for line in lines if line.plan.subject is each]) for each in subjects]
+    seconds = [each.seconds for each in needs]
     return {
         "models": [
             {"model": each.label, "train_length": training_length(each.loaded or each.reference)} for each in subjects
@@ -30,6 +39,8 @@ def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
         "tokens": sum(line.tokens for line in lines),
         "longest": max((line.context_length for line in lines), default=0),
         "operations": total(lines),
+        "seconds_at_least": None if None in seconds else sum(filter(None, seconds)),
+        "memory_bytes_at_least": max((each.weights + each.layer for each in needs), default=0),
         "cut": cuts(lines),
         "runs": [
             {
@@ -42,8 +53,41 @@ def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
             }
             for plan in plans
         ],
-        "in_words": in_words(lines),
+        "in_words": "; ".join([in_words(lines), *in_words_least(needs)]) if lines else in_words(lines),
     }
+
+
+class Least(NamedTuple):
+    """What runs of a model need at the least: bytes of its weights, of one layer at the longest prompt, and seconds if known."""
+
+    weights: int
+    layer: int
+    seconds: float | None
+
+
+def least(each: Subject, options: RunOptions, lines: Sequence[Line]) -> Least:
+    """Return what lines of a model need: as fast as this machine multiplies matrices, and with one layer in memory at a time."""
+    model = each.loaded[0] if each.loaded else blank(each.source, options.trust_remote_code) if each.source else None
+    if model is None or not lines:
+        return Least(0, 0, None if lines else 0.0)
+    name = each.source.dtype(options.dtype) if each.source else str(model.dtype).removeprefix("torch.")
+    dtype = getattr(torch, name, torch.float32)
+    device = torch.device(pick_device(options.device))
+    operations = total(lines)
+    seconds = None if operations is None else operations / rate(device, dtype)
+    return Least(*memory_of(model, max(line.context_length for line in lines), dtype.itemsize), seconds)
+
+
+def in_words_least(needs: Sequence[Least]) -> list[str]:
+    """Say what is needed at the least."""
+    largest = max(needs, key=lambda each: each.weights + each.layer)
+    told = [
+        f"at least {(largest.weights + largest.layer) / 1e9:.2g} GB of memory, {largest.weights / 1e9:.2g} GB of it weights"
+    ]
+    if None not in [each.seconds for each in needs]:
+        spent = sum(each.seconds or 0 for each in needs)
+        told.append(f"at least {duration(spent)} here, as fast as this machine multiplies matrices")
+    return told
 
 
 def check_without_weights(plans: Sequence[PlannedRun], options: RunOptions) -> None:

@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .cost import Forecast
 from .environment import command, environment, peak_memory
 from .errors import UserError
+from .launch import launched
 from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
-from .processes import Alone, launched, together
+from .processes import Alone, together
 from .provenance import describe_model
 from .readers.transformers import TransformersReader
 from .setting import Setting
@@ -110,7 +111,7 @@ def execute(
         if not processes.is_first:
             return
         rows = writer.gather([name for sample in probe.plan() for name in probe.names(sample)])
-        if note := probe.note(rows):
+        if len(done) < len(rows) and (note := probe.note(rows)):  # said when they were read
             logging.getLogger(__name__).warning("ssmax-eval: note: %s", note)
         record = {
             "probe": probe.name,

@@ -13,89 +13,16 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from .disk import HALF, LOCK, held, whole
 from .errors import UserError
+from .record import Record
 from .rows import Fields, Row, checked, in_words, line_of, read
 
 FORMAT = 1
 R = TypeVar("R")
 BLOCK = 10_000  # rows that are read at a time
 WHOSE = ("model", "fingerprint", "attention")  # columns by which rows and a record belong together
-
-
-class TrainingTold(Struct):
-    """How ssmax-eval trained a model."""
-
-    configuration: str | None = None
-    key: str | None = None
-    attention: str | None = None
-    seed: int | None = None
-    seconds: float | None = None
-    log: list[dict[str, Any]] | None = None
-
-
-class ModelTold(Struct):
-    """What a record tells of the model."""
-
-    label: str
-    architecture: str
-    parameters: int
-    fingerprint: str
-    dtype: str
-    train_length: int | None = None
-    training: TrainingTold | None = None
-
-
-class AttentionTold(Struct):
-    """What a record tells of the mechanism, layers by name."""
-
-    attention: str
-    swapped: bool = False
-    scaled_layers: list[str] | None = None
-    unscaled_layers: list[str] | None = None
-    learned: dict[str, dict[str, Any]] | None = None
-
-
-class EffectiveRope(Struct):
-    """What RoPE came to."""
-
-    requested: str
-    rope_type: str
-    effective_theta: float | None = None
-    rope_theta: float | None = None
-
-
-class RopeTold(Struct):
-    """What a record tells of RoPE."""
-
-    requested: dict[str, Any] | None = None
-    effective: EffectiveRope | None = None
-    position: str | None = None
-
-
-class MachineTold(Struct):
-    """What a record tells of the machine."""
-
-    device: str
-
-
-class Record(Struct):
-    """What run.json has to tell; what else it tells is not read by the page."""
-
-    parameters: dict[str, Any]
-    model: ModelTold
-    attention: AttentionTold
-    rope: RopeTold
-    environment: MachineTold
-    rows: int
-    tokens: int
-    seconds: float
-    probe: str | None = None
-    failed: int = 0
-    thresholds: dict[str, Any] | None = None
-    command: str | None = None
 
 
 def run_id_of(key: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ssmax_eval
 from ssmax_eval.cost import Line, at, duration, in_words, seconds
 from ssmax_eval.errors import UserError
+from ssmax_eval.models.load import load_model
 from ssmax_eval.models.shape import blank, visible_pairs, work_of
 from ssmax_eval.models.sources import packaged_path, resolve
 from ssmax_eval.probes.budget import cut_in_words
@@ -193,6 +194,10 @@ def test_a_dry_run_is_the_runs_plan(command, capsys, checkpoint, tmp_path, monke
     assert sum(line["share"] for line in plan["lengths"]) == pytest.approx(1)
     assert sum(line["operations"] for line in plan["lengths"]) == pytest.approx(plan["operations"])
     assert f"{plan['tokens']:,} tokens" in words
+    numbers = sum(parameter.numel() for parameter in load_model(str(checkpoint))[0].parameters())
+    assert 4 * numbers < plan["memory_bytes_at_least"] < 8 * numbers + 10**6
+    assert 0 < plan["seconds_at_least"] < 60
+    assert "of it weights; at least 1 s here, as fast as this machine multiplies matrices" in words
     assert all(each["run"] in words for each in plan["runs"])
     assert call(capsys, *arguments, "--no-report")[0] == 0
     runs = {str(run.folder): run.record() for run in find_runs(tmp_path / "out")}

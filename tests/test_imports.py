@@ -8,8 +8,8 @@ import ssmax_eval
 TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
-    ("errors", "printable", "rows"),
-    ("disk", "progress", "statistics", "data", "position"),
+    ("errors", "printable", "rows", "record"),
+    ("disk", "launch", "progress", "statistics", "data", "position"),
     ("quiet", "store", "processes", "verdict", "mechanisms"),
     ("report.figures",),
     ("report.context",),

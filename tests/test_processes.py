@@ -16,7 +16,8 @@ from filelock import FileLock
 from ssmax_eval.cli import main
 from ssmax_eval.disk import LOCK, whole
 from ssmax_eval.errors import UserError
-from ssmax_eval.processes import Processes, Together, launched
+from ssmax_eval.launch import Processes, launched
+from ssmax_eval.processes import Together
 from ssmax_eval.results import find_runs
 from ssmax_eval.store import Run, line_of
 
@@ -444,7 +445,7 @@ def test_two_launches_do_not_write_one_run(needle, tmp_path):
 
 PROGRAM = """
 import sys, ssmax_eval
-from ssmax_eval.processes import launched
+from ssmax_eval.launch import launched
 for probe in (ssmax_eval.needle, ssmax_eval.attention):
     frame = probe(sys.argv[1], context_lengths=[96], depth_percents=[0, 100], trials=4, batch_size=1, output_path=sys.argv[2])
     frame.drop(columns="run_id", errors="ignore").to_json(f"{sys.argv[2]}/{probe.__name__}-{launched().rank}.json")

@@ -8,10 +8,11 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from ..launch import launched
 from ..probes import PROBES
 from ..probes.kind import Kind, Probe
 from ..probes.options import Field, auto, chosen, in_words, options_of
-from ..processes import launched, together
+from ..processes import together
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 

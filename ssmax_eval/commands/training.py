@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from ..processes import launched
+from ..launch import launched
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 

@@ -105,3 +105,15 @@ def attention_of(model: PreTrainedModel, config: Any) -> tuple[tuple[float, int 
         window = getattr(module, "sliding_window", None)
         found.append((heads * (keys + values) / 2, window if isinstance(window, int) else None))
     return tuple(found) or ((float(heads * usual), None),) * config.num_hidden_layers
+
+
+def memory_of(model: PreTrainedModel, tokens: int, size: int) -> tuple[int, int]:
+    """Return the bytes of a model's weights, and of what one layer has in memory at once while it reads `tokens`, the least of it.
+
+    size: bytes of a number. A layer: the residual stream, its norm, q, k, v and what attention gives, and two of its widest.
+    """
+    apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices = [p for p in model.get_decoder().parameters() if p.ndim == 2 and id(p) not in apart]
+    hidden = model.get_input_embeddings().weight.shape[-1]
+    widest = max((max(matrix.shape) for matrix in matrices), default=hidden)
+    return size * sum(parameter.numel() for parameter in model.parameters()), size * tokens * (6 * hidden + 2 * widest)

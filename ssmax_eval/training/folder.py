@@ -8,8 +8,8 @@ from typing import Any
 
 from .. import disk
 from ..errors import UserError
+from ..launch import launched
 from ..models.sources import TRAINING, TRAINING_LOG
-from ..processes import launched
 
 WORK = "checkpoints"  # inside the output folder while training runs
 LOG = TRAINING_LOG

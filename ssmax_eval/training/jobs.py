@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..launch import launched
 from ..mechanisms.files import import_file, imported_files
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
 from ..printable import PrintableStream
-from ..processes import launched
 from ..progress import Progress
 from ..quiet import quiet_libraries
 from .folder import held, read_record

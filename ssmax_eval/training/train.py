@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from ..disk import is_full
 from ..environment import environment
 from ..errors import UserError
+from ..launch import launched
 from ..mechanisms.attach import attach, learned_of
 from ..mechanisms.spelling import Attention
 from ..models.checkpoint import cast, save_model, with_mechanism
@@ -21,7 +22,6 @@ from ..models.load import load_model, pick_device
 from ..models.mechanism_code import code_source
 from ..models.sources import resolve
 from ..position.bias import biases
-from ..processes import launched
 from ..progress import Progress
 from .architecture import bias_of, build
 from .corpus import Corpus, read_sentences, train_tokenizer
