@@ -31,7 +31,7 @@ def find_runs(*paths: str | Path) -> list[Run]:
             raise UserError(f"run {str(path)!r}: no such path; give a run's folder, a folder of runs or a pack")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
         files = [rows for rows in sorted(folder.rglob("rows.jsonl")) if not rows.parent.name.startswith(HALF)]
-        found = [Run(rows.parent, schema_of(rows.parent.parent.name)) for rows in files] + find_samples(path)
+        found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
         packs = [path] if path.is_file() and path.suffix == SUFFIX else sorted(folder.rglob(f"*{SUFFIX}"))
         found += [run for pack in packs for run in packed_runs(pack)]
         if not found:

@@ -92,6 +92,7 @@ class Record(Struct):
     rows: int
     tokens: int
     seconds: float
+    probe: str | None = None
     failed: int = 0
     thresholds: dict[str, Any] | None = None
     command: str | None = None
@@ -119,8 +120,8 @@ class Run:
 
     @property
     def probe(self) -> str:
-        """The name of the probe whose run it is."""
-        return self.folder.parent.name
+        """The name of the probe whose run it is: as its record says, as a finished run may be moved; else its folder's."""
+        return self.record().get("probe") or self.folder.resolve().parent.name
 
     @property
     def rows_path(self) -> Path:
