@@ -64,14 +64,18 @@ def tables(runs: Sequence[Run], details: bool = True) -> pd.DataFrame:
 
 
 def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of tables(details=False) with their details, read again."""
+    """Return rows of tables(details=False) with their details, read again; a run that is there twice is one."""
     wanted = {run_id: set(part) for run_id, part in rows.groupby("run_id", sort=False)["sample"]}
     shared: dict[str, str] = {}
     with no_collection():
         found = [table_of(run, shared, True, wanted[run.run_id]) for run in runs if run.run_id in wanted]
-    told = pd.concat(found, ignore_index=True)
-    new = [name for name in told if name not in rows or name in ("run_id", "sample")]
-    return rows.merge(told[new], on=["run_id", "sample"], how="left", validate="many_to_one").set_index(rows.index)
+    key = ["run_id", "sample"]
+    told = last_of_each(pd.concat(found, ignore_index=True), key)
+    # a detail of one probe can be among what is made of another's rows
+    details = {name for run in runs for name in run.schema.details}
+    new = [name for name in told if name in details or name in key or name not in rows]
+    rest = rows.drop(columns=[name for name in new if name in rows and name not in key])
+    return rest.merge(told[new], on=key, how="left", validate="many_to_one").set_index(rows.index)
 
 
 @contextmanager
@@ -89,30 +93,31 @@ def no_collection() -> Iterator[None]:
 def table_of(run: Run, shared: dict[str, str], details: bool, wanted: set[str] | None = None) -> pd.DataFrame:
     """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once. wanted: samples, None for all."""
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
-        return pd.DataFrame(run.rows()).assign(run_id=run.run_id, probe=run.probe)
+        rows = run.rows()
+        run.belong(len(rows), {name: [row.get(name) for row in rows] for name in WHOSE})
+        return pd.DataFrame(rows).assign(run_id=run.run_id, probe=run.probe)
     schema = run.schema
     kinds = {name: kind for name, (kind, _) in columns(schema).items() if details or name not in schema.details}
     parts: dict[str, list[Any]] = {name: [] for name in kinds}
     whose: dict[str, set[Any]] = {name: set() for name in WHOSE}
-    count = 0
     for block in chain([[]], run.blocks()):  # a run with no rows has columns too
-        count += len(block)
         for name, values in whose.items():
             values |= {getattr(row, name) for row in block}
         kept = block if wanted is None else [row for row in block if row.sample in wanted]
         for name, kind in kinds.items():
             parts[name].append(column([getattr(row, name) for row in kept], kind, shared))
     table = pd.DataFrame({name: joined(part) for name, part in parts.items()})
-    once = last_of_each(table)
-    run.belong(count - len(table) + len(once), whose)
+    once = last_of_each(table, ["sample"])
+    if wanted is None:  # else a sample that was tried again may not be among them, and counts as two
+        run.belong(len(once), whose)
     return once.assign(run_id=run.run_id, probe=run.probe)
 
 
-def last_of_each(table: pd.DataFrame) -> pd.DataFrame:
+def last_of_each(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Return the last row of each sample, but one with a score before any without: what failed was tried again."""
-    if table["sample"].is_unique:
+    if not table.duplicated(key).any():
         return table
-    return table.sort_values("error", key=pd.isna, kind="stable").drop_duplicates("sample", keep="last").sort_index()
+    return table.sort_values("error", key=pd.isna, kind="stable").drop_duplicates(key, keep="last").sort_index()
 
 
 def column(values: list[Any], kind: Any, shared: dict[str, str]) -> Any:

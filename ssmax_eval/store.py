@@ -226,7 +226,7 @@ class Run:
         for name, value in (told | {"attention": record["attention"]["attention"]}).items():
             if others := {*values[name]} - {value}:
                 raise UserError(
-                    f"run {self.folder}: run.json is of {name} {value!r}, a row of {min(others)!r}; they are not of one run: "
+                    f"run {self.folder}: run.json is of {name} {value!r}, a row of {min(others, key=str)!r}; they are not of one run: "
                     "run again with --fresh"
                 )
 

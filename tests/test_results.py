@@ -1,0 +1,81 @@
+"""Stored rows as tables: whose they are, whether they belong to their record, and their details read later."""
+
+import json
+import shutil
+
+import pytest
+
+import ssmax_eval
+from ssmax_eval import report
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.errors import UserError
+from ssmax_eval.models.subjects import RunOptions
+from ssmax_eval.probes.needle.probe import NeedleProbe
+from ssmax_eval.probes.needle.sections import prompts
+from ssmax_eval.results import find_runs, load_results
+from ssmax_eval.run import run_probes
+from ssmax_eval.store import Run
+
+
+@pytest.fixture(scope="module")
+def runs(checkpoint, tmp_path_factory):
+    """Return a needle run and an attention run of other prompts."""
+    grid = {"depth_percents": (0, 100), "trials": 2, "needle": Needle()}
+    probes = [
+        NeedleProbe(context_lengths=(96, 128), **grid),
+        NeedleProbe(context_lengths=(160,), attention_mass=True, **grid),
+    ]
+    return run_probes(probes, str(checkpoint), options=RunOptions(output_path=tmp_path_factory.mktemp("runs")))
+
+
+def copied(run, folder):
+    return Run(shutil.copytree(run.folder, folder), run.schema)
+
+
+def test_a_run_is_its_probes_wherever_its_folder_is(runs, tmp_path, monkeypatch):
+    copied(runs[0], tmp_path / "kept" / "baseline")
+    monkeypatch.chdir(tmp_path / "kept" / "baseline")
+    for path in (".", "rows.jsonl", "../baseline", tmp_path):
+        assert [run.probe for run in find_runs(path)] == ["needle"]
+    assert ssmax_eval.report(".", tmp_path / "page.html").exists()
+    copied(runs[0], tmp_path / "needle" / "started").record_path.unlink()
+    monkeypatch.chdir(tmp_path / "needle" / "started")
+    assert [run.probe for run in find_runs(".")] == ["needle"]
+
+
+@pytest.mark.parametrize("probe", ["needle", "unknown"])
+def test_rows_and_a_record_that_are_not_of_one_run_are_refused(runs, tmp_path, probe):
+    other = copied(runs[0], tmp_path / probe / "a")
+    record = other.record() | {"probe": probe}
+
+    def refused(match, **changes):
+        other.record_path.write_text(json.dumps(record | changes))
+        with pytest.raises(UserError, match=match):
+            load_results(other.folder)
+
+    refused("of 9 rows", rows=9)
+    refused("model 'another'", model=record["model"] | {"label": "another"})
+    refused("fingerprint 'f'", model=record["model"] | {"fingerprint": "f"})
+    refused("attention 'ssmax'", attention=record["attention"] | {"attention": "ssmax"})
+    other.record_path.write_text(json.dumps(record))
+    assert len(load_results(other.folder)) == 8
+    if probe == "needle":
+        line, *rest = other.rows_path.read_text().splitlines(keepends=True)
+        told = [json.dumps(json.loads(line) | {"model": model}) + "\n" for model in ("another", None)]
+        other.rows_path.write_text("".join([*told, *rest[1:]]))
+        with pytest.raises(UserError, match="one run|rows"):
+            load_results(other.folder)
+
+
+def test_a_page_whose_details_are_read_later_is_the_same(runs, tmp_path, monkeypatch):
+    """With runs of two probes, one of them there twice, and a sample that was tried again."""
+    again = copied(runs[0], tmp_path / "needle" / runs[0].run_id)
+    first = json.loads(again.rows_path.read_text().partition("\n")[0])
+    failed = first | dict.fromkeys(("correct", "first_correct", "predicted", "answer_ranks"))
+    failed |= {"credit": None, "error": "out of memory"}
+    again.rows_path.write_text(json.dumps(failed) + "\n" + again.rows_path.read_text())
+    data = [*runs, again]
+    whole = report.report(data, tmp_path / "whole.html").read_text()
+    monkeypatch.setattr(report, "AT_ONCE", 0)
+    monkeypatch.setattr(prompts, "BLOCK", 1)  # of some samples, before those of others
+    assert report.report(data, tmp_path / "parts.html").read_text() == whole
