@@ -255,6 +255,8 @@ WRONG = {
     "unknown dtype": lambda t, c: ["--dtype", "int3"],
     "output path is a file": lambda t, c: ["--output-path", file(t, "taken", b"x")],
     "unknown option": lambda t, c: ["--colour", "red"],
+    "attended beyond all": lambda t, c: ["--attended", "2"],
+    "blow up 0": lambda t, c: ["--blow-up", "0"],
 }
 
 
