@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny import build
 
+from ssmax_eval.data.haystacks import haystack
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.data.prompts import Prompt
+from ssmax_eval.data.prompts import Prompt, assemble
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.needle.probe import NeedleProbe, Sample
+from ssmax_eval.probes.needle.probe import NeedleProbe, Sample, credit
 from ssmax_eval.readers.answers import forced, generate, score_rows
 from ssmax_eval.readers.transformers import TransformersReader
 
@@ -220,3 +221,21 @@ def test_ties_have_the_rank_that_the_verdict_says(tokenizer):
     second = score_rows(tokenizer, prompt_of([9, 2], 1), logits)
     assert (first["correct"], first["answer_ranks"]) == (True, [0])
     assert (second["correct"], second["answer_ranks"]) == (False, [1])
+
+
+@pytest.mark.parametrize("task", ["multivalue", "multiquery", "single"])
+def test_credit_is_the_share_of_the_values_that_are_right(tokenizer, task):
+    prompt = assemble(tokenizer, Needle(task, needles=4), haystack("text"), 400, 50, "0", haystack_seed="0")
+    answer, values = prompt.ids[-prompt.answer_length :], prompt.expected.split(", ")
+    assert len(values) == len(prompt.values) == (1 if task == "single" else 4)
+    for value, (start, end) in zip(values, prompt.values, strict=True):
+        assert value in tokenizer.decode(answer[start:end])
+    for count in range(len(values) + 1):  # the others miss their last token, or are not said
+        ranks = [0] * len(answer)
+        for _, end in prompt.values[count:]:
+            ranks[end - 1] = 3
+        right = {"correct": count == len(values)}
+        share = count / len(values)
+        assert credit(prompt, {**right, "answer_ranks": ranks, "predicted": "?"}) == share
+        assert credit(prompt, {**right, "answer_ranks": None, "predicted": " and ".join(values[:count])}) == share
+    assert credit(prompt, {"correct": None, "answer_ranks": None, "predicted": None}) is None
