@@ -20,6 +20,7 @@ from .plans import AS_TRAINED, PlannedRun
 from .probes.budget import cut_in_words
 from .processes import Alone
 from .progress import Progress, duration
+from .readers.transformers import GENERATE
 from .rows import Fields
 
 FIRST_TIMED = 128  # tokens of the first forward that is timed
@@ -200,11 +201,7 @@ def seconds(
 
     Other models are taken to do as many operations a second. None where that would be a guess: generated answers, unknown shapes.
     """
-    if (
-        work is None
-        or total(lines) is None
-        or any(getattr(each.plan.probe, "scoring", "") == "generate" for each in lines)
-    ):
+    if work is None or total(lines) is None or any(GENERATE in each.plan.probe.needs for each in lines):
         return None
     timed = time_forwards(model, max(line.context_length for line in lines))
     known = [(work.operations(length), took) for length, took in timed]

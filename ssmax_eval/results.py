@@ -120,7 +120,7 @@ def table_of(
                 raise UserError(f"run {run.folder}: a {name} is beyond 64 bits; run again with --fresh") from error
     table = pd.DataFrame({name: joined(part) for name, part in parts.items()})
     once = last_of_each(table, ["sample"])
-    if wanted is None:  # else not all of them are here
+    if wanted is None:  # else a sample that was tried again may not be among them, and counts as two
         run.belong(len(once), whose)
     return once.assign(run_id=run.run_id, probe=run.probe)
 

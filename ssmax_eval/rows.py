@@ -22,13 +22,11 @@ ROPE = "RoPE in words; the effective theta; what was asked for"
 class Row(Struct, kw_only=True, forbid_unknown_fields=True):
     """What every row tells. A column without a default has to be there; one with a default came later than the first runs.
 
-    told_by: the column that a table has these rows by, where it does not say of which probe they are. once: the columns that
-    tell a row from all others of its series. before: columns of older runs that are no longer read.
-    details: columns that tell of a single row, and that no table of numbers is made of.
+    told_by: the column that a table has these rows by, where it does not say of which probe they are. before: columns of older
+    runs that are no longer read. details: columns that tell of a single row, and that no table of numbers is made of.
     """
 
     told_by: ClassVar[str] = "sample"
-    once: ClassVar[tuple[str, ...]] = ("sample",)
     before: ClassVar[frozenset[str]] = frozenset()
     details: ClassVar[frozenset[str]] = frozenset()
 

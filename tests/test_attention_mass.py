@@ -1,4 +1,4 @@
-"""Attention masses equal eager's maps, whatever the law, the grouping and the mask; nothing looks at what comes later."""
+"""Attention masses equal eager's maps, whatever the mechanism, the grouping and the mask; nothing looks at what comes later."""
 
 import math
 
@@ -23,17 +23,17 @@ LAWS = ("softmax", "ssmax", "ssmax-bias:b=0.3", "ssmax-fixed:s=0.2", "constant-n
 def eager_maps(model, ids, attention):
     """Return transformers' own maps (layer, batch, heads, rows, keys), each query scaled by C(n) in front of eager attention.
 
-    The scale is put on q by a hook of the test's: eager knows no law.
+    The scale is put on q by a hook of the test's: eager knows no mechanism.
     """
     from transformers.models.llama.modeling_llama import eager_attention_forward
 
     scales = {id(module): getattr(module, "ssmax", None) for module in attention_modules(model).values()}
 
     def scaled(module, query, key, value, attention_mask, **kwargs):
-        law = scales[id(module)]
-        if law is not None:
+        scale = scales[id(module)]
+        if scale is not None:
             n = torch.arange(1, query.shape[2] + 1, dtype=torch.float32)[None, None]
-            query = query * law(n)[..., None]
+            query = query * scale(n)[..., None]
         return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -42,7 +42,10 @@ def eager_maps(model, ids, attention):
     AttentionInterface.register("scaled_eager", scaled)
     AttentionMaskInterface.register("scaled_eager", eager_mask)
     before = model.config._attn_implementation
-    with mechanisms_off(model), torch.no_grad():  # a layer refuses to run without its law, which the hook applies here
+    with (
+        mechanisms_off(model),
+        torch.no_grad(),
+    ):  # a layer refuses to run without its mechanism, which the hook applies here
         model.set_attn_implementation("scaled_eager")
         maps = model(input_ids=ids, output_attentions=True).attentions
         model.set_attn_implementation(before)

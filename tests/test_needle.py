@@ -11,7 +11,7 @@ from tiny import build
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.needle.probe import NeedleProbe, Sample
+from ssmax_eval.probes.needle.probe import NeedleProbe, Sample, credit
 from ssmax_eval.readers.answers import forced, generate, score_rows
 from ssmax_eval.readers.transformers import TransformersReader
 
@@ -225,7 +225,6 @@ def test_ties_have_the_rank_that_the_verdict_says(tokenizer):
 @pytest.mark.parametrize("task", ["multivalue", "multiquery", "multikey", "single"])
 def test_credit_is_the_share_of_the_asked_values(any_tokenizer, task):
     """Forced: a value counts if all its tokens are right, and a wrong separator is no wrong value; generated: if it is written."""
-    from ssmax_eval.probes.needle.probe import credit
 
     probe = NeedleProbe(context_lengths=(700,), trials=1, needle=Needle(task, "number", 3))
     prompt = probe.prompt(any_tokenizer, probe.plan()[0])

@@ -99,6 +99,7 @@ def show(kinds: Sequence[Kind], models: list[str] | None, given: Mapping[str, An
 
     asked = [kind.options(**chosen(kind.options, given)) for kind in kinds]
     common, output_path = asked[0], Path(asked[0].output_path)
+    thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
 
     def plan() -> tuple[list[Probe], list[str], list[Setting], RunOptions]:
         probes: list[Probe] = []
@@ -113,5 +114,4 @@ def show(kinds: Sequence[Kind], models: list[str] | None, given: Mapping[str, An
     with together(output_path):  # from here on, so that what is wrong for all is said by one
         runs = run_probes(*plan())
     if launched().is_first:
-        thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
         print_runs(runs, output_path, given["report"], given["json"], thresholds)

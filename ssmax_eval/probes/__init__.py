@@ -38,9 +38,7 @@ def families() -> list[list[Kind]]:
 
 def rows_of(kinds: list[Kind], rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the rows that are of one of these probes: by their probe, or where they do not tell it by their columns."""
-    told = rows["probe"].isin([kind.name for kind in kinds]) if "probe" in rows else rows.index != rows.index
-    column = kinds[0].schema.told_by
-    if column != Row.told_by and column in rows:
-        untold = rows["probe"].isna() if "probe" in rows else rows.index == rows.index
-        told = told | (untold & rows[column].notna())
-    return rows[told]
+    from ..statistics.kinds import are_of  # late: pandas takes as long as the help of the command line
+
+    schema = kinds[0].schema
+    return rows[are_of(rows, [kind.name for kind in kinds], "" if schema.told_by == Row.told_by else schema.told_by)]

@@ -21,7 +21,7 @@ HEAD = (
 
 @on_prompts
 def heads(rows: pd.DataFrame, measures: Sequence[str] = HEAD) -> pd.DataFrame:
-    """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (attention_mass.py).
+    """Return attention rows as one line per prompt, layer and head, from needle rows with attention masses (probes/attention).
 
     cluster: what is independent, the prompt, with plan 2 its trial. layer is its index in the model, head counts from 0; n is the
     number of keys that the layer sees in the row which predicts the answer's first token. measures: those of HEAD to return.

@@ -1,7 +1,7 @@
 """Which rows a function of statistics is about: those of needle prompts, or of documents; others are refused, never dropped."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import pandas as pd
@@ -34,7 +34,7 @@ def is_document(rows: pd.DataFrame) -> "pd.Series[bool]":
     return are_of(rows, DOCUMENTS, DOCUMENT_COLUMN)
 
 
-def are_of(rows: pd.DataFrame, probes: tuple[str, ...], column: str) -> "pd.Series[bool]":
+def are_of(rows: pd.DataFrame, probes: Sequence[str], column: str) -> "pd.Series[bool]":
     """Tell which rows are of some probes: by their probe, or where that is not told by a column that only these have."""
     has = rows[column].notna() if column in rows else pd.Series(False, index=rows.index)
     return has if "probe" not in rows else rows["probe"].isin(probes) | (rows["probe"].isna() & has)

@@ -15,10 +15,6 @@ class LossRow(Row, kw_only=True, forbid_unknown_fields=True):
     """One sum of nats over some tokens of a document."""
 
     told_by: ClassVar[str] = "measure"
-    once: ClassVar[tuple[str, ...]] = (
-        *("text", "text_sha256", "context_length", "window"),
-        *("document_sha256", "measure", "position_start", "position_end"),
-    )
 
     document: Annotated[str, Meta(description=READ)]
     document_sha256: Annotated[str, Meta(description=READ)]

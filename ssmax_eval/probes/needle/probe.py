@@ -61,7 +61,7 @@ class NeedleProbe(Probe):
     haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
     plan_version: 2, a trial is one haystack, shared by its lengths and depths, needle and value drawn for each prompt; 1, all
     is drawn for each prompt, as before there were two.
-    attention_mass: also store what every head does in the answer's rows (attention_mass.py), from the same forward.
+    attention_mass: also store what every head does in the answer's rows (../attention/masses.py), from the same forward.
     limit: the first N samples, trials outermost so that the grid fills evenly. limit_tokens: at most so many tokens, whole
     trials dropped first, then the longest lengths (budget.within). chunk: tokens to prefill at a time; None is
     all at once, and smaller when memory runs out. Raises UserError for values out of range.
