@@ -5,7 +5,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,15 +41,22 @@ class Line:
 
 
 def price(
-    plans: Iterable[PlannedRun], options: RunOptions, loaded: dict[str, PreTrainedModel] | None = None
+    plans: Iterable[PlannedRun],
+    options: RunOptions,
+    loaded: dict[str, PreTrainedModel] | None = None,
+    anew: Container[int] = (),
 ) -> list[Line]:
-    """Return what is left of planned runs, a line for each run and context length. `loaded`: models at hand, by label."""
+    """Return what is left of planned runs, a line for each run and context length.
+
+    loaded: models at hand, by label. anew: runs that start over whatever the options say, by the id of their plan.
+    """
     lines = []
     works: dict[str, Work | None] = {}
     for plan in plans:
         left: dict[int, Counter[int]] = defaultdict(Counter)  # the sequences that prompts of a context length read
-        done = set() if options.fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
-        finished = not options.fresh and plan.run.is_scored
+        fresh = options.fresh or id(plan) in anew
+        done = set() if fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
+        finished = not fresh and plan.run.is_scored
         prompts: dict[int, int] = defaultdict(int)
         for sample in [] if finished else plan.probe.plan():
             if not done.issuperset(plan.probe.names(sample)):
@@ -84,8 +91,10 @@ def shape(each: Subject, options: RunOptions, loaded: PreTrainedModel | None = N
 class Forecast:
     """What is said of runs on stderr: what they cost, when a model is first about to be run, and how far all of them are."""
 
-    def __init__(self, plans: Sequence[PlannedRun], options: RunOptions, processes: Alone) -> None:
-        self.plans, self.options, self.processes = plans, options, processes
+    def __init__(
+        self, plans: Sequence[PlannedRun], options: RunOptions, processes: Alone, anew: Container[int] = ()
+    ) -> None:
+        self.plans, self.options, self.processes, self.anew = plans, options, processes, anew
         self.progress: Progress | None = None
         self.in_operations = True
         self.to_come: set[int] = set()  # runs, by the id of their plan
@@ -131,7 +140,7 @@ class Forecast:
 
     def begin(self, each: Subject, model: PreTrainedModel) -> Progress:
         """Say the cost of all that is left, and return the progress of it."""
-        lines = price(self.plans, self.options, {each.label: model})
+        lines = price(self.plans, self.options, {each.label: model}, self.anew)
         if lines:  # else all rows are there, and only the record is not
             times = seconds(model, shape(each, self.options, model), lines, self.processes.count)
             logging.getLogger(__name__).warning("ssmax-eval: cost: %s", in_words(lines, times))

@@ -58,11 +58,14 @@ def run_probes(
         plans = planned_runs(probes, models, settings, options)
         if processes.same(ids := [plan.run.run_id for plan in plans]) != ids:
             raise UserError("processes: they are not asked the same; give all the same arguments, models and texts")
-        forecast = Forecast(plans, options, processes)
+        anew = {
+            id(plan) for plan in plans if not (plan.subject.resumable and is_told(kinds_of(plan.subject, plan.setting)))
+        }
+        forecast = Forecast(plans, options, processes, anew)
         for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
             own = list(group)
             fresh = replace(options, fresh=True)
-            how = [options if each.resumable and is_told(kinds_of(each, plan.setting)) else fresh for plan in own]
+            how = [fresh if id(plan) in anew else options for plan in own]
             left = [i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored]
             if missing := processes.same(left):
                 model, tokenizer = each.load(options)

@@ -234,10 +234,10 @@ class RowWriter:
         place = {sample: number for number, sample in enumerate(samples)}
         rows = sorted(self.run.rows(), key=lambda row: place.get(row["sample"], len(place)))
         if missing := len({*place} - {row["sample"] for row in rows}):
-            raise UserError(
-                f"run {self.run.folder}: {missing} of {len(place)} rows are missing, as the processes cut other batches; "
-                "give all the same kind of device, or a --batch-size"
-            )
+            several = "the processes cut other batches; give all the same kind of device, or a --batch-size"
+            alone = f"probe {self.run.probe} names rows that it does not yield; mend its names()"
+            why = several if self.run.parts() else alone
+            raise UserError(f"run {self.run.folder}: {missing} of {len(place)} rows are missing: {why}")
         parts = self.run.parts()
         # what had no score and was tried again stands there twice
         if parts or len(rows) < self.run.rows_path.read_bytes().count(b"\n"):

@@ -75,6 +75,18 @@ def names(what: str, text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+Chunk = Annotated[
+    int | None, Told("Tokens to prefill at a time; auto: all, less when memory runs out.", "N|auto", auto)
+]
+LimitTokens = Annotated[
+    int | None,
+    Told(
+        "At most N tokens a model and setting: whole trials (documents) are dropped first, then the longest lengths.",
+        "N",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every probe takes: the setting that models are put in, and how they are run."""
@@ -103,19 +115,12 @@ class Options:
         Told("Spread a model that is larger than one device over all of them, memory and disk.", "auto"),
     ] = None
     dtype: Annotated[str, Told("auto, float32, bfloat16 or float16.")] = "auto"
-    batch_size: int | None = None  # an option of probes whose samples share a forward pass
-    chunk: Annotated[
-        int | None, Told("Tokens to prefill at a time; auto: all, less when memory runs out.", "N|auto", auto)
-    ] = None
+    # options of the probes that take them, declared anew with how they are told of
+    batch_size: int | None = None
+    chunk: int | None = None
+    limit_tokens: int | None = None
     seed: Annotated[int, Told("Decides all that is drawn: cities, values, haystacks, documents.")] = SEED
     output_path: Annotated[str | Path, Told("Where runs are stored.")] = Path("results")
-    limit_tokens: Annotated[
-        int | None,
-        Told(
-            "At most N tokens a model and setting: whole trials (documents) are dropped first, then the longest lengths.",
-            "N",
-        ),
-    ] = None
     dry_run: Annotated[bool, Told("The plan and what it costs; no weights are loaded, nothing is written.")] = False
     fresh: Annotated[bool, Told("Start over instead of finishing what is there.")] = False
     trust_remote_code: Annotated[bool, Told("Run code that a checkpoint brings.")] = False

@@ -1,5 +1,6 @@
 """One self-contained HTML page of runs. Reads scores, never computes correctness; imports no torch."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from .context import Context
 from .page import html, write
 from .section import Found
 
+log = logging.getLogger(__name__)
 AT_ONCE = 2**28  # bytes of rows that are read whole; of more the details are read again, of the rows that are shown
 
 
@@ -103,6 +105,11 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     found: list[Found] = []
     names: list[str] = []
     parts = [(kinds, rows_of(kinds, rows)) for kinds in families()] if "attention_swapped" in rows else []
+    if left := len(rows) - sum(len(part) for _, part in parts):
+        of = sorted(set(rows["probe"].dropna()) - {*PROBES}) if "probe" in rows else []
+        log.warning(
+            "ssmax-eval: note: %d rows are of no probe that is known here (%s), and not shown", left, ", ".join(of)
+        )
     del rows, data  # what is read is held once
     while parts:
         # apart from rows of other kinds, so that a mechanism names only the tables in which one is

@@ -45,13 +45,13 @@ def where(rows: pd.DataFrame, chosen: "pd.Series[bool]") -> pd.DataFrame:
     return rows if chosen.all() else rows[chosen]
 
 
-def about(probes: tuple[str, ...], column: str, what: str) -> Callable[[F], F]:
+def about(probes: tuple[str, ...], column: str, other: str, what: str) -> Callable[[F], F]:
     """Return a decorator that lets a function take rows of some probes only. Its refusal names it and the others' probes."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def only(rows: Any, *arguments: Any, **given: Any) -> Any:
-            if isinstance(rows, pd.DataFrame) and ("probe" in rows or column in rows):
+            if isinstance(rows, pd.DataFrame) and any(name in rows for name in ("probe", column, other)):
                 others = rows[~are_of(rows, probes, column)]
                 if len(others):
                     names = sorted(set(others["probe"].dropna())) if "probe" in others else []
@@ -66,5 +66,5 @@ def about(probes: tuple[str, ...], column: str, what: str) -> Callable[[F], F]:
     return decorate
 
 
-on_prompts = about(PROMPTS, PROMPT_COLUMN, "needle prompts")
-on_documents = about(DOCUMENTS, DOCUMENT_COLUMN, "parts of documents")
+on_prompts = about(PROMPTS, PROMPT_COLUMN, DOCUMENT_COLUMN, "needle prompts")
+on_documents = about(DOCUMENTS, DOCUMENT_COLUMN, PROMPT_COLUMN, "parts of documents")

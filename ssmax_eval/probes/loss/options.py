@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ..defaults import DOCUMENTS, TEXT
-from ..options import Options, Told
+from ..options import Chunk, LimitTokens, Options, Told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +21,6 @@ class LossOptions(Options):
     window: Annotated[
         int | None, Told("Near context that the context gain leaves. Default: the training length, at most 256.")
     ] = None
+    chunk: Chunk = None
+    limit_tokens: LimitTokens = None
     pack: Annotated[bool, Told("Join files that are shorter than a document.")] = False

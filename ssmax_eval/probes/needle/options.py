@@ -6,7 +6,7 @@ from typing import Annotated
 
 from ...data.needles import Needle
 from ..defaults import DEPTH_PERCENTS, PLAN, SCORED, TEXT, TRIALS
-from ..options import Options, Shown, Told, auto, names, numbers
+from ..options import Chunk, LimitTokens, Options, Shown, Told, auto, names, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class GridOptions(Options):
     ] = ()
     batch_size: Annotated[int | None, Told("Prompts in a forward pass.", "N|auto", auto)] = None
     plan: Annotated[int, Told("2: a trial is one haystack for all lengths and depths. 1: one a prompt.", "1|2")] = PLAN
+    chunk: Chunk = None
+    limit_tokens: LimitTokens = None
     limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
 
 
