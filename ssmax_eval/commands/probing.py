@@ -48,8 +48,7 @@ def command(told: str, kinds: Sequence[Kind]) -> Callable[..., None]:
 
     def run(model: list[str] | None, imports: list[Path] | None, **given: Any) -> None:
         quiet_libraries()
-        import_files(imports)
-        show(kinds, model, {option.name: value(option, given[option.name]) for option in taken})
+        show(kinds, model, imports, taken, given)
 
     own = [named("model", MODELS), named("imports", IMPORTS)]
     run.__doc__ = told
@@ -83,7 +82,13 @@ def value(option: Field, given: Any) -> Any:
     return option.told.parse(option.name.replace("_", " "), given)
 
 
-def show(kinds: Sequence[Kind], models: list[str] | None, given: Mapping[str, Any]) -> None:
+def show(
+    kinds: Sequence[Kind],
+    models: list[str] | None,
+    imports: Sequence[Path] | None,
+    taken: Sequence[Field],
+    given: Mapping[str, Any],
+) -> None:
     """Make the probes that were asked for, run them, and print and report what they find; or only their plan.
 
     Of several processes the first prints and reports.
@@ -97,21 +102,25 @@ def show(kinds: Sequence[Kind], models: list[str] | None, given: Mapping[str, An
     from ..statistics import Thresholds
     from ..terminal import print_plan, print_runs
 
-    asked = [kind.options(**chosen(kind.options, given)) for kind in kinds]
-    common, output_path = asked[0], Path(asked[0].output_path)
-    thresholds = Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
+    def thresholds() -> Thresholds:
+        return Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
 
     def plan() -> tuple[list[Probe], list[str], list[Setting], RunOptions]:
+        import_files(imports)
+        thresholds()  # what is wrong with them is said before anything runs
+        values = {option.name: value(option, given[option.name]) for option in taken}
+        asked = [kind.options(**chosen(kind.options, values)) for kind in kinds]
         probes: list[Probe] = []
         for kind, options in zip(kinds, asked, strict=True):
             probes.append(kind.make(models or [*PAIR], options, probes))
-        return probes, models or [*PAIR], settings_asked(common), how_asked(common)
+        return probes, models or [*PAIR], settings_asked(asked[0]), how_asked(asked[0])
 
-    if common.dry_run:
+    if given["dry_run"]:
         if launched().is_first:
             print_plan(dry_run(planned_runs(*(wanted := plan())), wanted[-1]), given["json"])
         return
+    output_path = Path(given["output_path"])
     with together(output_path):  # from here on, so that what is wrong for all is said by one
         runs = run_probes(*plan())
     if launched().is_first:
-        print_runs(runs, output_path, given["report"], given["json"], thresholds)
+        print_runs(runs, output_path, given["report"], given["json"], thresholds())
