@@ -98,6 +98,8 @@ def spelled(given: list[str], command: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    # a stream that was closed before we came, 2>&-, is None
+    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a label must not lose a run

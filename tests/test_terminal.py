@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -546,3 +547,11 @@ def test_training_that_meets_a_full_disk_loses_nothing(capsys, tmp_path):
         assert log == [1, 2, 3, 4, 5, 6, 7, 8]
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_a_stream_that_is_closed_loses_nothing(closed):
+    command = f"{shlex.quote(sys.executable)} -m ssmax_eval fading --largest 10 {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("weight" in done.stdout) == (closed == "2>&-")
