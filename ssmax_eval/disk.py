@@ -29,9 +29,10 @@ def held(folder: Path, busy: str, name: str = LOCK, wait: float = 0) -> Iterator
     lock = FileLock(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=wait)
-    except (Timeout, FileNotFoundError) as error:  # not found: its holder has just taken it away
-        raise UserError(busy) from error
+        try:
+            lock.acquire(timeout=wait)
+        except (Timeout, FileNotFoundError) as error:  # not found: its holder has just taken it away
+            raise UserError(busy) from error
     except OSError as error:
         raise UserError(f"folder {str(folder)!r}: cannot be written ({error.strerror}); give another") from error
     try:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,9 @@ def test_what_is_whole_takes_its_place(tmp_path):
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder", "plain", "x"]
     # with the permissions that any file has
     assert os.stat(tmp_path / "file").st_mode == os.stat(tmp_path / "plain").st_mode
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which none can be made")
+def test_a_folder_that_cannot_be_made_is_not_called_busy():
+    with pytest.raises(UserError, match="cannot be written"), held(Path("/proc/none/out"), "busy"):
+        pass
