@@ -60,7 +60,7 @@ class Run:
 
     def parts(self) -> list[Path]:
         """Return the files of rows that processes have of their own till the run is complete."""
-        return sorted(self.folder.glob("rows.*.jsonl"))
+        return sorted(path for path in self.folder.glob("rows.*.jsonl") if path.name.split(".")[1].isdecimal())
 
     def content(self, name: str) -> bytes | None:
         """Return what a file of the run holds; None where there is none."""
