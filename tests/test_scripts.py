@@ -1,7 +1,6 @@
 """Depths are what they say in every script: sentence ends of any, else words, else characters; what is off is said."""
 
 import itertools
-import logging
 import random
 import re
 
@@ -84,20 +83,19 @@ def test_sentence_ends_of_any_script(text, sentences):
     assert split_sentences(text, any_script=True) == sentences
 
 
-def test_a_depth_that_is_off_is_said_once(tmp_path, tokenizer, caplog):
+def test_a_depth_that_is_off_is_said_once(tmp_path, tokenizer):
     """One sentence a prompt: its needles can stand at its start or end only, and the run says so in one line."""
     (tmp_path / "few.txt").write_text(
         "The old harbour was quiet, and the river field was full of rain and stone. " * 400
     )
     probe = NeedleProbe((96,), (0, 40, 100), 2, haystack=str(tmp_path / "few.txt"))
-    logging.getLogger("ssmax_eval").propagate = True
     rows = [row for batch in probe(TransformersReader(build("Llama", vocab_size=1024), tokenizer)) for row in batch]
     off = [row for row in rows if abs(row["realised_depth_percent"] - row["depth_percent"]) > 5]
-    said = [record.getMessage() for record in caplog.records if "points from the depth asked" in record.getMessage()]
+    said = probe.note(rows)  # which the run says, of all its rows
     assert len(off) == 2
-    assert len(said) == 1
-    assert f"haystack few.txt: {len(off)} of 6 needles" in said[0]
-    assert f"asked 40, placed {off[0]['realised_depth_percent']:.0f}" in said[0]
+    assert said.count("points from the depth asked") == 1
+    assert f"haystack few.txt: {len(off)} of 6 needles" in said
+    assert f"asked 40, placed {off[0]['realised_depth_percent']:.0f}" in said
 
 
 def test_the_pages_depth_axis_does_not_lie(tmp_path):

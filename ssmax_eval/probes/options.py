@@ -92,7 +92,7 @@ class Options:
     """What every probe takes: the setting that models are put in, and how they are run."""
 
     attention: Annotated[
-        str | Sequence[str] | None,
+        str | Sequence[str | None] | None,
         Told(
             "Swap the attention mechanism; repeatable. `ssmax-eval mechanisms` lists them. Default: the model's own.",
             "NAME[:key=value,...]",
@@ -155,7 +155,7 @@ def is_union(kind: Any) -> bool:
 
 WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None",
-    (int,): "several whole numbers", (float,): "several numbers", (str,): "several texts", (str, Any): "a map",
+    (int,): "several whole numbers", (float,): "several numbers", (str,): "several texts", (str | None,): "several texts", (str, Any): "a map",
 }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ class Shown:
     json: Annotated[bool, Told("Print one JSON object instead of tables.")] = False
 
 
-def several(value: str | Sequence[str] | None) -> Sequence[str]:
+def several(value: str | Sequence[str | None] | None) -> Sequence[Any]:
     """Return one value, several or none as several."""
     return () if value is None else (value,) if isinstance(value, str) else value
 

@@ -41,7 +41,7 @@ class NeedleRow(Row, kw_only=True, forbid_unknown_fields=True):
     scoring: Annotated[Text, Meta(description=ASKED)] = None
     control: Annotated[Text, Meta(description="null in the grid; `no-needle`, `needle-only`")]
     depth_percent: Depth
-    realised_depth_percent: Depth
+    realised_depth_percent: Annotated[Number, Meta(description=PLACED)]
     trial: Annotated[int, Meta(description=PLACED)]
     plan: Annotated[
         int | None,
