@@ -155,7 +155,8 @@ def is_union(kind: Any) -> bool:
 
 WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", bool: "True or False", str: "text", NoneType: "None",
-    (int,): "several whole numbers", (float,): "several numbers", (str,): "several texts", (str | None,): "several texts", (str, Any): "a map",
+    (int,): "several whole numbers", (float,): "several numbers", (str,): "several texts",
+    (str | None,): "several texts", (str, Any): "a map",
 }  # fmt: skip
 
 
