@@ -87,3 +87,19 @@ def test_a_number_that_no_column_can_hold_is_one_line(runs, tmp_path):
     other.rows_path.write_text(json.dumps(json.loads(line) | {"trial": 10**30}) + "\n" + rest)
     with pytest.raises(UserError, match="a trial is beyond 64 bits"):
         load_results(other.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"a_column_of_nobody": 1}, "unknown field `a_column_of_nobody`"),
+        ({"answer_ranks": [0, "x"]}, r"answer_ranks\[1\]: Expected `int`"),
+        ({"credit": 1.5}, "credit: Expected `float` <= 1.0"),
+    ],
+)
+def test_a_row_that_is_not_as_its_schema_says_is_named(runs, tmp_path, change, says):
+    other = copied(runs[0], tmp_path / "needle" / "a")
+    line, rest = other.rows_path.read_text().split("\n", 1)
+    other.rows_path.write_text(json.dumps(json.loads(line) | change) + "\n" + rest)
+    with pytest.raises(UserError, match=says):
+        load_results(other.folder)
