@@ -10,14 +10,14 @@ import pandas as pd
 from .errors import nearest
 from .launch import launched
 from .probes import PROBES
-from .probes.kind import Kind
-from .probes.options import Options, options_of
+from .probes.kind import Kind, SomeOptions
+from .probes.options import options_of
 
 P = ParamSpec("P")
 MODELS = "references (directory, .gguf file, hub id, known name), {label: reference or (model, tokenizer)}, or one (model, tokenizer)."
 
 
-def function(options: Callable[P, Options], kind: Kind) -> Callable[Concatenate[Any, P], pd.DataFrame]:
+def function(options: Callable[P, SomeOptions], kind: Kind[SomeOptions]) -> Callable[Concatenate[Any, P], pd.DataFrame]:
     """Return the Python function of a probe: its signature and documentation are its options'."""
     takes = {each.name: each for each in options_of(kind.options)}
 
@@ -48,7 +48,7 @@ def function(options: Callable[P, Options], kind: Kind) -> Callable[Concatenate[
     return call  # type: ignore[return-value]  # models can be named too
 
 
-def run(kind: Kind, models: Any, options: Options) -> pd.DataFrame:
+def run(kind: Kind[SomeOptions], models: Any, options: SomeOptions) -> pd.DataFrame:
     """Run a probe in every setting and return the rows, or what they would cost."""
     from .dry_run import dry_run
     from .plans import how_asked, planned_runs, settings_asked

@@ -11,7 +11,7 @@ import typer
 from ..launch import launched
 from ..probes import PROBES
 from ..probes.kind import Kind, Probe
-from ..probes.options import Field, auto, chosen, in_words, options_of
+from ..probes.options import Field, auto, in_words, options_of
 from ..processes import together
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
@@ -36,12 +36,12 @@ def register(app: typer.Typer) -> None:
     app.command("run")(command(RUN, widest))
 
 
-def covers(other: Kind, kind: Kind) -> bool:
+def covers(other: Kind[Any], kind: Kind[Any]) -> bool:
     """Tell whether another probe's rows tell all that this one's do."""
     return other is not kind and issubclass(other.schema, kind.schema)
 
 
-def command(told: str, kinds: Sequence[Kind]) -> Callable[..., None]:
+def command(told: str, kinds: Sequence[Kind[Any]]) -> Callable[..., None]:
     """Return the command of some probes: its signature is what they can be asked."""
     every = options_of(*(kind.options for kind in kinds), *(kind.shown for kind in kinds))
     taken = [option for option in every if len(kinds) == 1 or not option.told.alone]
@@ -83,7 +83,7 @@ def value(option: Field, given: Any) -> Any:
 
 
 def show(
-    kinds: Sequence[Kind],
+    kinds: Sequence[Kind[Any]],
     models: list[str] | None,
     imports: Sequence[Path] | None,
     taken: Sequence[Field],
@@ -109,11 +109,12 @@ def show(
         import_files(imports)
         thresholds()  # what is wrong with them is said before anything runs
         values = {option.name: value(option, given[option.name]) for option in taken}
-        asked = [kind.options(**chosen(kind.options, values)) for kind in kinds]
+        asked = models or [*PAIR]
         probes: list[Probe] = []
-        for kind, options in zip(kinds, asked, strict=True):
-            probes.append(kind.make(models or [*PAIR], options, probes))
-        return probes, models or [*PAIR], settings_asked(asked[0]), how_asked(asked[0])
+        for kind in kinds:
+            probes.append(kind.make(asked, kind.asked(values), probes))
+        common = kinds[0].asked(values)
+        return probes, asked, settings_asked(common), how_asked(common)
 
     if given["dry_run"]:
         if launched().is_first:

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..rows import Row
 from .kind import Kind
@@ -10,7 +10,7 @@ from .kind import Kind
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBES: dict[str, Kind] = {
+PROBES: dict[str, Kind[Any]] = {
     kind.name: kind
     for kind in sorted(
         (
@@ -28,15 +28,15 @@ def schema_of(probe: str) -> type[Row]:
     return PROBES[probe].schema if probe in PROBES else Row
 
 
-def families() -> list[list[Kind]]:
+def families() -> list[list[Kind[Any]]]:
     """Return the probes, those together whose rows are of one kind: a schema that is told by the same column."""
-    out: dict[str, list[Kind]] = {}
+    out: dict[str, list[Kind[Any]]] = {}
     for kind in PROBES.values():
         out.setdefault(kind.name if kind.schema.told_by == Row.told_by else kind.schema.told_by, []).append(kind)
     return list(out.values())
 
 
-def rows_of(kinds: list[Kind], rows: "pd.DataFrame") -> "pd.DataFrame":
+def rows_of(kinds: list[Kind[Any]], rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the rows that are of one of these probes: by their probe, or where they do not tell it by their columns."""
     from ..statistics.kinds import are_of  # late: pandas takes as long as the help of the command line
 

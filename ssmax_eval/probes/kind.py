@@ -2,12 +2,12 @@
 
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..rows import Fields, Row
-from .options import Options, Shown
+from .options import Options, Shown, chosen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from ..readers.transformers import TransformersReader
     from ..report.section import Section
+
+
+SomeOptions = TypeVar("SomeOptions", bound=Options)
 
 
 class Sample(Protocol):
@@ -91,30 +94,42 @@ class Probe(Protocol):
 
 
 @dataclass(frozen=True)
-class Kind:
+class Kind(Generic[SomeOptions]):
     """A probe's folder: what the command line, Python, the store and the page read of it.
 
     name: of the command, the Python function and the folder of its runs. options: what it can be asked; its docstring is the
     command's help. schema: of its rows. shown: what the command takes besides, of how it is shown. place: where it
     stands among the others. returns: what its Python function returns.
 
-    The folder's probe.py has make(models, options, beside), which returns the probe asked for, beside those of the same
-    command. Its numbers.py, if there is one, has of(rows): what the Python function returns of them. Each file in its folder
+    The folder's probe.py gives `maker` what returns the probe that options ask for, beside those of the same command. Its
+    numbers.py, if there is one, has of(rows): what the Python function returns of them. Each file in its folder
     `sections` has a SECTION, a part of the page and of the terminal.
     """
 
     name: str
-    options: type[Options]
+    options: type[SomeOptions]
     schema: type[Row]
     package: str
     shown: type[Shown] = Shown
     place: int = 100
     returns: str = "the rows, columns as results/README.md names them"
+    _makers: list[Callable[[Any, SomeOptions, Sequence[Probe]], Probe]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
 
-    def make(self, models: Any, options: Options, beside: Sequence[Probe] = ()) -> Probe:
+    def make(self, models: Any, options: SomeOptions, beside: Sequence[Probe] = ()) -> Probe:
         """Return the probe that options ask for. Raises UserError."""
-        made: Probe = self._module("probe").make(models, options, beside)
-        return made
+        if not self._makers:
+            self._module("probe")  # late: torch takes seconds
+        return self._makers[-1](models, options, beside)
+
+    def maker(self, make: Callable[[Any, SomeOptions, Sequence[Probe]], Probe]) -> None:
+        """Take what makes this probe of models, its options and the probes beside it."""
+        self._makers.append(make)
+
+    def asked(self, values: Mapping[str, Any]) -> SomeOptions:
+        """Return this probe's options of values by name, those of other probes left out. Raises UserError."""
+        return self.options(**chosen(self.options, values))
 
     def numbers(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """Return what the Python function returns of its rows: the rows, or what the folder's numbers.py makes of them."""

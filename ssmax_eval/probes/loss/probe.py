@@ -20,7 +20,7 @@ from ..by_model import default_lengths, default_window
 from ..checks import check_tokenizer, require
 from ..defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
 from ..kind import Probe
-from ..options import Options
+from . import PROBE
 from .options import LossOptions
 from .rows import LossRow
 
@@ -224,12 +224,11 @@ def windows_of(
     return source.windows(tokenizer, length, count, seed)
 
 
-def make(models: Any, options: Options, beside: Sequence[Probe] = ()) -> LossProbe:
+def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> LossProbe:
     """Return the loss probe that options ask for: as long as what the probes beside it read, or as the needle goes.
 
     Raises UserError.
     """
-    assert isinstance(options, LossOptions)
     length = options.context_length
     if length is None:
         beyond = [probe.longest() for probe in beside]
@@ -244,3 +243,6 @@ def make(models: Any, options: Options, beside: Sequence[Probe] = ()) -> LossPro
         limit_tokens=options.limit_tokens,
         chunk=options.chunk,
     )
+
+
+PROBE.maker(make)

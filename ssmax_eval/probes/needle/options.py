@@ -45,6 +45,9 @@ class GridOptions(Options):
     chunk: Chunk = None
     limit_tokens: LimitTokens = None
     limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
+    # what only the needle's command decides
+    scoring: str = SCORED
+    attention_mass: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,9 @@ from ..by_model import default_lengths, default_task
 from ..checks import check_tokenizer, depths_off, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from ..options import Options, several
-from .options import GridOptions, NeedleOptions
+from ..options import several
+from . import PROBE
+from .options import GridOptions
 from .rows import NeedleRow
 
 MOST_TRIALS = 100_000
@@ -304,23 +305,24 @@ def credit(prompt: Prompt, score: Fields) -> float | None:
     return sum(found) / len(found)
 
 
-def make(models: Any, options: Options, beside: Sequence[Probe] = ()) -> NeedleProbe:
+def make(models: Any, options: GridOptions, beside: Sequence[Probe] = ()) -> NeedleProbe:
     """Return the needle grid that options ask for. Raises UserError."""
-    assert isinstance(options, GridOptions)
     lengths = options.context_lengths
-    own = options if isinstance(options, NeedleOptions) else None
     return NeedleProbe(
         context_lengths=default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
         depth_percents=tuple(options.depth_percents),
         trials=options.trials,
         needle=Needle(options.task or default_task(models), options.value, options.needles),
         haystack=options.haystack,
-        scoring=own.scoring if own else SCORED,
+        scoring=options.scoring,
         controls=tuple(several(options.controls)),
         seed=options.seed,
         limit=options.limit,
         limit_tokens=options.limit_tokens,
-        attention_mass=own.attention_mass if own else True,
+        attention_mass=options.attention_mass,
         chunk=options.chunk,
         plan_version=options.plan,
     )
+
+
+PROBE.maker(make)
