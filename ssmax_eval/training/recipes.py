@@ -150,29 +150,42 @@ VARIED: dict[str, Any] = {
     "plain_share": 0.5, "invented": 0.5, "digits": (3, 10), "words": 0.15, "uuids": 0.1, "phrasings": 0.3,
 }  # fmt: skip
 
+SMOKE = Recipe(
+    name="smoke",
+    layers=2,
+    hidden=64,
+    heads=2,
+    feed_forward=128,
+    train_length=128,
+    short_length=128,
+    short_share=0.0,
+    steps=200,
+    init_std=0.1,
+    learning_rate=5e-3,
+    warmup_steps=20,
+    weight_decay=0.0,
+    task="recall",
+    spacing=12,
+    questions=2,
+    text_characters=600_000,
+    answer_weight=4.0,
+    text_weight=0.2,
+)
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe(
-            name="smoke",
-            layers=2,
-            hidden=64,
-            heads=2,
-            feed_forward=128,
-            train_length=128,
-            short_length=128,
-            short_share=0.0,
-            steps=200,
-            init_std=0.1,
-            learning_rate=5e-3,
-            warmup_steps=20,
-            weight_decay=0.0,
-            task="recall",
-            spacing=12,
-            questions=2,
-            text_characters=600_000,
-            answer_weight=4.0,
-            text_weight=0.2,
+        SMOKE,
+        # every mechanism beside every other: four layers and heads, room above softmax and below the ceiling at 64 times
+        replace(
+            SMOKE,
+            name="league",
+            layers=4,
+            hidden=128,
+            heads=4,
+            feed_forward=256,
+            train_length=64,
+            short_length=64,
         ),
         Recipe(name="cpu", steps=700, short_share=0.3, text="bible"),
         Recipe(
