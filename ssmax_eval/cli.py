@@ -18,6 +18,7 @@ from .commands.listing import fading_command, mechanisms_command, models_command
 from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .commands.probing import register
 from .commands.stored import pack_command, report_command
+from .commands.studies import league_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .launch import launched
@@ -39,6 +40,7 @@ register(app)
 app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
+app.command("league")(league_command)
 app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)
 app.command("report")(report_command)
@@ -76,8 +78,13 @@ def options_of_all(
 EVERYWHERE = ("--quiet", "--verbose")  # before or after the command
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 STOPPED = 128 + signal.SIGTERM  # as a shell says it
-STORES = (*PROBES, "run", "train")  # commands that keep what they did before it
-SHARED = (*STORES, "lm-eval")  # commands that several processes share; any other is the first one's alone
+STORES = (*PROBES, "run", "train", "league")  # commands that keep what they did before it
+SHARED = (
+    *PROBES,
+    "run",
+    "train",
+    "lm-eval",
+)  # commands that several processes share; any other is the first one's alone
 
 
 def dashed(argument: str) -> str:

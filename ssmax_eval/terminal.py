@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -16,13 +16,15 @@ from . import statistics
 from .printable import printable
 from .store import Run, run_id_of
 
+if TYPE_CHECKING:
+    from .report import Findings
+
 
 def print_runs(
     runs: list[Run], output_path: Path, want_report: bool, as_json: bool, thresholds: statistics.Thresholds
 ) -> None:
     """Print what the runs found and write their report; stdout ends with the report's path."""
     from .report import context_of, found_in, written
-    from .report.section import Table
 
     context = context_of(runs, **asdict(thresholds))
     findings = found_in(runs, context)
@@ -34,11 +36,26 @@ def print_runs(
         out = folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html"
         page = written(out, "", findings, context)
     failed = sum(findings.failed.values())
+    told = {"runs": [str(run.folder) for run in runs], "failed": failed, "report": None if page is None else str(page)}
     if as_json:
-        known: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": failed}
-        for each in findings.found:
-            known |= each.section.summary(each.numbers)
-        print(json.dumps(known | {"report": None if page is None else str(page)}))
+        print_found(findings, told, as_json)
+        return
+    print_found(findings, {}, as_json)
+    if failed:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in findings.failed.items())
+        print(f"{failed} rows without a score: {reasons}")
+    print("\n".join(f"run {run.folder}" for run in runs))
+    if page is not None:
+        print(page)
+
+
+def print_found(findings: "Findings", told: dict[str, Any], as_json: bool) -> None:
+    """Print the tables of what was found, and what is told of it; or all as one JSON object."""
+    from .report.section import Table
+
+    if as_json:
+        known = {name: value for each in findings.found for name, value in each.section.summary(each.numbers).items()}
+        print(json.dumps({**known, **told}))
         return
     for each in findings.found:
         for part in each.section.tables(each.numbers):
@@ -46,12 +63,8 @@ def print_runs(
                 print_table(part.columns, part.lines, part.title)
             else:
                 print(part)
-    if failed:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in findings.failed.items())
-        print(f"{failed} rows without a score: {reasons}")
-    print("\n".join(f"run {run.folder}" for run in runs))
-    if page is not None:
-        print(page)
+    if told:
+        print("\n".join(str(value) for value in told.values()))
 
 
 def print_plan(plan: dict[str, Any], as_json: bool) -> None:

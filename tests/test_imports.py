@@ -22,7 +22,7 @@ FLOORS = (
     ("run", "dry_run", "harness", "packs"),
     ("results",),
     ("report",),
-    ("api", "terminal"),
+    ("api", "terminal", "studies"),
     ("commands",),
     ("cli",),
     ("__init__", "__main__"),

@@ -5,6 +5,7 @@ from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
+from .league import attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
 from .paired import POWER, Beside, beside, compare, paired_interval, smallest_difference
 from .reach import SHARE, compare_reach, effective_lengths
@@ -23,9 +24,51 @@ from .series import (
 )
 
 __all__ = [
-    "BEST", "BY_TRIAL", "CAUSES", "CELL", "CONFIDENCE", "FEWEST", "HEAD", "PART", "POWER", "PROMPT", "SHARE", "TASK", "TEXT", "Beside",
-    "Thresholds", "beside", "best_theta", "cause_counts", "cells", "compare", "compare_reach", "compare_seeds", "context_gain",
-    "controls", "default_baseline", "effective_lengths", "fading", "head_scores", "heads", "lengths", "loss_by_position",
-    "of_documents", "of_prompts", "over_seeds", "paired_interval", "smallest_difference", "task_name", "tasks", "theta_lengths",
-    "top_heads", "wilson", "with_causes", "with_series",
+    "BEST",
+    "BY_TRIAL",
+    "CAUSES",
+    "CELL",
+    "CONFIDENCE",
+    "FEWEST",
+    "HEAD",
+    "PART",
+    "POWER",
+    "PROMPT",
+    "SHARE",
+    "TASK",
+    "TEXT",
+    "Beside",
+    "Thresholds",
+    "attention_standings",
+    "beside",
+    "best_theta",
+    "cause_counts",
+    "cells",
+    "compare",
+    "compare_reach",
+    "compare_seeds",
+    "concordance",
+    "context_gain",
+    "controls",
+    "default_baseline",
+    "effective_lengths",
+    "fading",
+    "head_scores",
+    "heads",
+    "lengths",
+    "loss_by_position",
+    "loss_standings",
+    "of_documents",
+    "of_prompts",
+    "over_seeds",
+    "paired_interval",
+    "smallest_difference",
+    "standings",
+    "task_name",
+    "tasks",
+    "theta_lengths",
+    "top_heads",
+    "wilson",
+    "with_causes",
+    "with_series",
 ]  # fmt: skip

@@ -29,11 +29,14 @@ def over_seeds(rows: pd.DataFrame, configurations: Configurations) -> pd.DataFra
 
 
 @on_prompts
-def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: str) -> pd.DataFrame:
+def compare_seeds(
+    rows: pd.DataFrame, configurations: Configurations, baseline: str, by: tuple[str, ...] = ("context_length",)
+) -> pd.DataFrame:
     """Return a line for each configuration but the baseline and each length: the mean over seeds of the paired difference.
 
-    Models of the same seed are paired, on the prompts they share. difference with its 95% interval low, high as in over_seeds;
-    p: Student's t test over the seeds' differences; NaN with one seed, or where the seeds' differences are equal.
+    by: what tells lines apart; () pools all lengths. Models of the same seed are paired, on the prompts they share. difference
+    with its 95% interval low, high as in over_seeds; p: Student's t test over the seeds' differences; NaN with one seed, or
+    where the seeds' differences are equal.
     """
     configurations = once(configurations)
     known = {seed: name for name, (configuration, seed) in configurations.items() if configuration == baseline}
@@ -49,12 +52,12 @@ def compare_seeds(rows: pd.DataFrame, configurations: Configurations, baseline: 
             if configuration == baseline or known.get(seed) not in series:
                 continue
             pairs = paired(part[part["series"] == name], part[part["series"] == known[seed]])
-            for length, same in pairs.groupby("context_length"):
+            for at, same in pairs.groupby([*by]) if by else [((), pairs)]:
                 difference = float((same["right"] - same["right_baseline"]).mean())
-                head = dict(zip(TASK, task, strict=True)) | {"configuration": configuration, "context_length": length}
-                lines.append(head | {"difference": difference, "pairs": len(same)})
-    by = [*TASK, "configuration", "context_length"]
-    return with_t(pd.DataFrame(lines, columns=[*by, "difference", "pairs"]), "difference", by, -1.0)
+                head = dict(zip(TASK, task, strict=True)) | {"configuration": configuration}
+                lines.append(head | dict(zip(by, at, strict=True)) | {"difference": difference, "pairs": len(same)})
+    key = [*TASK, "configuration", *by]
+    return with_t(pd.DataFrame(lines, columns=[*key, "difference", "pairs"]), "difference", key, -1.0)
 
 
 def once(configurations: Configurations) -> Configurations:

@@ -1,0 +1,131 @@
+"""Standings of many configurations over training seeds: how far each reaches, and how it stands to others on the same prompts."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .clusters import CONFIDENCE
+from .grids import lengths
+from .heads import fading, heads, top_heads
+from .kinds import on_documents, on_prompts
+from .losses import loss_by_position
+from .reach import effective_lengths
+from .seeds import Configurations, compare_seeds, once
+
+
+@on_prompts
+def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Return a line for each configuration, the one that reaches furthest first.
+
+    rows: with_series of needle rows of one task. configurations: {series: (configuration, seed)}. effective_length: the geometric
+    mean over seeds of each one's (effective_lengths), in tokens; low, high its 95% interval, Student's t over the seeds'
+    logarithms, cut at the lengths that were tested; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
+    length, so that the mean is at least this. nothing: how many find nothing at the shortest length; they count as half of it.
+    least, most: the worst and the best seed. accuracy: the mean over lengths and seeds. rank_least, rank_most: the best and the
+    worst place among the configurations of one seed. `vs NAME` with low and high: the paired difference of accuracy from each
+    baseline over all lengths (compare_seeds).
+    """
+    configurations = once(configurations)
+    reach = effective_lengths(rows[rows["series"].isin(list(configurations))])
+    reach[["configuration", "seed"]] = [configurations[name] for name in reach["series"]]
+    found = lengths(rows[rows["series"].isin(list(configurations))])
+    reach["mean_accuracy"] = reach["series"].map(found.groupby("series")["accuracy"].mean())
+    reach["tokens"] = reach["effective_length"].fillna(reach["shortest"] / 2)
+    order = ["tokens", "mean_accuracy"]
+    reach["rank"] = reach.groupby("seed")[order].transform(lambda each: each.rank()).mul([1000, 1]).sum(axis=1)
+    reach["rank"] = reach.groupby("seed")["rank"].rank(ascending=False, method="min").astype(int)
+    lines = []
+    for name, part in reach.groupby("configuration", sort=False):
+        log = np.log2(part["tokens"].to_numpy(dtype=float))
+        low, high = interval(log)
+        shortest, longest = float(part["shortest"].min()), float(part["longest"].max())
+        lines.append(
+            {"configuration": name, "seeds": len(part), "effective_length": float(2 ** log.mean())}
+            | {"low": max(2**low, shortest), "high": min(2**high, longest)}
+            | {"least": float(part["tokens"].min()), "most": float(part["tokens"].max()), "longest": longest}
+            | {"beyond": int(part["beyond"].sum()), "nothing": int(part["effective_length"].isna().sum())}
+            | {"accuracy": float(part["mean_accuracy"].mean()), "short_accuracy": float(part["accuracy"].mean())}
+            | {"rank_least": int(part["rank"].min()), "rank_most": int(part["rank"].max())}
+        )
+    table = pd.DataFrame(lines).sort_values(["effective_length", "accuracy"], ascending=False, kind="stable")
+    for baseline in baselines:
+        against = compare_seeds(rows, configurations, baseline, by=()).set_index("configuration")
+        for column, name in (("difference", ""), ("low", " low"), ("high", " high")):
+            table[f"vs {baseline}{name}"] = table["configuration"].map(against[column])
+    return table.reset_index(drop=True)
+
+
+def interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:
+    """Return the 95% interval of a mean, Student's t; NaN for one value or equal ones."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return math.nan, math.nan
+    half = stats.sem(values) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+@on_prompts
+def concordance(rows: pd.DataFrame, configurations: Configurations) -> float:
+    """Return Kendall's W over seeds of the configurations' mean accuracies: 1 where all rank alike, 0 with nothing in common.
+
+    Of the configurations that have all seeds; NaN with fewer than two seeds or three such configurations. Ties get their mean
+    rank, and are corrected for.
+    """
+    configurations = once(configurations)
+    found = lengths(rows[rows["series"].isin(list(configurations))]).groupby("series")["accuracy"].mean()
+    keys = pd.DataFrame([configurations[name] for name in found.index], columns=["configuration", "seed"])
+    table = keys.assign(accuracy=found.to_numpy()).pivot(index="configuration", columns="seed", values="accuracy")
+    table = table.dropna()
+    count, seeds = table.shape
+    if count < 3 or seeds < 2:
+        return math.nan
+    ranks = table.rank()
+    spread = float(((ranks.sum(axis=1) - seeds * (count + 1) / 2) ** 2).sum())
+    ties = sum(float((sizes**3 - sizes).sum()) for sizes in (table[seed].value_counts() for seed in table))
+    most = seeds**2 * (count**3 - count) - seeds * ties
+    return 12 * spread / most if most else math.nan
+
+
+@on_prompts
+def attention_standings(rows: pd.DataFrame, configurations: Configurations) -> pd.DataFrame:
+    """Return a line for each configuration with attention masses: what its strongest head does, mean over seeds.
+
+    mass_short, mass_long: at the shortest and the longest length, the mass on the answer of each prompt's highest head;
+    entropy_short, entropy_long: that head's entropy in nats, NaN where it is not defined. b: the fading exponent of the head
+    that holds most at the shortest length (fading), NaN where log-odds are not defined.
+    """
+    lines = []
+    for name, (configuration, _) in once(configurations).items():
+        by_head = heads(rows[rows["series"] == name], ("mass_answer", "log_odds", "entropy"))
+        if by_head.empty:
+            continue
+        top = top_heads(by_head)
+        ends = [top[top["context_length"] == at] for at in (top["context_length"].min(), top["context_length"].max())]
+        short = by_head[by_head["context_length"] == by_head["context_length"].min()]
+        layer, head = short.groupby(["layer", "head"])["mass_answer"].mean().idxmax()
+        strongest = by_head[(by_head["layer"] == layer) & (by_head["head"] == head)]
+        lines.append(
+            {"configuration": configuration}
+            | {f"mass_{end}": part["mass_answer"].mean() for end, part in zip(("short", "long"), ends, strict=True)}
+            | {f"entropy_{end}": part["entropy"].mean() for end, part in zip(("short", "long"), ends, strict=True)}
+            | {"b": float(fading(strongest)["b"].iloc[0])}
+        )
+    names = ["configuration", "mass_short", "mass_long", "entropy_short", "entropy_long", "b"]
+    return pd.DataFrame(lines, columns=names).groupby("configuration", sort=False).mean().reset_index()
+
+
+@on_documents
+def loss_standings(rows: pd.DataFrame, configurations: Configurations, train_length: int) -> pd.DataFrame:
+    """Return a line for each configuration, means over seeds.
+
+    loss_short: in the last bin of positions within train_length; loss_long: in the last bin of all. Nats a token.
+    """
+    configurations = once(configurations)
+    table = loss_by_position(rows[rows["series"].isin(list(configurations))])
+    table["configuration"] = [configurations[name][0] for name in table["series"]]
+    within = table.loc[table["position_end"] <= train_length, "position_end"]
+    ends = {"loss_short": within.max(), "loss_long": table["position_end"].max()}
+    means = table.groupby(["configuration", "position_end"], sort=False)["loss"].mean().unstack()
+    found = {name: means.get(end, math.nan) for name, end in ends.items()}
+    return pd.DataFrame(found, index=means.index).reset_index()

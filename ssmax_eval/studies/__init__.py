@@ -1,0 +1,1 @@
+"""What combines trainings and runs into one answer."""

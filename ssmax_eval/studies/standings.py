@@ -1,0 +1,244 @@
+"""The league's page, tables and JSON: its numbers once, for all three."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .. import statistics
+from ..mechanisms.spelling import Attention
+from ..models.subjects import RunOptions
+from ..report import Findings, context_of, figures, read
+from ..report import written as write_page
+from ..report.context import Context
+from ..report.section import Found, Section, Table, records
+from .league import BASELINES, Entry, League, learned_parameters, probed, trained
+from .price import prices
+
+
+@dataclass(frozen=True)
+class Standings:
+    """A league's lines, furthest first, what is found at each length, and how much the seeds agree."""
+
+    table: pd.DataFrame
+    by_length: pd.DataFrame
+    entries: Mapping[str, Entry]
+    concordance: float
+    train_length: int
+    seeds: int
+    trials: int
+
+    @property
+    def families(self) -> dict[str, str]:
+        return {name: entry.family for name, entry in self.entries.items()}
+
+
+def standings(
+    rows: pd.DataFrame,
+    configurations: Mapping[str, tuple[str, int]],
+    entries: Sequence[Entry],
+    train_length: int,
+    parameters: Mapping[str, int],
+    prices: Mapping[str, Mapping[str, float]],
+) -> Standings:
+    """Return the numbers of a league.
+
+    rows: of its needle and loss runs. configurations: each model's entry and seed, by its label. parameters, prices: of each
+    model, by label. What was read at several thetas counts at the one that finds most in each cell, which flatters it.
+    """
+    prompts = statistics.with_series(statistics.of_prompts(rows))
+    best = statistics.best_theta(prompts)
+    if len(best):
+        prompts = pd.concat([prompts[~prompts["subject"].isin(set(best["subject"]))], best], ignore_index=True)
+    documents = statistics.with_series(statistics.of_documents(rows))
+    documents = documents[documents["rope"] == "as trained"]
+    named = by_series(prompts, configurations)
+    table = statistics.standings(prompts, named, BASELINES)
+    table = table.merge(statistics.attention_standings(prompts, named), on="configuration", how="left")
+    losses = statistics.loss_standings(documents, by_series(documents, configurations), train_length)
+    table = table.merge(losses, on="configuration", how="left")
+    softmax = {seed: parameters[label] for label, (name, seed) in configurations.items() if name == "softmax"}
+    for column in ("step", "token"):
+        table[column] = table["configuration"].map(means(configurations, {k: v[column] for k, v in prices.items()}))
+    more = {label: parameters[label] - softmax[seed] for label, (_, seed) in configurations.items()}
+    table["learned"] = table["configuration"].map(means(configurations, more))
+    by_name = {entry.name: entry for entry in entries}
+    table.insert(1, "family", [by_name[name].family for name in table["configuration"]])
+    return Standings(
+        table,
+        statistics.over_seeds(prompts, named),
+        by_name,
+        statistics.concordance(prompts, named),
+        train_length,
+        int(table["seeds"].max()),
+        int(prompts["trial"].nunique()),
+    )
+
+
+def written(
+    league: League, models: Path, options: RunOptions, out: Path, figures_folder: Path | None = None, jobs: int = 1
+) -> tuple[Findings, Path]:
+    """Train and measure what is missing of a league, write its page, and return what was found and the page's path.
+
+    models: the folder of the models' folders. jobs: models to train at a time. Raises UserError.
+    """
+    folders = trained(league, models, jobs, options.device)
+    runs = probed(league, folders, options)
+    first = {label: folders[label] for label, (_, seed) in league.configurations.items() if seed == league.seeds[0]}
+    base = next(label for label in first if league.configurations[label][0] == "softmax")
+    costs = prices(first, base, league.recipe.train_length, options.output_path / "prices.json")
+    rows, context = read(runs, context_of(runs, figures_folder))
+    parameters = learned_parameters(folders)
+    numbers = standings(rows, league.configurations, league.entries, league.recipe.train_length, parameters, costs)
+    findings = Findings([Found(SECTION, [numbers])], [], {})
+    return findings, write_page(out, "The league of attention mechanisms", findings, context)
+
+
+def by_series(rows: pd.DataFrame, configurations: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """Return the entry and seed of each series, whose rows tell its model."""
+    models = rows.drop_duplicates("series").set_index("series")["model"]
+    return {str(series): configurations[model] for series, model in models.items() if model in configurations}
+
+
+def means(configurations: Mapping[str, tuple[str, int]], values: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of models' values for each entry."""
+    found: dict[str, list[float]] = {}
+    for label, value in values.items():
+        found.setdefault(configurations[label][0], []).append(value)
+    return {name: sum(each) / len(each) for name, each in found.items()}
+
+
+class LeagueSection(Section[Standings]):
+    """The league: who reaches how far, beside softmax and SSMax on the same prompts."""
+
+    heading = "the league of attention mechanisms"
+
+    def tables(self, found: Sequence[Standings]) -> Iterator[Table | str]:
+        """Yield the sentences and the lines of the league."""
+        for each in found:
+            yield from sentences(each)
+            yield Table("effective context length and accuracy", *reach_lines(each))
+            yield Table("loss, attention and cost", *cause_lines(each))
+
+    def summary(self, found: Sequence[Standings]) -> dict[str, Any]:
+        return {
+            "league": [line for each in found for line in records([each.table])],
+            "accuracy_by_length": [line for each in found for line in records([each.by_length])],
+            "concordance": [None if math.isnan(each.concordance) else each.concordance for each in found],
+        }
+
+    def page(self, found: Sequence[Standings], context: Context) -> Markup:
+        parts = [
+            {
+                "sentences": [*sentences(each)],
+                "figure": context.drawn(
+                    figures.league_figure(each.table, each.by_length, each.families, each.train_length),
+                    f"league-{i:02}",
+                ),
+                "tables": [
+                    Table("Effective context length and accuracy", *reach_lines(each)),
+                    Table("Loss, attention and cost", *cause_lines(each)),
+                ],
+                "choices": [
+                    (name, *told(entry))
+                    for name, entry in sorted(each.entries.items(), key=lambda item: item[1].family)
+                ],
+            }
+            for i, each in enumerate(found, 1)
+        ]
+        return self.rendered(context, parts=parts)
+
+
+SECTION = LeagueSection()
+
+
+def told(entry: Entry) -> tuple[str, str, str]:
+    """Return what a mechanism says of itself: formula, reference, and what is ours."""
+    mechanism = Attention.of(entry.attention).mechanism
+    return mechanism.summary, mechanism.reference, mechanism.choices
+
+
+def sentences(found: Standings) -> Iterator[str]:
+    """Yield what the league says, in words."""
+    table = found.table
+    reached = {line["configuration"]: line for line in table.to_dict("records")}
+    first = table.iloc[0]
+    yield (
+        f"{first['configuration']} reaches furthest: {tokens(first)} of {first['longest']:,.0f} tested tokens at 85% of what it "
+        f"finds at {found.train_length:,}. {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, {len(table)} mechanisms, trained "
+        "on the same batches."
+    )
+    for baseline in BASELINES:
+        above, below = (
+            [
+                line["configuration"]
+                for line in reached.values()
+                if (line[f"vs {baseline} low"] > 0 if sign > 0 else line[f"vs {baseline} high"] < 0)
+            ]
+            for sign in (1, -1)
+        )
+        known = sum(not math.isnan(line[f"vs {baseline} low"]) for line in reached.values())
+        yield (
+            f"Against {baseline}, on the same prompts over all lengths: {len(above)} find more ({', '.join(above) or 'none'}), "
+            f"{len(below)} find less ({', '.join(below) or 'none'}); for the other {known - len(above) - len(below)} with an interval the "
+            "seeds do not tell. These intervals are each line's own: among so many some lie off 0 by chance."
+        )
+    if unlearned := [line["configuration"] for line in reached.values() if line["short_accuracy"] < 0.9]:
+        yield f"Below .90 at the training length itself, so their reach says little: {', '.join(unlearned)}."
+    if not math.isnan(found.concordance):
+        yield (
+            f"Agreement of the seeds' rankings: Kendall's W = {found.concordance:.2f} (1: all rank alike, 0: nothing in common)."
+        )
+
+
+def tokens(line: Mapping[str, Any]) -> str:
+    """Write an effective length, with a sign where it is a bound."""
+    return f"{'≥ ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
+
+
+def signed(line: Mapping[str, Any], name: str) -> str:
+    """Write a difference with its interval."""
+    value, low, high = (line[name + end] for end in ("", " low", " high"))
+    if math.isnan(value):
+        return ""
+    return f"{value:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+
+
+def number(value: float, digits: int = 2) -> str:
+    return "" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
+    columns = [
+        "place",
+        "mechanism",
+        "family",
+        "effective length [95%]",
+        "seeds: worst to best",
+        "accuracy, all lengths",
+    ]
+    columns += ["at the training length", *(f"vs {name} [95%]" for name in BASELINES), "places by seed"]
+    lines = []
+    for place, line in enumerate(found.table.to_dict("records"), 1):
+        interval = "" if math.isnan(line["low"]) else f" [{line['low']:,.0f}, {line['high']:,.0f}]"
+        lines.append(
+            [str(place), line["configuration"], line["family"], tokens(line) + interval]
+            + [f"{line['least']:,.0f} to {line['most']:,.0f}", number(line["accuracy"]), number(line["short_accuracy"])]
+            + [signed(line, f"vs {name}") for name in BASELINES]
+            + [f"{line['rank_least']} to {line['rank_most']}"]
+        )
+    return columns, lines
+
+
+def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
+    columns = ["mechanism", "loss at 1x", "loss at 16x", "mass at 1x", "mass at longest", "entropy at 1x", "at longest"]
+    columns += ["fading exponent", "learned parameters", "step, times softmax", "token, times softmax"]
+    lines = []
+    for line in found.table.to_dict("records"):
+        names = ("loss_short", "loss_long", "mass_short", "mass_long", "entropy_short", "entropy_long", "b")
+        lines.append([line["configuration"], *(number(line[name]) for name in names), number(line["learned"], 0)])
+    return columns, lines
