@@ -35,18 +35,19 @@ def sparsemax(scores: Tensor) -> Tensor:
     """Return the sparsemax of scores over the last axis: max(z - tau, 0), tau such that it sums to 1 (arXiv 1602.02068).
 
     Newton on tau from the left: the sum is piecewise linear, so the steps end at the solution itself, when no key is left out
-    any more. It takes at most about log2 of the keys; the gradient is that of tau over the keys that stay.
+    any more. The gradient is that of tau over the keys that stay.
     """
     z = scores - scores.amax(-1, keepdim=True).detach()
-    inside = z > -1
-    count = inside.sum(-1, keepdim=True)
-    # the product of the sum's excess and the keys that stay falls by 4 in each step
-    for _ in range(12 + math.ceil(math.log2(z.shape[-1] + 1))):
-        tau = (z.where(inside, 0).sum(-1, keepdim=True) - 1) / count
-        before, inside = count, inside & (z > tau)
+    with torch.no_grad():
+        inside = z > -1
         count = inside.sum(-1, keepdim=True)
-        if torch.equal(count, before):
-            break
+        # the product of the sum's excess and the keys that stay falls by 4 in each step
+        for _ in range(12 + math.ceil(math.log2(z.shape[-1] + 1))):
+            tau = (z.where(inside, 0).sum(-1, keepdim=True) - 1) / count
+            before, inside = count, inside & (z > tau)
+            count = inside.sum(-1, keepdim=True)
+            if torch.equal(count, before):
+                break
     tau = (z.where(inside, 0).sum(-1, keepdim=True) - 1) / count
     return (z - tau).clamp(min=0)
 
