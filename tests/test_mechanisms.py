@@ -4,11 +4,12 @@ import math
 from contextlib import contextmanager
 from functools import partial
 
+import plain_weights
 import pytest
 import references
 import torch
 from tiny import build, tokens
-from transformers import AttentionInterface, DiffLlamaConfig, DiffLlamaForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, DiffLlamaConfig, DiffLlamaForCausalLM
 
 import ssmax_eval.api as api
 from ssmax_eval import Layer, Mechanism, QueryScale, Setting, UserError, load_model, register, save_model
@@ -19,6 +20,7 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.seen import Forward, Seen
+from ssmax_eval.mechanisms.spelling import Attention
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.answers import forced, generate
 from ssmax_eval.readers.transformers import TransformersReader
@@ -27,34 +29,34 @@ LENGTH = 70
 LAMBDAS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")
 
 
-def softmax1(mechanism, q, k, v, scaling, seen, bias):
+def softmax1(mechanism, q, k, v, scaling, seen, bias, x=None):
     sink = torch.zeros(mechanism.layer.heads)
     return references.attention(q, k, v, scaling, partial(references.softmax1_map, sink=sink), seen, bias)
 
 
-def sink(mechanism, q, k, v, scaling, seen, bias):
+def sink(mechanism, q, k, v, scaling, seen, bias, x=None):
     mapping = partial(references.softmax1_map, sink=mechanism.sink.double())
     return references.attention(q, k, v, scaling, mapping, seen, bias)
 
 
-def entmax(mechanism, q, k, v, scaling, seen, bias):
+def entmax(mechanism, q, k, v, scaling, seen, bias, x=None):
     factor = mechanism.factor.double()[:, None, None]
     return references.attention(
         q, k, v, scaling, lambda scores, seen: references.entmax15_map(factor * scores, seen), seen, bias
     )
 
 
-def ssmax(mechanism, q, k, v, scaling, seen, bias):
+def ssmax(mechanism, q, k, v, scaling, seen, bias, x=None):
     n = seen.sum(-1, keepdim=True).clamp(min=1)
     scale = references.ssmax_scale(n, mechanism.s.double()[:, None, None])
     return references.attention(q, k, v, scaling, references.softmax_map, seen, bias, query_scale=scale)
 
 
-def softmax(mechanism, q, k, v, scaling, seen, bias):
+def softmax(mechanism, q, k, v, scaling, seen, bias, x=None):
     return references.attention(q, k, v, scaling, references.softmax_map, seen, bias)
 
 
-def differential(mechanism, q, k, v, scaling, seen, bias):
+def differential(mechanism, q, k, v, scaling, seen, bias, x=None):
     vectors = [getattr(mechanism, name).double() for name in LAMBDAS]
     return references.differential(q, k, v, scaling, seen, *vectors, depth=mechanism.layer.index, bias=bias)
 
@@ -66,7 +68,9 @@ TABLE = {
     "softmax-sink": ("softmax-sink", sink),
     "entmax-1.5": ("entmax-1.5:factor=0.8", entmax),
     "differential": ("differential", differential),
+    **plain_weights.TABLE,
 }
+WHOLE = [name for name, (spelling, _) in TABLE.items() if Attention.of(spelling).mechanism.cache == "whole"]
 WITH_POSITION = [(name, None) for name in TABLE] + [(name, "alibi") for name in (*TABLE, "softmax")]
 
 
@@ -77,7 +81,10 @@ def attached(name, bias=None, architecture="Llama", **changes):
     generator = torch.Generator().manual_seed(3)
     for mechanism in mechanisms_of(model).values():
         for parameter in mechanism.parameters():
-            parameter.data += 0.2 * torch.rand(parameter.shape, generator=generator)
+            largest = (
+                0.2 if parameter.ndim == 1 else 0.2 / parameter.shape[-1]
+            )  # sums of matrices no larger than numbers
+            parameter.data += largest * torch.rand(parameter.shape, generator=generator)
     return model
 
 
@@ -91,12 +98,13 @@ def reference(name, *arguments):
 
 @contextmanager
 def handed_over():
-    """List what layers hand to our attention function while the block runs, and what it gives them."""
+    """List what layers hand to our attention function while the block runs, what it gives them, and their input if wanted."""
     ours, handed = AttentionInterface()[IMPLEMENTATION], []
 
     def spy(module, query, key, value, mask, **kwargs):
+        x = vars(module).get("layer_input")
         output, none = ours(module, query, key, value, mask, **kwargs)
-        handed.append((module.ssmax, query, key, value, kwargs["scaling"], output))
+        handed.append((module.ssmax, query, key, value, kwargs["scaling"], output, x))
         return output, none
 
     AttentionInterface.register(IMPLEMENTATION, spy)
@@ -122,8 +130,8 @@ def test_weights_and_output_are_the_float64_ones(name, bias, architecture):
     with handed_over() as handed, recording(model, recorder), torch.no_grad():
         model(input_ids=tokens(2, LENGTH))
     assert len(handed) == len(recorder.kept) == 2
-    for (mechanism, query, key, value, scaling, output), weights in zip(handed, recorder.kept.values(), strict=True):
-        arguments = (query.double(), key.double(), value.double(), scaling, seen, bias_of(bias, 4, LENGTH))
+    for (mechanism, query, key, value, scaling, output, x), weights in zip(handed, recorder.kept.values(), strict=True):
+        arguments = (query.double(), key.double(), value.double(), scaling, seen, bias_of(bias, 4, LENGTH), x)
         right_output, right = reference(name, mechanism, *arguments)
         assert (weights - right).abs().max() < 1e-6
         assert (output - right_output).abs().max() < 1e-5 * right_output.abs().max()
@@ -145,6 +153,10 @@ def test_blocks_of_rows_and_parts_over_a_cache_are_the_whole(name, bias, monkeyp
     last = Recorder(torch.tensor([[LENGTH - 31], [LENGTH - 31]]), lambda recorded: recorded.weights)
     with torch.no_grad():
         cache = model(input_ids=ids[:, :30], use_cache=True).past_key_values
+        if name in WHOLE:
+            with pytest.raises(UserError, match="it reads whole sequences only, not 40 of 70 tokens over a KV cache"):
+                model(input_ids=ids[:, 30:], past_key_values=cache, use_cache=True)
+            return
         with recording(model, last):
             part = model(input_ids=ids[:, 30:], past_key_values=cache, use_cache=True).logits
     for layer, weights in whole.kept.items():
@@ -164,9 +176,10 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
         whole = masses_of(reader)(prompts)
     seen = torch.ones(keys, keys).tril().bool()[None, None]
     for i, (prompt, score) in enumerate(zip(prompts, whole, strict=True)):
-        for layer, (mechanism, *tensors, scaling, _) in enumerate(handed[:2]):
+        for layer, (mechanism, *tensors, scaling, _, x) in enumerate(handed[:2]):
             q, k, v = (each[i : i + 1].double() for each in tensors)
-            _, weights = TABLE[name][1](mechanism, q, k, v, scaling, seen, None)
+            x = None if x is None else x[i : i + 1]
+            _, weights = TABLE[name][1](mechanism, q, k, v, scaling, seen, None, x)
             row = weights[0, :, keys - prompt.answer_length]
             on_value = row[:, prompt.value_start : prompt.value_end].sum(-1)
             assert score["mass_answer"][layer] == pytest.approx(on_value.tolist(), abs=1e-6)
@@ -182,6 +195,10 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
             else:
                 shares = row / row.sum(-1, keepdim=True)
                 assert score["entropy"][layer] == pytest.approx(torch.special.entr(shares).sum(-1).tolist(), abs=1e-5)
+    if name in WHOLE:
+        with pytest.raises(UserError, match="whole sequences only"):
+            masses_of(reader)(prompts, 50)
+        return
     parts = masses_of(reader)(prompts, 50)
     for one, other in zip(whole, parts, strict=True):
         for measure in ("mass_answer", "mass_needle", "mass_next", "maximum"):
@@ -200,15 +217,19 @@ def test_gradients_are_the_float64_ones(name, bias, monkeypatch):
     along = torch.randn(2, 12, 4, 8, generator=generator)
     seen = torch.ones(12, 12).tril().bool()[None, None].repeat(2, 1, 1, 1)
     seen[1, :, :, :3] = False  # left padding: three rows see nothing
+    x = torch.randn(2, 12, 32, generator=generator).requires_grad_() if module.ssmax.needs_input else None
+    vars(module)["layer_input"] = x
     output, _ = AttentionInterface()[IMPLEMENTATION](module, q, k, v, seen, scaling=0.3)
+    assert not output[1, :3].any()
     (output * along).sum().backward()
-    ours = [q.grad, k.grad, v.grad, *(p.grad for p in module.ssmax.parameters())]
+    given = [q, k, v, *([] if x is None else [x])]
+    ours = [*(each.grad for each in given), *(p.grad for p in module.ssmax.parameters())]
     assert all(torch.isfinite(each).all() for each in ours)
-    doubles = [each.detach().double().requires_grad_() for each in (q, k, v)]
+    doubles = [each.detach().double().requires_grad_() for each in given]
     parameters = [p.detach().double().requires_grad_() for p in module.ssmax.parameters()]
     shadow = Shadow(module.ssmax, dict(zip((n for n, _ in module.ssmax.named_parameters()), parameters, strict=True)))
     # a reference's padding rows are zeros before its own norm, as ours are
-    right, _ = reference(name, shadow, *doubles, 0.3, seen, bias_of(bias, 4, 12))
+    right, _ = reference(name, shadow, *doubles[:3], 0.3, seen, bias_of(bias, 4, 12), *doubles[3:] or [None])
     (right * along.double()).sum().backward()
     assert (output - right).abs().max() < 1e-5 * max(1, right.abs().max())
     for one, other in zip(ours, [*(each.grad for each in doubles), *(p.grad for p in parameters)], strict=True):
@@ -216,41 +237,51 @@ def test_gradients_are_the_float64_ones(name, bias, monkeypatch):
 
 
 class Shadow:
-    """A mechanism's numbers with float64 parameters in its place."""
+    """A mechanism's options and numbers with float64 parameters in its place."""
 
     def __init__(self, mechanism, parameters):
-        self.layer = mechanism.layer
-        vars(self).update(parameters)
+        vars(self).update(vars(mechanism) | parameters)
 
 
 @pytest.mark.parametrize(("name", "bias"), WITH_POSITION)
-def test_left_padding_changes_nothing(name, bias):
+def test_padding_changes_nothing(name, bias):
     model, ids = attached(name, bias), tokens(1, 30)
     with torch.no_grad():
         plain = model(input_ids=ids).logits
+        both = [torch.nn.functional.pad(each, (0, 6)) for each in (ids, torch.ones_like(ids))]
+        right = model(input_ids=both[0], attention_mask=both[1]).logits[:, :30]
         padded = torch.cat([torch.zeros(1, 6, dtype=torch.long), ids], 1)
         mask = torch.cat([torch.zeros(1, 6, dtype=torch.long), torch.ones_like(ids)], 1)
         position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
         found = model(input_ids=padded, attention_mask=mask, position_ids=position_ids).logits[:, 6:]
-    assert torch.isfinite(found).all()
-    torch.testing.assert_close(found, plain, atol=2e-5, rtol=1e-4)
+    for each in (found, right):
+        assert torch.isfinite(each).all()
+        torch.testing.assert_close(each, plain, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "ssmax"])
-def test_autocast_does_not_round_the_maps(name):
+@pytest.mark.parametrize(
+    "name", [name for name, (text, _) in TABLE.items() if not Attention.of(text).mechanism.runs_on_sdpa()]
+)
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
+def test_bfloat16_does_not_round_the_maps(name, autocast):
     """Products of bfloat16 stay float32: rounded scores would cost entmax 3% of a weight."""
+    torch.manual_seed(0)
     model = attached(name)
     module = attention_modules(model)["model.layers.0.self_attn"]
+    if not autocast:
+        module.bfloat16()
     q, k, v = (torch.randn(1, heads, 20, 8).bfloat16() for heads in (4, 2, 2))
+    x = torch.randn(1, 20, 32).bfloat16() if module.ssmax.needs_input else None
+    vars(module)["layer_input"] = x
     seen = torch.ones(20, 20).tril().bool()[None, None]
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         output, _ = AttentionInterface()[IMPLEMENTATION](module, q, k, v, None, scaling=2.0)
-    right, _ = TABLE[name][1](module.ssmax, q.double(), k.double(), v.double(), 2.0, seen, None)
+    right, _ = TABLE[name][1](module.ssmax, q.double(), k.double(), v.double(), 2.0, seen, None, x)
     assert output.dtype == torch.bfloat16
     assert (output.double() - right).abs().max() <= 2**-8 * right.abs().max()
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in WHOLE])
 def test_forced_is_greedy_decoding(name, tokenizer):
     model = attached(name, vocab_size=1024, max_position_embeddings=512)
     probe = NeedleProbe(context_lengths=(120,), depth_percents=(50,), trials=1)
@@ -289,7 +320,7 @@ def test_differential_needs_pairs():
         attach(build("Llama", num_key_value_heads=1), "differential")
 
 
-@pytest.mark.parametrize("name", ["entmax-1.5", "softmax-sink", "differential"])
+@pytest.mark.parametrize("name", TABLE)
 def test_a_checkpoint_keeps_it(name, tokenizer, tmp_path):
     model = attached(name, vocab_size=1024)
     ids = tokens(1, 20)
@@ -297,9 +328,11 @@ def test_a_checkpoint_keeps_it(name, tokenizer, tmp_path):
         before = model(ids).logits
     save_model(model, tokenizer, tmp_path / "saved")
     again, _ = load_model(str(tmp_path / "saved"))
-    with torch.no_grad():
-        assert torch.equal(again(ids).logits, before)
-    assert learned_of(again) == learned_of(model)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=True)
+    for each in (again, theirs):
+        with torch.no_grad():
+            assert torch.equal(each(ids).logits, before)
+        assert learned_of(each) == learned_of(model)
 
 
 def test_first_values_are_the_same_for_a_seed_and_others_for_another():

@@ -28,6 +28,8 @@ def scale(name, **options):
         ("ssmax", {}, lambda n: math.log(n) * L / math.lgamma(L + 1)),
         ("ssmax-fixed", {}, lambda n: math.log(n)),
         ("ssmax-bias", {"s": 0.2, "b": 0.7}, lambda n: 0.2 * math.log(n) + 0.7),
+        ("sssmax", {}, lambda n: 0.43 * math.log(n) + 0.1 + 0.1),
+        ("sssmax", {"s": 0.2, "b": -0.7}, lambda n: 0.2 * math.log(n) + 0.1),
         ("constant-n", {"s": 0.2}, lambda n: 0.2 * math.log(L)),
         ("log-n", {}, lambda n: max(1.0, math.log(n) / math.log(L))),
         ("llama4", {}, lambda n: 1 + 0.1 * math.log(1 + math.floor(n / 8192))),

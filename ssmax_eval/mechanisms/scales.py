@@ -38,15 +38,19 @@ class QueryScale(Mechanism):
 
     def query(self, q: Tensor, seen: Seen) -> Tensor:
         """Return q times C(n), rounded once."""
-        scale = self(seen.n)[..., None]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return (q * scale).to(q.dtype)
-        # in parts: a float32 copy of all queries costs 4% of a forward on a processor, most of it for new pages of memory
-        scaled, rows = torch.empty_like(q), max(1, AT_ONCE * q.shape[2] // q.numel())
-        for start in range(0, q.shape[2], rows):
-            part = slice(start, start + rows)
-            scaled[:, :, part] = q[:, :, part] * scale[:, :, part]
-        return scaled
+        return scaled(q, self(seen.n)[..., None])
+
+
+def scaled(q: Tensor, scale: Tensor) -> Tensor:
+    """Return queries (batch, heads, rows, head_dim) times a float32 scale (batch or 1, heads or 1, rows, head_dim or 1), rounded once."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return (q * scale).to(q.dtype)
+    # in parts: a float32 copy of all queries costs 4% of a forward on a processor, most of it for new pages of memory
+    product, rows = torch.empty_like(q), max(1, AT_ONCE * q.shape[2] // q.numel())
+    for start in range(0, q.shape[2], rows):
+        part = slice(start, start + rows)
+        product[:, :, part] = q[:, :, part] * scale[:, :, part]
+    return product
 
 
 def mean_log_n(train_length: int) -> float:
@@ -112,6 +116,22 @@ class SSMaxBias(SSMax):
 
     def forward(self, n: Tensor) -> Tensor:
         return super().forward(n) + self.b.float()[:, None]
+
+
+@register
+class SSSMax(SSMax):
+    """C = s ln n + .1 + max(b, 0), s and b learned per head, s .43 and b .1 at first: never below .1."""
+
+    name = "sssmax"
+    reference = "stable scalable softmax of NexteraBERT (github.com/Rikka-Botan/NexteraBERT)"
+    choices = "s and b for each head; there they are one number for a layer"
+
+    def __init__(self, layer: Layer, *, s: float = 0.43, b: float = 0.1) -> None:
+        super().__init__(layer, s=s)
+        self.b = per_head(b, layer.heads)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return super().forward(n) + 0.1 + self.b.float().clamp(min=0)[:, None]
 
 
 @register
