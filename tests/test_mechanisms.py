@@ -190,7 +190,9 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
     for i, (prompt, score) in enumerate(zip(prompts, whole, strict=True)):
         for layer, (mechanism, *tensors, scaling, _) in enumerate(handed[: model.config.num_hidden_layers]):
             q, k, v = (each[i : i + 1].double() for each in tensors)
-            _, weights = TABLE[name][1](mechanism, q, k, v, scaling, seen, None)
+            shown = {} if mechanism.shown is None else {"shown": mechanism.shown[i : i + 1]}
+            shadow = Shadow(mechanism, dict(mechanism.named_parameters()) | shown)
+            _, weights = TABLE[name][1](shadow, q, k, v, scaling, seen, None)
             row = weights[0, :, keys - prompt.answer_length]
             on_value = row[:, prompt.value_start : prompt.value_end].sum(-1)
             assert score["mass_answer"][layer] == pytest.approx(on_value.tolist(), abs=1e-6)

@@ -37,7 +37,7 @@ class CCA(Mechanism):
         and pool (batch, heads, groups, g), each token's share of its group.
         """
         there = seen.there
-        order = (~there).int().argsort(-1, stable=True)
+        order = (~there).int().argsort(dim=-1, stable=True)
         groups = order.shape[-1] // self.g
         batch, heads, _, channels = q.shape
         at = order[:, None, : groups * self.g, None].expand(batch, 1, -1, channels)

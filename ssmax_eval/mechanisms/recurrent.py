@@ -34,7 +34,7 @@ class HGRN2(Mechanism):
 
     def __init__(self, layer: Layer, *, first: "HGRN2 | None" = None) -> None:
         super().__init__(layer)
-        bounds = nn.Parameter(torch.zeros(layer.layers, layer.key_heads * layer.head_dim))
+        bounds = nn.Parameter(torch.zeros(layer.layers, layer.key_heads * layer.head_dim, dtype=torch.float32))
         self.bounds: nn.Parameter = bounds if first is None else first.bounds  # one table for all layers
 
     @property
