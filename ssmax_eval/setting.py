@@ -18,6 +18,7 @@ from .mechanisms.attach import (
     mechanisms_of,
     own_bias,
     put_on,
+    reach_of,
 )
 from .mechanisms.files import source_of
 from .mechanisms.interface import IMPLEMENTATION, implementations, native_mechanism, our_function, restore
@@ -253,6 +254,7 @@ class Effective:
                 "swapped": self.setting.attention is not None,
                 "learned": learned_of(model),
                 **self.sources(),
+                **({} if (reach := reach_of(model)) is None else {"reach": reach}),
             },
             "rope": {"requested": asdict(asked.rope), "effective": effective}
             | ({} if asked.instead is None else {"position": asked.instead}),

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import build, tokens
+from tiny import build, needed_by, tokens
 from transformers import AutoModelForCausalLM
 
 from ssmax_eval.cli import main
@@ -26,7 +26,7 @@ LEARNED = ("ssmax", "ssmax-bias", "learned-p")
 
 def saved(folder, tokenizer, mechanism, architecture="Llama", dtype="float32"):
     """Save a tiny model under a mechanism with values of its own, and return its logits in float32."""
-    model = build(architecture, vocab_size=1024, max_position_embeddings=512)
+    model = build(architecture, vocab_size=1024, max_position_embeddings=512, **needed_by(mechanism))
     attach(model, mechanism)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from test_training import TINY
-from tiny import build, tokens
+from tiny import build, needed_by, tokens
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach, learned_of, mechanisms_of
@@ -65,7 +65,7 @@ def test_a_training_that_goes_on_says_its_own_length(tmp_path, tokenizer, mechan
 def test_a_mechanism_that_is_kept_has_the_new_length_and_what_it_learned(tmp_path, tokenizer, mechanism, length):
     if mechanism == "learned-p" and length < 256:
         pytest.skip("refused below")
-    model = build("Llama", vocab_size=1024)
+    model = build("Llama", vocab_size=1024, **needed_by(mechanism))
     attach(model, mechanism)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

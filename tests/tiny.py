@@ -64,6 +64,11 @@ def build(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+def needed_by(mechanism: str) -> dict[str, Any]:
+    """Return the changes of a tiny model without which a mechanism, by its name or spelling, is refused."""
+    return {"num_hidden_layers": 4} if mechanism.partition(":")[0] == "mswa" else {}
+
+
 def tokens(rows: int = 2, length: int = 40, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, 128, (rows, length), generator=torch.Generator().manual_seed(seed))
 

@@ -14,6 +14,7 @@ from .files import source_of
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
+from .projections import changes, hook, projections, unhook
 from .scales import Softmax
 from .spelling import Attention
 from .train_length import train_length_of
@@ -111,6 +112,8 @@ def attach(
         elif bias is not None:  # position is on every layer
             made[name] = Softmax(layer_of(model, name, train_length))
         if name in made:
+            if changes(made[name]):  # refused before anything is taken off
+                projections(model.get_submodule(name), made[name])
             if bias is not None:
                 own = getattr(carried.get(name), "position_bias", None)  # with what it learned
                 keeps = own is not None and own.name == bias
@@ -138,6 +141,8 @@ def put_on(model: PreTrainedModel, mechanisms: Mapping[str, Mechanism]) -> None:
         module.register_forward_pre_hook(refuse_other_attention)
         if mechanism.needs_input:
             module.register_forward_pre_hook(show_input, with_kwargs=True)
+        if changes(mechanism):
+            hook(module, mechanism)
     shared_parameters(mechanisms)
 
 
@@ -161,8 +166,9 @@ def detach(model: PreTrainedModel) -> None:
     """Take the mechanism off every layer, leaving plain softmax on the model's own attention implementation."""
     for module in attention_modules(model).values():
         module._modules.pop("ssmax", None)
-        for key, hook in [*module._forward_pre_hooks.items()]:
-            if hook in (refuse_other_attention, show_input):
+        unhook(module)
+        for key, each in [*module._forward_pre_hooks.items()]:
+            if each in (refuse_other_attention, show_input):
                 del module._forward_pre_hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
     if hasattr(model.config, "ssmax"):
@@ -174,6 +180,14 @@ def mechanisms_of(model: PreTrainedModel) -> dict[str, Mechanism]:
     """Return the mechanisms a model carries, by the name of their attention module."""
     found = {name: getattr(module, "ssmax", None) for name, module in attention_modules(model).items()}
     return {name: mechanism for name, mechanism in found.items() if mechanism is not None}
+
+
+def reach_of(model: PreTrainedModel) -> int | None:
+    """Return how many tokens back a model's layers can carry anything; None where there is a layer without such a limit."""
+    carried = mechanisms_of(model)
+    reaches = [each.reach for each in carried.values()]
+    limited = [reach for reach in reaches if reach is not None]
+    return max(limited) if limited and len(limited) == len(attention_modules(model)) else None
 
 
 def learned_of(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:

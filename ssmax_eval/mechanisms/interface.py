@@ -45,7 +45,7 @@ class Watched(NamedTuple):
     """What a recorder leaves at an attention module: the rows it wants (batch, chosen), and where they go."""
 
     rows: Tensor
-    offer: Callable[[Recorded], None]
+    offer: Callable[[Recorded | None], None]
 
 
 def named_in_errors(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,8 +106,10 @@ def attention_forward(
         query, key = mechanism.query(query, seen).float(), mechanism.key(key, seen).float()
         out, weights, mixed = mechanism.attend(query, key, value.float(), seen, keep)
         if watched is not None and keep is not None:
-            assert mixed is not None
-            offered = Recorded(mechanism, seen.at(keep), mechanism.join(value.float()), mixed, given=weights)
+            offered = None
+            if mechanism.has_map:
+                assert mixed is not None
+                offered = Recorded(mechanism, seen.at(keep), mechanism.join(value.float()), mixed, given=weights)
             watched.offer(offered)
     return out.transpose(1, 2).to(value.dtype).contiguous(), None
 
@@ -217,9 +219,10 @@ def recording(model: PreTrainedModel, recorder: Recorder) -> Iterator[Recorder]:
     """
     running: list[int] = []
 
-    def offer(name: str, recorded: Recorded) -> None:
+    def offer(name: str, recorded: Recorded | None) -> None:
         recorder.called.append(name)
-        recorder.offer(running[-1] if running else layer_in(name), recorded)
+        if recorded is not None:
+            recorder.offer(running[-1] if running else layer_in(name), recorded)
 
     def enter(index: int, *_: Any) -> None:
         running[:] = [index]

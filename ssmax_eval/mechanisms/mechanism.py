@@ -2,10 +2,12 @@
 
 A mechanism is a small module whose parts compose. Each part has a default, and the defaults together are softmax attention:
 
+    project         what becomes of the layer's own projections to q and k, before norm and RoPE
     query, key      what becomes of q and k, which RoPE has turned
     scores          rows x keys of float32, before the mask: the scaled product
     weights         what becomes of the scores: softmax
     join, finish    what becomes of v beforehand, and of the weighted values afterwards
+    begin           what the first block of rows is told of all of them
     attend          all of the above; for what is no map over the keys
 
 One that changes queries and keys only runs on transformers' own sdpa. Any other runs here, in blocks of rows, so that a map of
@@ -77,7 +79,8 @@ class Mechanism(nn.Module):
     with it from scratch; cache, how its state follows a KV cache ("crop": it has none, keys are enough; "whole": it reads
     whole sequences only); signed, sparse, normalised, whether weights can be below 0, are exactly 0 for some keys, sum to 1;
     needs_input, whether `seen.input` is wanted; carries, whether a block of rows needs what earlier ones left in `seen.carry`,
-    and so all keys in each; windowed, whether it also stands on layers with a window.
+    and so all keys in each; windowed, whether it also stands on layers with a window; has_map, whether it weighs keys at all,
+    so that there are masses to record; position, the only one that it can be trained with, None for any.
     """
 
     name: ClassVar[str]
@@ -92,6 +95,8 @@ class Mechanism(nn.Module):
     needs_input: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+    has_map: ClassVar[bool] = True
+    position: ClassVar[str | None] = None
 
     active: bool = True
     _tied_weights_keys: dict[str, str] | None = None  # read by transformers when it saves
@@ -101,13 +106,29 @@ class Mechanism(nn.Module):
         self.layer = layer
         self.position_bias: Bias | None = None  # of the position, added to the scores (position/bias.py)
 
+    @property
+    def reach(self) -> int | None:
+        """How many tokens back a stack of such layers can carry anything, None for any number."""
+        return None
+
+    def project(self, projected: Tensor, x: Tensor, to: Literal["query", "key"]) -> Tensor:
+        """Return the projection to use of the layer's own to queries or keys (batch, rows, their heads, head_dim).
+
+        x: the layer's input (batch, rows, width). What is returned is what norm and RoPE turn and a cache holds.
+        """
+        return projected
+
     def query(self, q: Tensor, seen: "Seen") -> Tensor:
-        """Return the queries to use of q (batch, heads, rows, head_dim), in q's dtype."""
+        """Return the queries to use of q (batch, heads, rows, head_dim), in q's dtype if sdpa is to run them."""
         return q
 
     def key(self, k: Tensor, seen: "Seen") -> Tensor:
-        """Return the keys to use of k (batch, key heads, keys, head_dim), in k's dtype."""
+        """Return the keys to use of k (batch, key heads, keys, head_dim), in k's dtype if sdpa is to run them."""
         return k
+
+    def begin(self, q: Tensor, k: Tensor, v: Tensor, seen: "Seen") -> dict[str, Tensor]:
+        """Return what `seen.carry` tells the first block of rows, of all rows and keys."""
+        return {}
 
     def scores(self, q: Tensor, k: Tensor, seen: "Seen") -> Tensor:
         """Return the scores of some rows, float32 (batch, heads, rows, keys), of q and k as query and key left them."""
@@ -141,14 +162,14 @@ class Mechanism(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return the output (batch, heads, rows, channels), and weights and weighted values of the rows `keep` (batch, chosen).
 
-        q, k and v are float32, as query and key left them. A block of rows is computed at a time, and computed again in the
-        backward pass, so that no map is kept.
+        The latter two are None for what has no map. q, k and v are float32, as query and key left them. A block of rows is
+        computed at a time, and computed again in the backward pass, so that no map is kept.
         """
         values = self.join(v)
         rows, keys = q.shape[2], k.shape[2]
         block = max(1, BLOCK_ENTRIES // (q.shape[0] * q.shape[1] * keys))
         triangle = seen.is_triangle and not self.carries  # then no row of a block sees what comes after it
-        carry: dict[str, Tensor] = {}
+        carry = self.begin(q, k, v, seen)
         parts: list[Tensor] = []
         kept_weights = kept_mixed = None
         again = torch.is_grad_enabled() and rows > block
@@ -214,7 +235,7 @@ class Mechanism(nn.Module):
     @classmethod
     def runs_on_sdpa(cls) -> bool:
         """Tell whether only queries and keys are changed, so that sdpa can do the rest."""
-        parts = ("scores", "weights", "join", "finish", "attend", "mix")
+        parts = ("scores", "weights", "join", "finish", "begin", "attend", "mix")
         return all(getattr(cls, part) is getattr(Mechanism, part) for part in parts)
 
 

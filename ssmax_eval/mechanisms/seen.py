@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import UserError
+
 # an additive term of this or less leaves no weight: e^-104 is 0 in float32
 BLOCKED = -104.0
 
@@ -110,6 +112,24 @@ class Seen:
     def position(self) -> Tensor:
         """Which key is each row's own, the last that it sees, int64 (batch or 1, rows)."""
         return self.forward.keys - 1 - self.mask.any(1).flip(-1).int().argmax(-1)
+
+    @once
+    def there(self) -> Tensor:
+        """Which tokens of a whole sequence are no padding, bool (batch or 1, keys).
+
+        Raises UserError where rows do not see all of them up to their own, as in packed sequences.
+        """
+        given = self.forward
+        if given.attention_mask is None:
+            return torch.ones(1, given.keys, dtype=torch.bool, device=given.device)
+        own = given.attention_mask[..., : given.keys].diagonal(dim1=-2, dim2=-1)
+        there = visible(own).any(1)
+        seen = visible_keys(Seen(given))[:, 0]
+        if not torch.equal(seen.where(there, 0), there.cumsum(-1).where(there, 0).float()):
+            raise UserError(
+                "attention of whole sequences: rows have to see all before them; packed sequences are refused"
+            )
+        return there
 
     @once
     def distance(self) -> Tensor:

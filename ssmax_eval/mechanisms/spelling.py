@@ -14,7 +14,7 @@ from .registry import MECHANISMS, mechanisms
 
 LARGEST_OPTION = 1e9
 LARGEST_LENGTH = 2**27  # tokens; also the longest table of learned-p
-PARTS = ("query", "key", "scores", "weights", "join", "finish", "attend", "mix")
+PARTS = ("project", "query", "key", "scores", "weights", "join", "finish", "begin", "attend", "mix")
 # on which options are tried: whatever a mechanism wants of a layer, it is there
 EXAMPLE = Layer(heads=16, train_length=1024, key_heads=16, head_dim=64, width=1024, index=0, layers=16)
 

@@ -25,6 +25,11 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     """Compare plain softmax through our function with the model's own, and recorded rows with outputs and eager maps."""
     found: dict[str, Any] = {}
     name = type(model).__name__
+    carried = mechanisms_of(model).values()
+    if masses and carried and not any(mechanism.has_map for mechanism in carried):
+        raise UserError(
+            f"attention {next(iter(carried)).name}: attention masses are not applicable: it weighs no keys; use the needle and loss probes"
+        )
     own, ours = softmax_of_both(model, ids)
     found["our_attention"] = difference(own, ours)
     if not torch.isfinite(own).all():

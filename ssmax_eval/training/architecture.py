@@ -14,7 +14,11 @@ from transformers import (
 )
 
 from ..errors import UserError
+from ..mechanisms.attach import own_bias
+from ..mechanisms.spelling import Attention
 from ..models.config import first_line
+from ..position.learned import position_end
+from ..position.rope import rotary_modules, stands_still
 from .recipes import Recipe
 
 # share of a head's frequencies that turn: rope all, p-rope the fast half, nope none; a bias stands in for all
@@ -24,6 +28,24 @@ ROTARY_SHARE = {"rope": 1.0, "p-rope": 0.5, "nope": 0.0}
 def bias_of(recipe: Recipe) -> str | None:
     """Return the name of the bias that is a recipe's position; None for one of RoPE's kinds."""
     return None if recipe.position in ROTARY_SHARE else recipe.position
+
+
+def position_of(model: PreTrainedModel) -> str:
+    """Return what tells a model where its tokens are, as a recipe's position names it; `learned` for positions that are weights."""
+    if position_end(model) is not None:
+        return "learned"
+    turns = any(not stands_still(rotary) for rotary in rotary_modules(model).values())
+    return own_bias(model) or ("rope" if turns else "nope")
+
+
+def check_position(attention: str, position: str) -> None:
+    """Raise UserError for a mechanism that is trained with another position alone."""
+    mechanism = Attention.of(attention).mechanism
+    if mechanism.position not in (None, position):
+        raise UserError(
+            f"attention {mechanism.name}: it is trained with position {mechanism.position}, not {position}; add --set "
+            f"position={mechanism.position}, without --start or from a model that has it"
+        )
 
 
 def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

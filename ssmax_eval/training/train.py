@@ -23,7 +23,7 @@ from ..models.mechanism_code import code_source
 from ..models.sources import resolve
 from ..position.bias import biases
 from ..progress import Progress
-from .architecture import bias_of, build
+from .architecture import bias_of, build, check_position, position_of
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
 from .folder import LOG, WORK, entries, held, occupied, read_log, write_log, write_record
@@ -69,6 +69,9 @@ class Job:
                     f"swap fraction {self.swap_fraction:g}: of {self.recipe.steps} steps it leaves none before or after the "
                     "swap; give more steps or another fraction"
                 )
+        for each in (self.attention, self.swap_to):
+            if each is not None and self.start is None:
+                check_position(each, self.recipe.position)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed {self.seed}: allowed are whole numbers from 0 to {2**32 - 1}")
 
@@ -207,6 +210,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
         entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
         keeps = asked is None or asked == entry["attention"]  # and what it learned
+        check_position(asked or entry["attention"], position_of(model))
         continue_at(model, tokenizer, job.recipe.train_length, keeps)
         if not keeps:
             attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed)
