@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Annotated, Any
 
 import typer
