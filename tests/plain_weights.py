@@ -92,14 +92,19 @@ def stick_breaking(mechanism, q, k, v, scaling, seen, bias, x):
 
 
 def added_to(change):
-    """Return a reference of softmax over change(scores of a row's visible keys, batch, its own key, those keys) + bias."""
+    """Return a reference of softmax over a row's changed scores and the bias.
+
+    change(mechanism, z, x, own, keys): z (heads, keys) of the keys that a row sees, x (tokens, width), own the row's own key.
+    """
 
     def reference(mechanism, q, k, v, scaling, seen, bias, x):
         def changed(scores, seen):
             out = scores.clone()
             for b, i, visible in rows_of(scores, seen):
-                for j in visible:
-                    out[b, :, i, j] = change(mechanism, scores[b, :, i, j], x, b, visible[-1], j)
+                z = scores[b, :, i, visible]
+                out[b, :, i, visible] = change(
+                    mechanism, z, x if x is None else x[b], visible[-1], torch.tensor(visible)
+                )
             return references.softmax_map(out if bias is None else out + bias, seen)
 
         return references.attention(q, k, v, scaling, changed, seen)
@@ -107,18 +112,19 @@ def added_to(change):
     return reference
 
 
-def far(mechanism, z, x, b, own, j):
-    m = 2 * math.log(1 + (own - j) / mechanism.tau)
-    return math.sqrt(1 + m) * z - m
+def far(mechanism, z, x, own, keys):
+    m = 2 * (1 + (own - keys).double() / mechanism.tau).log()
+    return (1 + m).sqrt() * z - m
 
 
-def gate(mechanism, z, x, b, own, j):
-    inputs = x[b, j + 1 : own + 1].double() @ mechanism.w.double().T
-    return z - (1 + (-inputs - mechanism.b.double()).exp()).log().sum(0)
+def gate(mechanism, z, x, own, keys):
+    closed = (1 + (-x[: own + 1].double() @ mechanism.w.double().T - mechanism.b.double()).exp()).log()
+    later = (torch.arange(own + 1) > keys[:, None]).double()  # which gates lie between a key and the row
+    return z - (later @ closed).T
 
 
-def fixed_gate(mechanism, z, x, b, own, j):
-    return z - (own - j) * (1 + (-mechanism.b.double()).exp()).log()
+def fixed_gate(mechanism, z, x, own, keys):
+    return z - (own - keys) * (1 + (-mechanism.b.double()).exp()).log()[:, None]
 
 
 # how each is spelled, and its reference

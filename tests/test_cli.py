@@ -233,7 +233,7 @@ WRONG = {
     "too many needles": lambda t, c: ["--task", "multikey", "--needles", "1000"],
     "unknown scoring": lambda t, c: ["--scoring", "judge"],
     "unknown control": lambda t, c: ["--controls", "placebo"],
-    "unknown mechanism": lambda t, c: ["--attention", "sigmoid"],
+    "unknown mechanism": lambda t, c: ["--attention", "sigmoidal"],
     "unknown mechanism option": lambda t, c: ["--attention", "ssmax:k=1"],
     "mechanism option not a number": lambda t, c: ["--attention", "ssmax:s=large"],
     "theta -1": lambda t, c: ["--rope-theta", "-1"],

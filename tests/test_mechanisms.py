@@ -205,14 +205,16 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
             _, weights = TABLE[name][1](mechanism, q, k, v, scaling, seen, None, x)
             row = weights[0, :, keys - prompt.answer_length]
             on_value = row[:, prompt.value_start : prompt.value_end].sum(-1)
-            assert score["mass_answer"][layer] == pytest.approx(on_value.tolist(), abs=1e-6)
+            most = float(row.detach().sum(-1).max())
+            within = 1e-6 if most < 1.001 else 5e-6 * most  # stored are six digits
+            assert score["mass_answer"][layer] == pytest.approx(on_value.tolist(), abs=within)
             assert score["mass_needle"][layer] == pytest.approx(
-                row[:, prompt.needle_start : prompt.needle_end].sum(-1).tolist(), abs=1e-6
+                row[:, prompt.needle_start : prompt.needle_end].sum(-1).tolist(), abs=within
             )
             if mechanism.normalised:
                 assert score["row_sum"] is None
             else:
-                assert score["row_sum"][layer] == pytest.approx(row.sum(-1).tolist(), abs=1e-6, rel=5e-6)  # stored to 6 digits
+                assert score["row_sum"][layer] == pytest.approx(row.sum(-1).tolist(), abs=within)
             if mechanism.signed:
                 assert score["entropy"][layer] == score["log_odds"][layer] == [None] * len(row)
             else:
@@ -226,7 +228,7 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
     for one, other in zip(whole, parts, strict=True):
         for measure in ("mass_answer", "mass_needle", "mass_next", "maximum"):
             for a, b in zip(one[measure], other[measure], strict=True):
-                assert a == pytest.approx(b, abs=1e-6)
+                assert a == pytest.approx(b, abs=1e-6 if most < 1.001 else 5e-6 * most)
 
 
 @pytest.mark.parametrize(("name", "bias"), WITH_POSITION)

@@ -123,7 +123,7 @@ def test_a_users_own_law():
 @pytest.mark.parametrize(
     "text",
     [
-        "sigmoid",
+        "sigmoidal",
         "",
         "ssmax:t=1",
         "ssmax:s",

@@ -1,8 +1,11 @@
 """The commands that list what there is: models, mechanisms, and what query scales do to a score."""
 
 import json
+from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from textwrap import TextWrapper
+from typing import Annotated, Any
 
 import typer
 
@@ -31,25 +34,43 @@ def mechanisms_command(
     imports: IMPORTS = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Attention mechanisms for --attention: formula, options, what they learn, whether they can be swapped in, where they are from."""
+    """Attention mechanisms for --attention: formula, options, source, what is ours, what they change and learn, how they can be used."""
     quiet_libraries()
     import_files(imports)
-    from ..mechanisms.spelling import told
+    from ..mechanisms.spelling import EXAMPLE, told
     from ..terminal import print_table
 
     found = told()
     if as_json:
-        print(json.dumps({"mechanisms": found}))
+        print(json.dumps({"mechanisms": found, "example_layer": asdict(EXAMPLE)}))
         return
-    keys = ["mechanism", "formula", "options", "learned", "parts", "swap", "cache", "reference"]
-    title = "n visible keys, L training length, z the scaled product of q and k, C(n) what the query is multiplied with"
-    for each in found:
-        words = {
-            "options": [f"{option}=" for option in each["options"]],
-            "swap": ["swap" if each["swap"] else "from scratch"],
-        }
-        each |= {key: " ".join((each | words)[key]) for key in ("options", "learned", "parts", "swap")}
-    print_table(keys, [[each[key] for key in keys] for each in found], title)
+    title = (
+        "n visible keys, L training length, t distance in tokens, z the scaled product of q and k, C(n) what q is multiplied with;\n"
+        f"numbers learned are those of a layer of {EXAMPLE.heads} heads of {EXAMPLE.head_dim} channels, L {EXAMPLE.train_length:,}"
+    )
+    lines = [line for each in found for line in lines_of(each)]
+    print_table(["mechanism", "formula, options, source, what is ours", "changes", "learns", "use"], lines, title)
+
+
+def lines_of(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a mechanism's lines of the table, wrapped such that the table fits into 120 columns."""
+    options = [name if at is None else f"{name}={at:g}" for name, at in told["options"].items()]
+    paragraphs = {
+        "": told["formula"],
+        "options: ": ", ".join(options),
+        "source: ": told["reference"] or told["file"],
+        "ours: ": told["choices"],
+    }
+    folded = TextWrapper(57, subsequent_indent="  ", break_on_hyphens=False)
+    text = [line for what, said in paragraphs.items() if said for line in folded.wrap(what + said)]
+    learned = [*told["learned"], f"{told['learned_numbers']:,} numbers"] if told["learned"] else []
+    flags = {"signed": told["signed"], "sparse": told["sparse"], "sum not 1": not told["normalised"]}
+    use = [
+        "swap" if told["swap"] else "from scratch",
+        *(["whole texts"] if told["cache"] == "whole" else []),
+        *(flag for flag, holds in flags.items() if holds),
+    ]
+    return [*zip_longest([told["mechanism"]], text, told["parts"], learned, use, fillvalue="")]
 
 
 def fading_command(

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from .mechanism import HIDDEN, Layer, Mechanism, drawn, per_head
 from .registry import register
-from .scales import scaled
 from .seen import Seen
 
 STEPS = 6  # of Newton once it is near; it gets there by halves
@@ -119,10 +118,11 @@ class ASEntmax(Mechanism):
         self.beta = nn.Parameter(0.1 + 0.9 * torch.special.ndtr(first)) if beta is None else per_head(beta, layer.heads)
         self.gamma = nn.Parameter(0.1 * second) if gamma is None else per_head(gamma, layer.heads)
 
-    def query(self, q: Tensor, seen: Seen) -> Tensor:
-        log_n = (seen.n + 1).log()
-        scale = self.delta + self.beta.float()[:, None] * log_n ** self.gamma.float()[:, None]
-        return scaled(q, scale[..., None])
+    def scores(self, q: Tensor, k: Tensor, seen: Seen) -> Tensor:
+        # here and not in the query, which a model of bfloat16 would round: 2% of an output
+        log_n = (seen.n + 1).log()[..., None]
+        scale = self.delta + self.beta.float()[:, None, None] * log_n ** self.gamma.float()[:, None, None]
+        return scale * super().scores(q, k, seen)
 
     def weights(self, scores: Tensor, seen: Seen) -> Tensor:
         return entmax15(scores)

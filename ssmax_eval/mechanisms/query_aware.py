@@ -61,4 +61,4 @@ class ScaleNQ(Mechanism):
         """Return f at n = L for each head, the mean of its channels."""
         with torch.no_grad():
             at = torch.full((1, 1, 1), float(self.layer.train_length), device=self.n_in.device)
-            return {"f(L)": self.of_n(at).mean(-1).flatten().tolist()}
+            return {"f(L)": [round(value, 4) for value in self.of_n(at).mean(-1).flatten().tolist()]}

@@ -172,8 +172,9 @@ def options_of(mechanism: type[Mechanism]) -> list[str]:
 def told() -> list[dict[str, Any]]:
     """Return what there is to know of every mechanism, typed for JSON.
 
-    options: their defaults, None where there is none or the model decides. learned, parts: names. swap: whether it can take
-    softmax's place in trained weights.
+    options: their defaults, None where there is none or the model decides. learned: names of what a layer learns, and
+    learned_numbers how many numbers that is on a layer like EXAMPLE. parts: what it changes. swap: whether it can take softmax's
+    place in trained weights. cache, signed, sparse, normalised, needs_input, carries: as Mechanism has them.
     """
     found = []
     for name, each in mechanisms().items():
@@ -188,9 +189,15 @@ def told() -> list[dict[str, Any]]:
                     for option in options_of(each)
                 },
                 "learned": [key for key, _ in made.named_parameters()],
+                "learned_numbers": sum(parameter.numel() for parameter in made.parameters()),
                 "parts": changed,
                 "swap": each.swap,
                 "cache": each.cache,
+                "signed": each.signed,
+                "sparse": each.sparse,
+                "normalised": each.normalised,
+                "needs_input": each.needs_input,
+                "carries": each.carries,
                 "reference": each.reference,
                 "choices": each.choices,
                 "file": (source_of(each) or (None,))[0],
