@@ -215,6 +215,12 @@ def test_what_comes_after_a_row_changes_nothing_in_it(name):
         torch.testing.assert_close(model(ids[:, :33]).logits, whole[:, :33], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_one_token_is_read(name):
+    with torch.no_grad():
+        assert torch.isfinite(attached(name)(tokens(2, 1)).logits).all()
+
+
 @pytest.mark.parametrize("name", ["cca", "hgrn2"])
 def test_packed_sequences_are_refused(name):
     module = attention_modules(attached(name))["model.layers.0.self_attn"]

@@ -43,8 +43,8 @@ class CCA(Mechanism):
         at = order[:, None, : groups * self.g, None].expand(batch, 1, -1, channels)
         last = q.gather(2, at[:, :, self.g - 1 :: self.g].expand(-1, heads, -1, -1))
         keys = k.gather(2, at.expand(-1, k.shape[1], -1, -1)).view(batch, k.shape[1], groups, self.g, channels)
-        grouped = last.view(batch, k.shape[1], -1, groups, channels)
-        scores = torch.einsum("bkhgd,bkgtd->bkhgt", grouped, keys).reshape(batch, heads, groups, self.g)
+        grouped = last.unflatten(1, (k.shape[1], heads // k.shape[1]))
+        scores = torch.einsum("bkhgd,bkgtd->bkhgt", grouped, keys).flatten(1, 2)
         place = there.cumsum(-1) - 1
         return {"place": place, "order": order, "pool": (scores * seen.scaling).softmax(-1)}
 
