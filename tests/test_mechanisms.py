@@ -212,7 +212,9 @@ def test_masses_are_the_float64_maps_in_whole_and_in_chunks(name, tokenizer):
             if mechanism.normalised:
                 assert score["row_sum"] is None
             else:
-                assert score["row_sum"][layer] == pytest.approx(row.sum(-1).tolist(), abs=1e-6, rel=5e-6)  # stored to 6 digits
+                assert score["row_sum"][layer] == pytest.approx(
+                    row.sum(-1).tolist(), abs=1e-6, rel=5e-6
+                )  # stored to 6 digits
             if mechanism.signed:
                 assert score["entropy"][layer] == score["log_odds"][layer] == [None] * len(row)
             else:
