@@ -95,6 +95,8 @@ class Setting:
             return
         if self.attention is not None:
             note_from_scratch(self.attention)
+        if bias is not None and bias != own:
+            note_from_scratch(bias_named(bias))
         before, first = implementations(model), vars(model).get("attention_before")
         entry = getattr(model.config, "ssmax", None)
         biases = {name: mechanism.position_bias for name, mechanism in carried.items()}

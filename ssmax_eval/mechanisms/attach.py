@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..errors import UserError
-from ..position.bias import Bias, biases
+from ..position.bias import Bias, NoPosition, biases
 from .files import source_of
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
@@ -55,6 +55,12 @@ def attached(model: PreTrainedModel, spelling: str, train_length: int | None) ->
 
 def own_bias(model: PreTrainedModel) -> str | None:
     """Return the name of the bias that a model's config names; None for none."""
+    named = own_position(model)
+    return None if named == NoPosition.name else named
+
+
+def own_position(model: PreTrainedModel) -> str | None:
+    """Return the position that a model's config names because its blocks cannot: a bias, or `nope`; None for neither."""
     return (getattr(model.config, "ssmax", None) or {}).get("position")
 
 
@@ -75,7 +81,7 @@ def attach(
     """
     asked = Attention.of(attention)
     if bias == AS_IT_IS:
-        bias = own_bias(model)
+        bias = own_position(model)
     trained_at = train_length_of(model.config)
     train_length = trained_at if asked.train_length is None else asked.train_length
     if asked.is_softmax and bias is None:
@@ -197,17 +203,23 @@ def learned_of(model: PreTrainedModel) -> dict[str, dict[str, list[float]]]:
 
 def learned_by(mechanism: Mechanism) -> dict[str, list[float]]:
     """Return what one mechanism learned, brought back for it where accelerate has offloaded it."""
-    if not any(parameter.is_meta for parameter in mechanism.parameters()):
-        return mechanism.learned()
+    parts = {"": mechanism} | ({} if mechanism.position_bias is None else {"position_bias.": mechanism.position_bias})
+    return {f"{part}{key}": values for part, each in parts.items() for key, values in learned_in(each).items()}
+
+
+def learned_in(part: Mechanism | Bias) -> dict[str, list[float]]:
+    """Return what a mechanism or a bias tells of itself."""
+    if not any(parameter.is_meta for parameter in part.parameters()):
+        return part.learned()
     from accelerate.utils import align_module_device
 
-    with align_module_device(mechanism, execution_device=torch.device("cpu")):
-        return mechanism.learned()
+    with align_module_device(part, execution_device=torch.device("cpu")):
+        return part.learned()
 
 
 def bias_named(name: str) -> type[Bias]:
-    """Return a position bias by its name. Raises UserError for an unknown one."""
-    known = biases()
+    """Return a position bias by its name, or what says that there is none. Raises UserError for an unknown one."""
+    known = {**biases(), NoPosition.name: NoPosition}
     if name not in known:
         raise UserError(f"position {name!r}: allowed are {', '.join(known)}; one of your own needs --import FILE.py")
     return known[name]

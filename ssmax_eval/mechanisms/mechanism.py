@@ -225,7 +225,7 @@ class Mechanism(nn.Module):
         return {
             key: p.detach().float().tolist()
             for key, p in self.named_parameters()
-            if p.ndim == 1 and len(p) == self.layer.heads
+            if p.ndim == 1 and len(p) == self.layer.heads and not key.startswith("position_bias.")
         }
 
     def take_over(self, other: "Mechanism") -> None:

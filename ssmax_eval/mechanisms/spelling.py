@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..position.bias import biases
+from ..position.bias import Bias, NoPosition, biases
 from .files import source_of
 from .mechanism import Layer, Mechanism
 from .registry import MECHANISMS, mechanisms
@@ -83,7 +83,7 @@ def check_entry(entry: Any, where: str) -> None:
             f"{where}: its attention mechanism {name!r} is not this package's own; it comes from {sources[0]}: {remedies[0]}"
         )
     asked = Attention.of(entry["attention"])
-    if bias is not None and (not isinstance(bias, str) or bias not in biases()):
+    if bias is not None and (not isinstance(bias, str) or bias not in (NoPosition.name, *biases())):
         raise UserError(
             f"{where}: position {bias!r} in the 'ssmax' entry of its config is unknown; allowed: {', '.join(biases())}"
             + (f"; or {remedies[-1]}" if remedies else "")
@@ -100,13 +100,15 @@ def check_entry(entry: Any, where: str) -> None:
         )
 
 
-def note_from_scratch(attention: Attention) -> None:
-    """Say it where a mechanism that has to be trained from scratch is swapped in."""
-    if not attention.mechanism.swap:
+def note_from_scratch(asked: Attention | type[Bias]) -> None:
+    """Say it where a mechanism, or a position, that has to be trained from scratch is swapped in."""
+    kind, swap = ("attention", asked.mechanism.swap) if isinstance(asked, Attention) else ("position", asked.swap)
+    if not swap:
         logging.getLogger(__name__).warning(
-            "ssmax-eval: note: attention %s: it is made to be trained from scratch (ssmax-eval train); swapped in, it starts from "
+            "ssmax-eval: note: %s %s: it is made to be trained from scratch (ssmax-eval train); swapped in, it starts from "
             "first values that these weights have never seen",
-            attention,
+            kind,
+            asked if isinstance(asked, Attention) else asked.name,
         )
 
 

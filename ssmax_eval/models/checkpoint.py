@@ -27,6 +27,7 @@ from ..errors import UserError
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.interface import IMPLEMENTATION
 from ..mechanisms.spelling import check_entry
+from ..position.learned import take_table_out
 from .sharing import fill, join, own_tables, separate
 
 PREFIX = "ssmax_"
@@ -59,6 +60,8 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
                 raise dropping(part._attn_implementation)
         check_entry(getattr(config, "ssmax", None), type(self).__name__)
         plain_model.__init__(self, config, *arguments, **options)
+        if config.ssmax.get("position") is not None:  # which stands in the place of a table, where there was one
+            take_table_out(self)
         attach(self, config.ssmax["attention"], bias=config.ssmax.get("position"))
         if (ties := LOADING.get()) is not None:
             ties |= separate(self)

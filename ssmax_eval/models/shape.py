@@ -9,7 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..mechanisms.attach import own_position
 from ..mechanisms.layers import attention_modules
+from ..position.learned import take_table_out
 from .checkpoint import PREFIX
 from .sources import ModelSource
 
@@ -27,9 +29,12 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
     """Build the model of a config on the meta device, where tensors have shapes and no memory."""
     with torch.device("meta"):
         # eager: no package is needed for a model that computes nothing
-        return AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trust_remote_code, attn_implementation="eager"
         )
+    if own_position(model) is not None:
+        take_table_out(model)
+    return model
 
 
 def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:

@@ -14,6 +14,7 @@ Adding one is one class:
 """
 
 import importlib
+import math
 import pkgutil
 from functools import cache
 from pathlib import Path
@@ -26,11 +27,17 @@ from ..errors import UserError
 
 
 class Bias(nn.Module):
-    """Add to the scores of one attention layer by distance. heads: query heads of the layer."""
+    """Add to the scores of one attention layer by distance. heads: query heads of the layer.
+
+    What a class says of itself: name, its spelling; reference, where it is from; choices, what that leaves open and is ours;
+    swap, whether a model that was trained without it can take it, or has to be trained with it from scratch.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     reference: ClassVar[str] = ""
+    choices: ClassVar[str] = ""
+    swap: ClassVar[bool] = True
     active: bool = True
 
     def __init__(self, heads: int) -> None:
@@ -41,6 +48,16 @@ class Bias(nn.Module):
         """Return what is added, float32 (batch or 1, heads or 1, rows, keys), of distances (batch or 1, 1, rows, keys) in tokens."""
         raise NotImplementedError
 
+    def learned(self) -> dict[str, list[float]]:
+        """Return what a record tells of what was learned: values by name, one for each head."""
+        return {
+            key: p.detach().float().tolist()
+            for key, p in self.named_parameters()
+            if p.ndim == 1 and len(p) == self.heads
+        }
+
+
+TAKEN = ("rope", "p-rope", "nope", "learned")  # names of positions that are no bias
 
 BIASES: dict[str, type[Bias]] = {}  # all of them only once biases() ran
 SomeBias = TypeVar("SomeBias", bound=type[Bias])
@@ -52,7 +69,7 @@ def register_bias(bias: SomeBias) -> SomeBias:
     known = BIASES.get(name) if isinstance(name, str) else None
     ours = __name__.partition(".")[0] + "."
     taken = known is not None and known.__module__.startswith(ours) and not bias.__module__.startswith(ours)
-    if not isinstance(name, str) or not name or name in ("rope", "nope", "p-rope") or taken:
+    if not isinstance(name, str) or not name or name in TAKEN or taken:
         raise UserError(f"position {bias.__name__}: its name {name!r} is none, or taken; give it another")
     bias.summary = (bias.__doc__ or "").strip().partition("\n")[0]
     BIASES[name] = bias
@@ -90,6 +107,54 @@ class ALiBi(Bias):
 
     def forward(self, distance: Tensor) -> Tensor:
         return -torch.tensor(self.slopes, device=distance.device)[:, None, None] * distance
+
+
+@register_bias
+class T5(Bias):
+    """b[bucket of t] of each head, learned; near distances have a bucket each, far ones share them (arXiv 1910.10683).
+
+    The buckets are those of T5's decoder, which looks back only: half of `buckets` for the distances 0, 1, 2, ..., the others
+    in equal steps of ln t up to `furthest` tokens, and the last for all beyond. Other numbers are a subclass with its own name.
+    """
+
+    name = "t5"
+    reference = "arXiv 1910.10683"
+    choices = (
+        "a table for each layer, as UMT5 has (T5 shares one); first values 0 (T5 draws them with a standard deviation of "
+        "1 / sqrt(width), next to nothing beside a score): the same for every seed and mechanism, and no position at first"
+    )
+    swap = False
+    buckets: ClassVar[int] = 32
+    furthest: ClassVar[int] = 128
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(heads)
+        self.table = nn.Parameter(torch.zeros(self.buckets, heads))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        # an embedding's gradient is summed faster than that of an indexed table
+        return nn.functional.embedding(self.bucket(distance).squeeze(1), self.table.float()).permute(0, 3, 1, 2)
+
+    def learned(self) -> dict[str, list[float]]:
+        table = self.table.detach().float()
+        return {"nearest": table[0].tolist(), "furthest": table[-1].tolist()}
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Return the bucket of each distance, int64, 0 to buckets - 1."""
+        near = self.buckets // 2
+        share = (distance.clamp(min=near) / near).log() / math.log(self.furthest / near)
+        far = near + (share * (self.buckets - near)).long()
+        return torch.where(distance < near, distance.long(), far.clamp(max=self.buckets - 1))
+
+
+class NoPosition(Bias):
+    """Nothing, where the blocks themselves cannot say that a model has no position: a table of positions taken out."""
+
+    name = "nope"
+    active = False
+
+    def forward(self, distance: Tensor) -> Tensor:
+        return torch.zeros_like(distance)
 
 
 def slopes(heads: int) -> list[float]:

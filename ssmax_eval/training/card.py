@@ -9,6 +9,7 @@ from ..disk import whole
 from .folder import read_record
 
 CARD = Template((Path(__file__).parent / "card.md.j2").read_text())
+SHAPE = (("num_hidden_layers", "n_layer"), ("hidden_size", "n_embd"), ("num_attention_heads", "n_head"))
 # texts that leave the weights free
 FREE = {"generated": "generated prose", "bible": "World English Bible (public domain)"}
 
@@ -21,6 +22,7 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
     record = read_record(folder)
     job = record["job"]
     source = job["recipe"]["text"]
+    config = json.loads((folder / "config.json").read_text())
     free = source in FREE and job["start"] is None
     how = "swapped in after training" if "retrofitted" in record else ""
     if job["swap_to"]:
@@ -29,7 +31,9 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
         name=folder.name,
         record=record,
         recipe=job["recipe"],
-        config=json.loads((folder / "config.json").read_text()),
+        config=config,
+        blocks=job["recipe"].get("blocks") or config["model_type"].removeprefix("ssmax_"),
+        shape=[config.get(one, config.get(other)) for one, other in SHAPE],
         environment=record["environment"],
         mechanism=record.get("retrofitted") or record["attention"],
         how=how,

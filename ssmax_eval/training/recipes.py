@@ -7,7 +7,12 @@ from typing import Any
 from ..errors import UserError, nearest
 from ..position.bias import biases
 
-POSITIONS = ("rope", "p-rope", "nope")  # and the biases of position/bias.py
+# what tells blocks where a token is, beside the biases of position/bias.py
+BLOCKS = {
+    "llama": ("rope", "p-rope", "nope"),
+    "gpt2": ("learned", "nope"),
+    "gpt-neox": ("rope", "p-rope", "nope"),
+}
 LEAST = {
     "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
     "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
@@ -23,8 +28,11 @@ RANGES: dict[str, tuple[float, float]] = {
 class Recipe:
     """A small model and how it is trained; lengths and sizes in tokens.
 
-    text: generated (seeded prose) or a haystack: bible, a path, hf:DATASET. position: rope, p-rope (the slow half of the
-    frequencies unrotated) or nope. task: single (the paper's needle in words) or recall (facts of one token).
+    blocks: whose, of transformers: llama (Qwen3 with qk_norm, which no others have), gpt2, gpt-neox.
+    position: rope, p-rope (the slow half of the frequencies unrotated), nope, learned (GPT-2's table, which ends at
+    train_length), or a bias (alibi, t5).
+    text: generated (seeded prose) or a haystack: bible, a path, hf:DATASET.
+    task: single (the paper's needle in words) or recall (facts of one token).
     spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
     digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
     `special magic`. short_length, short_spacing, short_share: the first steps run on shorter and denser sequences; without
@@ -34,6 +42,7 @@ class Recipe:
     """
 
     name: str = ""
+    blocks: str = "llama"
     qk_norm: bool = True
     layers: int = 4
     hidden: int = 192
@@ -73,13 +82,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         allowed = {
-            "position": (*POSITIONS, *biases()),
+            "blocks": tuple(BLOCKS),
             "schedule": ("cosine", "constant"),
             "task": ("single", "recall"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise UserError(f"recipe {name} {getattr(self, name)!r}: allowed are {', '.join(values)}")
+        self.refuse_without_part()
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from {least}")
@@ -104,6 +114,17 @@ class Recipe:
                 f"recipe train_length {self.train_length}: it must be a multiple of short_length "
                 f"({self.short_length}), and divide tokens_per_step ({self.tokens_per_step})"
             )
+
+    def refuse_without_part(self) -> None:
+        """Raise UserError for a part that the blocks do not have, with all that has to be set instead."""
+        positions = (*BLOCKS[self.blocks], *biases())
+        wrong = []
+        if self.position not in positions:
+            wrong.append(f"position {self.position!r}: allowed are {', '.join(positions)}")
+        if self.qk_norm and self.blocks != "llama":
+            wrong.append("QK-norm: they have none; --set qk_norm=false")
+        if wrong:
+            raise UserError(f"recipe {'' if self.blocks == 'llama' else f'blocks {self.blocks}, '}{'; '.join(wrong)}")
 
     @property
     def batch_size(self) -> int:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from .recipes import Recipe
@@ -50,8 +51,10 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
     three times (forward and both gradients). As in PaLM (arXiv 2204.02311, appendix B), but for causal attention.
     """
     config = model.config
-    lookup = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
-    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim >= 2) - lookup
+    head = model.get_output_embeddings()
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.weight is not head.weight}
+    matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and ".position_bias." not in name]
+    weights = sum(p.numel() for p in matrices if id(p) not in looked_up)
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )

@@ -34,7 +34,7 @@ from .trainer import LateMechanism, Watch, WeightedTrainer
 
 LOG_AT_LEAST = 20  # times in a run
 SHAPE = (
-    "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
+    "blocks", "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
 )  # fields of a recipe that a model to start from already has  # fmt: skip
 
 
@@ -89,6 +89,8 @@ class Job:
         code = [code_source(each) for each in (*asked, biases().get(self.recipe.position))]
         if any(code):
             key["code"] = code
+        if self.recipe.blocks == "llama":  # as records said it before there were others
+            del key["recipe"]["blocks"]
         if Path(self.recipe.text).exists():
             key["recipe"]["text"] = Path(self.recipe.text).name
         if self.start is not None:  # the model at start has the shape it has
@@ -220,7 +222,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
 
 def try_out(model: PreTrainedModel) -> None:
     """Read and learn from a few tokens, so that a mechanism that cannot be run is refused before anything is written."""
-    ids = torch.arange(8)[None] % model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, 9)[None] % model.get_input_embeddings().weight.shape[0]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         try:
             model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()

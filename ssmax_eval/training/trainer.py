@@ -63,8 +63,9 @@ class WeightedTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Decay matrices and embeddings only: s, b, p_n, norms and biases are of rank 1 (the paper's rule)."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        """Decay matrices and embeddings only: s, b, p_n, norms and biases are of rank 1 (the paper's rule), a position's are tables."""
+        parameters = model.named_parameters()
+        return [name for name, parameter in parameters if parameter.ndim >= 2 and ".position_bias." not in name]
 
 
 class LateMechanism(TrainerCallback):
