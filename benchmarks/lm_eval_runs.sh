@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The lm-eval runs in results/published/lm-eval, made again: bash benchmarks/lm_eval_runs.sh [FOLDER]
+# The lm-eval runs in results/published/lm-eval.zip, made again (20 minutes): bash benchmarks/lm_eval_runs.sh [FOLDER]
 # The same prompts through lm-eval's own model type and ours, on the bundled pair and, where it is installed, on SmolLM2-135M.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-lm-eval-runs}
 mkdir -p "$folder" && cd "$folder"
 export HF_HUB_OFFLINE=1
@@ -25,4 +24,4 @@ if [ -d smollm2-135m ]; then
     run smollm2-hf hf pretrained=smollm2-135m,softmax_dtype=float32 --tasks ssmax_needle --metadata "$small"
     run smollm2-ours ssmax-eval pretrained=smollm2-135m --tasks ssmax_needle --metadata "$small"
 fi
-python "$here/lm_eval_publish.py" "$PWD" published
+ssmax-eval pack . --out lm-eval.zip

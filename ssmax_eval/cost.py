@@ -56,7 +56,7 @@ def price(
         left: dict[int, Counter[int]] = defaultdict(Counter)  # the sequences that prompts of a context length read
         fresh = options.fresh or id(plan) in anew
         done = set() if fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
-        finished = not fresh and plan.run.is_scored
+        finished = not fresh and plan.run.is_scored(plan.probe.rows_planned())
         prompts: dict[int, int] = defaultdict(int)
         for sample in [] if finished else plan.probe.plan():
             if not done.issuperset(plan.probe.names(sample)):

@@ -1,20 +1,28 @@
 """Packs: the runs of a study in one compressed file, read as their folders are."""
 
 import io
+import lzma
+import re
 import zipfile
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from .disk import whole
 from .errors import UserError
 from .probes import schema_of
+from .rows import Row
 from .store import Run
 
 SUFFIX = ".zip"
 FILES = ("run.json", "rows.jsonl")  # of a run
+ENDS = [f"/{name}" for name in FILES]
+PLACE = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # of a run: <probe>/<run_id>
 LARGEST = 2**31  # bytes of one file of a run
+# of another compression, NotImplementedError, is a RuntimeError
+BROKEN = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -28,48 +36,73 @@ class PackedRun(Run):
         """Return what a file of the run holds. Raises UserError for a pack that is broken."""
         try:
             with zipfile.ZipFile(self.pack) as archive:
-                entry = archive.getinfo(f"{self.inside}/{name}")
+                if (entry := self.entry(archive, name)) is None:
+                    return None
                 if entry.file_size > LARGEST:
-                    raise UserError(
-                        f"pack {str(self.pack)!r}: {entry.filename} holds {entry.file_size} bytes, more than is read"
-                    )
+                    raise ValueError(f"it holds {entry.file_size} bytes, more than is read")
                 return archive.read(entry)
-        except KeyError:
-            return None
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-            raise UserError(f"pack {str(self.pack)!r}: it cannot be read ({error})") from error
+        except BROKEN as error:
+            raise UserError(f"pack {str(self.pack)!r}: {self.inside}/{name} cannot be read ({error})") from error
+
+    def entry(self, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
+        """Return where a file of the run is; None where there is none."""
+        return archive.NameToInfo.get(f"{self.inside}/{name}")
+
+    def parts(self) -> list[Path]:
+        return []  # a pack holds finished runs alone
 
     @property
     def size(self) -> int:
-        return len(self.content(FILES[1]) or b"")
+        with opened(self.pack) as archive:
+            entry = self.entry(archive, FILES[1])
+        return entry.file_size if entry else 0
 
     def opened(self, name: str) -> IO[bytes]:
         return io.BytesIO(self.content(name) or b"")
 
     @property
     def is_complete(self) -> bool:
-        return self.content(FILES[0]) is not None
+        with opened(self.pack) as archive:
+            return self.entry(archive, FILES[0]) is not None
+
+
+def opened(pack: Path) -> zipfile.ZipFile:
+    """Open a pack. Raises UserError for a file that is none."""
+    try:
+        return zipfile.ZipFile(pack)
+    except BROKEN as error:
+        raise UserError(f"pack {str(pack)!r}: it cannot be read ({error}); ssmax-eval pack makes one") from error
 
 
 def packed_runs(pack: Path) -> list[Run]:
-    """Return the runs of a pack, by probe and run_id. Raises UserError for a file that is none."""
-    try:
-        with zipfile.ZipFile(pack) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"pack {str(pack)!r}: it cannot be read ({error}); ssmax-eval pack makes one") from error
-    places = sorted(name.removesuffix(f"/{FILES[1]}") for name in names if name.endswith(f"/{FILES[1]}"))
-    return [PackedRun(pack / place, schema_of(place.split("/")[0]), pack, place) for place in places]
+    """Return the runs of a pack, by probe and run_id; none of a zip file of others. Raises UserError for a file that is none."""
+    with opened(pack) as archive:
+        names = archive.namelist()
+    records, places = (sorted(name[: -len(end)] for name in names if name.endswith(end)) for end in ENDS)
+    if lost := {place for place in records if PLACE.fullmatch(place)} - {*places}:
+        raise UserError(f"pack {str(pack)!r}: {min(lost)} cannot be read (its {FILES[1]} is gone); make the pack again")
+    found = [PackedRun(pack / place, Row, pack, place) for place in places if PLACE.fullmatch(place)]
+    return [replace(run, schema=schema_of(run.probe)) for run in found]
 
 
 def write_pack(runs: Sequence[Run], pack: Path) -> Path:
-    """Write runs into one file, the same bytes for the same runs, and return it. Raises UserError for two of one name."""
+    """Write runs into one file, the same bytes for the same runs, and return it.
+
+    Raises UserError for two of one name, and for a run that could not be read again: what a pack lacks, no command mends.
+    """
     for run in runs:
         if not run.is_complete or run.content(FILES[1]) is None:
             raise UserError(
                 f"run {run.folder}: it is not complete, or no run of ours; a pack holds finished runs alone"
             )
-    places = [f"{run.record()['probe']}/{run.run_id}" for run in runs]
+        if parts := run.parts():
+            raise UserError(
+                f"run {run.folder}: {parts[0].name} is of a launch that did not end; the same command again ends it"
+            )
+        run.verify()
+    places = [f"{run.probe}/{run.run_id}" for run in runs]
+    if wrong := next((place for place in places if not PLACE.fullmatch(place)), None):
+        raise UserError(f"pack {str(pack)!r}: a run's place in it would be {wrong!r}; rename the run's folder")
     if len({*places}) < len(places):
         twice = next(place for place in places if places.count(place) > 1)
         raise UserError(f"pack {str(pack)!r}: run {twice} is given twice; give each once")

@@ -60,6 +60,8 @@ def planned_runs(
     """Return the runs that run_probes would give, in its order, nothing loaded or written. Raises UserError."""
     options = options or RunOptions()
     pick_device(options.device)
+    for probe in probes:
+        probe.rows_planned()  # what is wrong with a plan is said before anything is loaded
     return [
         PlannedRun(each, probe, setting, open_run(each, probe, setting, options))
         for each in subjects(models)

@@ -1,8 +1,9 @@
 """What run.json has to tell of a run; what else it tells is not read by the page."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class TrainingTold(Struct):
@@ -72,7 +73,25 @@ class Record(Struct):
     rows: int
     tokens: int
     seconds: float
-    probe: str | None = None
+    probe: Annotated[str, Meta(pattern=r"^\w[\w.-]*$")] | None = None  # the name of a folder
     failed: int = 0
     thresholds: dict[str, Any] | None = None
     command: str | None = None
+
+
+def shared_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that all rows of a run have in common, as its record tells them."""
+    model, attention, rope = record["model"], record["attention"], record["rope"]
+    requested, effective = rope.get("requested") or {}, rope.get("effective") or {}
+    return {
+        "model": model["label"],
+        "fingerprint": model["fingerprint"],
+        "dtype": model["dtype"],
+        "attention": attention["attention"],
+        "attention_swapped": attention.get("swapped", False),
+        "rope": rope.get("position") or effective.get("requested", "as trained"),
+        "rope_theta": effective.get("rope_theta"),
+        "rope_theta_factor": requested.get("theta_factor", 1.0),
+        "rope_scaling": requested.get("scaling"),
+        "seed": record["parameters"].get("seed"),
+    }

@@ -1,7 +1,8 @@
 """Find stored runs below a path, ours and lm-eval's of our tasks, packed ones too, and load their rows."""
 
 import gc
-from collections.abc import Collection, Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,15 +18,16 @@ from .harness.samples import find_samples
 from .packs import SUFFIX, packed_runs
 from .probes import schema_of
 from .rows import Row, columns
-from .store import WHOSE, Run
+from .store import WHOSE, Run, values_of
 
+log = logging.getLogger(__name__)
 KEY = ["run_id", "sample"]  # of a row among those of several runs
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
     """Return the runs at or below each path, by folder name, those in packs, and lm-eval's samples of our tasks as runs.
 
-    Raises UserError for none.
+    A run that is there twice, in its folder and in a pack, is one. Raises UserError for none.
     """
     runs: dict[Path, Run] = {}
     for path in map(Path, paths):
@@ -34,12 +36,33 @@ def find_runs(*paths: str | Path) -> list[Run]:
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
         files = [rows for rows in sorted(folder.rglob("rows.jsonl")) if not rows.parent.name.startswith(HALF)]
         found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
-        packs = [path] if path.is_file() and path.suffix == SUFFIX else sorted(folder.rglob(f"*{SUFFIX}"))
-        found += [run for pack in packs for run in packed_runs(pack)]
+        if path.is_file() and path.suffix == SUFFIX:
+            found += packed_runs(path)
+        else:
+            found += [run for pack in sorted(folder.rglob(f"*{SUFFIX}")) for run in packed_by_the_way(pack)]
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
         runs |= {run.folder.resolve(): run for run in found}
-    return list(runs.values())
+    return once_each(runs.values())
+
+
+def packed_by_the_way(pack: Path) -> list[Run]:
+    """Return the runs of a file that nobody named and that is called as a pack is; none, with a note, where it is no pack."""
+    try:
+        return packed_runs(pack)
+    except UserError as error:
+        log.warning("ssmax-eval: note: %s; it is left out", error)
+        return []
+
+
+def once_each(runs: Iterable[Run]) -> list[Run]:
+    """Return runs without those that are there already: of one id, which tells all that decides its rows, the first complete one."""
+    out: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        key = run.probe, run.run_id
+        if key not in out or (run.is_complete and not out[key].is_complete):
+            out[key] = run
+    return list(out.values())
 
 
 def load_results(*paths: str | Path | Run) -> pd.DataFrame:
@@ -49,7 +72,7 @@ def load_results(*paths: str | Path | Run) -> pd.DataFrame:
     (nullable boolean), never False; its reason is in `error`. Raises UserError for rows that are not as their probe says, and
     for rows and a record that do not belong together.
     """
-    return tables([run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))])
+    return tables(once_each(run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))))
 
 
 def tables(runs: Sequence[Run], details: Collection[str] | None = None) -> pd.DataFrame:
@@ -99,7 +122,7 @@ def table_of(
     """Return a run's rows as a table. shared: texts met before, so that equal ones are kept once. wanted: samples, None for all."""
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
         rows = run.rows()
-        run.belong(len(rows), {name: [row.get(name) for row in rows] for name in WHOSE})
+        run.belong(len(rows), values_of(rows))
         return pd.DataFrame(rows).assign(run_id=run.run_id, probe=run.probe)
     schema = run.schema
     kinds = {

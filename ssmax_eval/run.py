@@ -66,7 +66,9 @@ def run_probes(
             own = list(group)
             fresh = replace(options, fresh=True)
             how = [fresh if id(plan) in anew else options for plan in own]
-            left = [i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored]
+            left = [
+                i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored(plan.probe.rows_planned())
+            ]
             if missing := processes.same(left):
                 model, tokenizer = each.load(options)
                 for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
@@ -96,16 +98,18 @@ def execute(
         probe.check(model, tokenizer)
         proof = reader.prove(longest, probe.needs, effective.has_mechanism)
         effective = effective.that_ran(proof.get("called"))
-        with processes.first_ahead():
-            writer = stack.enter_context(run.writer(options.fresh, processes.process))
-            done = {row["sample"] for row in run.rows() if row["error"] is None}
-        see = stack.enter_context(forecast(plan, model, done))
         common = {
             "model": each.label,
             "fingerprint": each.fingerprint,
             "dtype": str(model.dtype).removeprefix("torch."),
             **effective.columns(),
         }
+        with processes.first_ahead():
+            writer = stack.enter_context(run.writer(options.fresh, processes.process))
+            stored = run.rows()
+            run.refuse_others(stored, common | {"seed": probe.parameters().get("seed")})
+            done = {row["sample"] for row in stored if row["error"] is None}
+        see = stack.enter_context(forecast(plan, model, done))
         for rows in probe(reader, done, options.batch_size, processes.claims()):
             writer.append({**common, **row} for row in rows)
             see(rows)
@@ -113,7 +117,7 @@ def execute(
         processes.meet()
         if not processes.is_first:
             return
-        rows = writer.gather([name for sample in probe.plan() for name in probe.names(sample)])
+        rows = writer.gather(probe.rows_planned())
         if len(done) < len(rows) and (note := probe.note(rows)):  # said when they were read
             logging.getLogger(__name__).warning("ssmax-eval: note: %s", note)
         record = {

@@ -16,13 +16,18 @@ import msgspec
 
 from .disk import HALF, LOCK, held, whole
 from .errors import UserError
-from .record import Record
+from .record import Record, shared_columns
 from .rows import Fields, Row, checked, in_words, line_of, read
 
 FORMAT = 1
 R = TypeVar("R")
 BLOCK = 10_000  # rows that are read at a time
-WHOSE = ("model", "fingerprint", "attention")  # columns by which rows and a record belong together
+UNTOLD = {"attention_swapped": False}  # what a row that does not tell a column has there, None aside
+# columns by which rows and a record belong together
+WHOSE = (
+    *("model", "fingerprint", "dtype", "attention", "attention_swapped"),
+    *("rope", "rope_theta", "rope_theta_factor", "rope_scaling", "seed"),
+)
 
 
 def run_id_of(key: dict[str, Any]) -> str:
@@ -71,11 +76,17 @@ class Run:
     def is_complete(self) -> bool:
         return self.record_path.is_file()
 
-    @property
-    def is_scored(self) -> bool:
-        """Tell whether the run is complete, holds the rows it had then, and all have scores: what failed may be tried again."""
+    def is_scored(self, samples: Iterable[str]) -> bool:
+        """Tell whether the run is complete, holds the rows of a plan's samples, and all have scores: what failed may be tried again.
+
+        Raises UserError for rows that its record is not of.
+        """
         record = self.record()
-        return bool(record) and not record.get("failed") and record.get("rows") == len(self.rows())
+        if not record or record.get("failed"):
+            return False
+        rows = self.rows()
+        self.refuse_others(rows, shared_columns(record))
+        return record["rows"] == len(rows) and {row["sample"] for row in rows} == {*samples}
 
     def record(self) -> dict[str, Any]:
         """Return run.json; {} for a run that is not complete."""
@@ -84,6 +95,8 @@ class Run:
         try:
             record: dict[str, Any] = msgspec.json.decode(self.content(self.record_path.name) or b"")
             msgspec.convert(record, Record)
+        except UserError:
+            raise
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"run {self.folder}: run.json cannot be read ({in_words(error)}); run again with --fresh"
@@ -139,6 +152,11 @@ class Run:
         path = self.folder / name
         return path.open("rb") if path.is_file() else io.BytesIO()
 
+    def verify(self) -> None:
+        """Raise UserError for rows that are not as their schema says, or that the run's record is not of."""
+        rows = self.rows()
+        self.belong(len(rows), values_of(rows))
+
     def belong(self, count: int, values: Mapping[str, Iterable[Any]]) -> None:
         """Raise UserError for rows that the run's record is not of. count: of rows. values: those of WHOSE, by column."""
         record = self.record()
@@ -149,11 +167,19 @@ class Run:
                 f"run {self.folder}: run.json tells of {record['rows']} rows, rows.jsonl holds {count}; "
                 "the same command again mends it"
             )
-        told = {"model": record["model"]["label"], "fingerprint": record["model"]["fingerprint"]}
-        for name, value in (told | {"attention": record["attention"]["attention"]}).items():
-            if others := {*values[name]} - {value}:
+        self._refuse(values, shared_columns(record))
+
+    def refuse_others(self, rows: Iterable[Fields], told: Mapping[str, Any]) -> None:
+        """Raise UserError for stored rows that are not of this run. told: what its record tells of them all, by column."""
+        self._refuse(values_of(rows), told)
+
+    def _refuse(self, values: Mapping[str, Iterable[Any]], told: Mapping[str, Any]) -> None:
+        for name, value in told.items():
+            if name == "seed" and value is None:  # the probe has none of its own
+                continue
+            if others := {*values[name]} - {value} - ({None} if name == "seed" else set()):
                 raise UserError(
-                    f"run {self.folder}: run.json is of {name} {value!r}, a row of {min(others, key=str)!r}; they are not of one run: "
+                    f"run {self.folder}: it is of {name} {value!r}, a row of {min(others, key=str)!r}; they are not of one run: "
                     "run again with --fresh"
                 )
 
@@ -165,6 +191,15 @@ class Run:
         text = json.dumps({"format": FORMAT, "run_id": self.run_id, **record}, indent=1, allow_nan=False)
         with whole(self.record_path) as half:
             half.write_text(text + "\n")
+
+
+def values_of(rows: Iterable[Fields]) -> dict[str, set[Any]]:
+    """Return the values that rows have of WHOSE, by column."""
+    values: dict[str, set[Any]] = {name: set() for name in WHOSE}
+    for row in rows:
+        for name, found in values.items():
+            found.add(row.get(name, UNTOLD.get(name)))
+    return values
 
 
 class RowWriter:
@@ -214,10 +249,16 @@ class RowWriter:
             os.truncate(self.run.rows_path, 0)
 
     def append(self, rows: Iterable[Fields]) -> None:
-        """Write rows and flush them to the system, a batch in one write. Raises ValueError for one that is not as its schema says."""
+        """Write rows and flush them to the system, a batch in one write. Raises UserError for one that is not as its schema says."""
         batch = list(rows)
         for row in batch:
-            checked(row, self.run.schema)
+            try:
+                checked(row, self.run.schema)
+            except ValueError as error:
+                raise UserError(
+                    f"probe {self.run.probe}: its row {row.get('sample')!r} is not as its rows.py says ({in_words(error)}); "
+                    "mend one of them"
+                ) from error
         self.stream.write(b"".join(map(line_of, batch)))
         self.stream.flush()
 
@@ -232,7 +273,8 @@ class RowWriter:
         """
         self.close()
         place = {sample: number for number, sample in enumerate(samples)}
-        rows = sorted(self.run.rows(), key=lambda row: place.get(row["sample"], len(place)))
+        # others are of no sample of the plan: somebody renamed them
+        rows = sorted((row for row in self.run.rows() if row["sample"] in place), key=lambda row: place[row["sample"]])
         if missing := len({*place} - {row["sample"] for row in rows}):
             several = "the processes cut other batches; give all the same kind of device, or a --batch-size"
             alone = f"probe {self.run.probe} names rows that it does not yield; mend its names()"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from harnessed import Instance, TaskManager, evaluate, ours, stock, tasks_path
 
@@ -214,6 +215,16 @@ def test_samples_of_lm_evals_own_model_type_and_masses_are_read(capsys, monkeypa
     assert call(capsys, monkeypatch, "report", tmp_path, "--out", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()
     assert "attention: single" in page
+    assert call(capsys, monkeypatch, "pack", tmp_path, "--out", tmp_path / "packed" / "lm.zip")[0] == 0
+    packed, logged = load_results(tmp_path / "packed"), load_results(tmp_path / "hf", tmp_path / "ssmax-eval")
+    by = ["run_id", "sample"]
+    pd.testing.assert_frame_equal(
+        packed.sort_values(by, ignore_index=True), logged.sort_values(by, ignore_index=True), check_like=True
+    )
+    assert set(packed["probe"]) == {"needle", "attention"}
+    assert len(load_results(tmp_path)) == len(packed)  # each run once
+    assert call(capsys, monkeypatch, "report", tmp_path / "packed", "--out", tmp_path / "packed.html")[0] == 0
+    (tmp_path / "packed" / "lm.zip").unlink()
     file = next((tmp_path / "hf").rglob("samples_*.jsonl"))
     whole = file.read_bytes()
     for broken, message in (

@@ -1,5 +1,10 @@
 """Runs of a study in one file: the rows and the page of their folders, in a fraction of the bytes."""
 
+import json
+import os
+import shutil
+import zipfile
+
 import pandas as pd
 import pytest
 from test_cli import call
@@ -52,3 +57,62 @@ def test_what_is_no_pack_is_one_line(stored, tmp_path, capsys):
     ):
         code, _, err = call(capsys, "pack", *asked)
         assert (code == 0) if says is None else (code == 2 and says in err)
+
+
+def test_a_run_that_could_not_be_read_again_is_not_packed(stored, tmp_path, capsys):
+    for number, (change, says) in enumerate(
+        (
+            (lambda run: run.rows_path.write_text("not json\n"), "line 1 of rows.jsonl is broken"),
+            (lambda run: os.truncate(run.rows_path, run.size - 9), "rows.jsonl holds"),
+            (lambda run: (run.folder / "rows.0.jsonl").touch(), "of a launch that did not end"),
+            (lambda run: run.record_path.write_text(json.dumps({**run.record(), "probe": "../../x"})), "probe: "),
+            (lambda run: run.record_path.write_text(json.dumps({**run.record(), "probe": "loss"})), "is broken"),
+            (lambda run: run.folder.rename(run.folder.with_name("of mine")), "rename the run's folder"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(stored / "needle", folder / "needle")
+        change(find_runs(folder)[0])
+        code, out, err = call(capsys, "pack", folder, "--out", tmp_path / "x.zip")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert says in err
+        assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_pack_whose_bytes_changed_is_one_line(stored, tmp_path, capsys):
+    pack = tmp_path / "study.zip"
+    assert call(capsys, "pack", stored, "--out", pack)[0] == 0
+    whole = pack.read_bytes()
+    for place in (40, 60, 200, len(whole) // 2, len(whole) - 30):
+        content = bytearray(whole)
+        for each in range(place, place + 8):
+            content[each] ^= 255
+        pack.write_bytes(content)
+        code, _, err = call(capsys, "report", pack, "--out", tmp_path / "x.html")
+        assert (code, err.count("\n")) == (2, 1), place
+        assert "it cannot be read" in err or "cannot be read" in err or "no rows.jsonl" in err
+
+
+def test_other_zip_files_in_a_tree_are_left_out_with_a_note(stored, tmp_path, caplog):
+    shutil.copytree(stored, tmp_path / "runs")
+    (tmp_path / "runs" / "backup.zip").write_bytes(b"PK junk")
+    with zipfile.ZipFile(tmp_path / "runs" / "theirs.zip", "w") as archive:
+        for name in ("a.txt", "rows.jsonl", "../../x/rows.jsonl", "/etc/a/rows.jsonl", "a/b/c/rows.jsonl"):
+            archive.writestr(name, "{}\n")
+    assert len(find_runs(tmp_path / "runs")) == 3
+    assert [message for message in caplog.messages if "left out" in message and "backup.zip" in message]
+
+
+def test_a_run_in_its_folder_and_in_a_pack_is_one(stored, tmp_path, capsys):
+    shutil.copytree(stored, tmp_path / "runs")
+    assert call(capsys, "pack", stored, "--out", tmp_path / "runs" / "study.zip")[0] == 0
+    for paths in ([tmp_path / "runs"], [stored, tmp_path / "runs" / "study.zip"], [*find_runs(stored), tmp_path]):
+        assert len(load_results(*paths)) == len(load_results(stored))
+
+
+def test_the_size_of_packed_rows_is_told_without_reading_them(stored, tmp_path, capsys, monkeypatch):
+    call(capsys, "pack", stored, "--out", tmp_path / "study.zip")
+    sizes = [sorted(run.size for run in find_runs(path)) for path in (tmp_path / "study.zip", stored)]
+    runs = find_runs(tmp_path / "study.zip")
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    assert sorted(run.size for run in runs) == sizes[0] == sizes[1]

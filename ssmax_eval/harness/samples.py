@@ -13,8 +13,9 @@ from msgspec.structs import asdict
 from ..errors import UserError
 from ..probes.attention.rows import AttentionRow
 from ..probes.needle.rows import NeedleRow
-from ..rows import Fields, Row, checked, columns
-from ..store import Run
+from ..record import shared_columns
+from ..rows import Fields, Row, checked, columns, line_of
+from ..store import FORMAT, Run
 
 TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
 UNTOLD = dict.fromkeys(
@@ -87,13 +88,21 @@ class Samples(Run):
             "environment": {"device": config["device"]},
         }
 
+    def content(self, name: str) -> bytes | None:
+        """Return what a native run's file would hold: what a pack keeps, in which no prompt stands as text."""
+        if name == self.rows_path.name:
+            return b"".join(map(line_of, self.rows()))
+        told = {"format": FORMAT, "run_id": self.run_id, **self.record()}
+        return json.dumps(told, indent=1, allow_nan=False).encode() if name == self.record_path.name else None
+
     def record(self) -> dict[str, Any]:
         """Return what a native run.json tells, as far as lm-eval's results do."""
         rows, seconds = self.rows(), self.results.get("total_evaluation_time_seconds")
         return {
-            "probe": f"lm-eval {self.results.get('lm_eval_version', '')} {self.task}",
+            "probe": self.probe,
             "parameters": self.parameters,
             **self.setting,
+            "reader": {"reader": f"lm-eval {self.results.get('lm_eval_version', '')}".rstrip(), "task": self.task},
             "seconds": round(float(seconds or 0), 2),
             "rows": len(rows),
             "failed": 0,
@@ -102,19 +111,7 @@ class Samples(Run):
 
     def typed_rows(self) -> list[Row]:
         """Return a row for each prompt, as the needle or attention probe would have written it. Raises UserError for a broken file."""
-        setting = self.setting
-        requested, effective = setting["rope"].get("requested") or {}, setting["rope"].get("effective") or {}
-        common = {
-            "model": setting["model"]["label"],
-            "fingerprint": setting["model"]["fingerprint"],
-            "dtype": setting["model"]["dtype"],
-            "attention": setting["attention"]["attention"],
-            "attention_swapped": setting["attention"]["swapped"],
-            "rope": setting["rope"].get("position") or effective.get("requested", "as trained"),
-            "rope_theta": effective.get("rope_theta"),
-            "rope_theta_factor": requested.get("theta_factor", 1.0),
-            "rope_scaling": requested.get("scaling"),
-        }
+        common = shared_columns({"parameters": {}, **self.setting})
         rows = []
         for number, line in enumerate(self.folder.read_text().splitlines(), 1):
             try:

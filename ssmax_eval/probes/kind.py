@@ -2,10 +2,12 @@
 
 import importlib.util
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from ..errors import UserError
 from ..rows import Fields, Row
 from .options import Options, Shown, chosen
 
@@ -72,6 +74,18 @@ class Probe(Protocol):
     def names(self, sample: Any) -> list[str]:
         """Return the names of a sample's rows."""
         return [sample.name]
+
+    def rows_planned(self) -> list[str]:
+        """Return the names of all rows, in the order of the plan. Raises UserError for no sample, and for two rows of one name."""
+        names = [name for sample in self.plan() for name in self.names(sample)]
+        if not names:
+            raise UserError(f"probe {self.name}: its plan is empty; ask it for at least one sample")
+        if len({*names}) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise UserError(
+                f"probe {self.name}: two rows of its plan are named {twice!r}, and one would be lost; give each its own name"
+            )
+        return names
 
     def has(self, sample: Any, done: Collection[str]) -> bool:
         """Tell whether all rows of a sample are named in `done`."""
