@@ -76,28 +76,24 @@ def planned_runs(
 def given_by(each: Subject, probes: Sequence[Probe]) -> list[Probe]:
     """Return what of the probes a model's reader can give, with a note of what it cannot.
 
-    Raises UserError where that is nothing, or less than the one probe that was asked for.
+    Raises UserError where that is nothing, or not the one probe that was asked for.
     """
-    gives = gives_of(each)
+    gives, why = gives_of(each)
     kept = []
     for probe in probes:
         left = probe.given(gives)
+        if left is not None and left is not probe:
+            instead = "answers are generated" if left.name == probe.name else f"{left.name} in place of {probe.name}"
+        else:
+            instead = f"no {probe.name}"
+        if len(probes) == 1 and (left is None or left.name != probe.name):
+            raise UserError(f"{probe.name}: model {each.label!r}: {why}; ask another probe of it")
         if left is not probe:
-            lacks = " or ".join(sorted(probe.needs - gives))
-            told = f"model {each.label!r}: its reader gives {' and '.join(sorted(gives))}, no {lacks}"
-            if left is None or (left.name != probe.name and len(probes) == 1):
-                if len(probes) == 1:
-                    raise UserError(f"{probe.name}: {told}; ask another probe")
-                note(f"{told}: {probe.name} is left out")
-            else:
-                note(
-                    f"{told}: "
-                    + ("answers are generated" if left.name == probe.name else f"{left.name} in place of {probe.name}")
-                )
+            note(f"model {each.label!r}: {why}: {instead}")
         if left is not None:
             kept.append(left)
     if not kept:
-        raise UserError(f"model {each.label!r}: its reader gives nothing that is asked for; take the probe needle")
+        raise UserError(f"model {each.label!r}: {why}: it gives nothing that is asked for; take the probe needle")
     return kept
 
 

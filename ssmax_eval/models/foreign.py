@@ -59,9 +59,12 @@ class Function:
         return {"kind": "function", "function": self.name, **told, "tokenizer": self.counting.record()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Endpoint:
-    """A model that a server completes texts with. url: of its API, without credentials. name: the model's, there."""
+    """A model that a server completes texts with. url: of its API, without credentials. name: the model's, there.
+
+    Two of one URL are not the same: the server may have been started anew between them.
+    """
 
     url: str
     name: str

@@ -170,18 +170,22 @@ def other_length(read: int, length: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def client_of(url: str) -> Any:
+def client_of(url: str, key: str) -> Any:
     """Return the client of a server; it tries again what failed by chance. Raises UserError."""
     try:
         from openai import OpenAI
     except ModuleNotFoundError as error:
         raise UserError(f"model {url}: to read a server needs openai; run: pip install openai") from error
-    return OpenAI(base_url=url, api_key=os.environ.get(KEY) or "none", timeout=SECONDS)
+    return OpenAI(base_url=url, api_key=key, timeout=SECONDS)
+
+
+def key() -> str:
+    return os.environ.get(KEY) or "none"
 
 
 def complete(endpoint: Endpoint, prompt: list[int] | str, tokens: int, echo: bool = False, retry: bool = True) -> Any:
     """Return the server's completion, greedy. Raises Unread for whatever goes wrong."""
-    client = client_of(endpoint.url)
+    client = client_of(endpoint.url, key())
     client = client if retry else client.with_options(max_retries=0)
     more = {"echo": True, "logprobs": TOP} if echo else {}
     try:
@@ -209,7 +213,7 @@ def reason(error: Exception) -> str:
         text = f"the server answered {error.status_code}: {body.get('message') or body.get('detail') or text}"
         if error.status_code in (401, 403):
             text += f" (its key is read from {KEY})"
-    return one_line(text, (os.environ.get(KEY, ""),))
+    return one_line(text, (key(),))
 
 
 @lru_cache(maxsize=64)
@@ -240,7 +244,7 @@ def offered(endpoint: Endpoint) -> Offered:
 
 def refuse_unknown_name(endpoint: Endpoint, shown: str) -> None:
     """Raise UserError if the server lists its models and this is none of them: some answer with another model then."""
-    client = client_of(endpoint.url).with_options(max_retries=0)
+    client = client_of(endpoint.url, key()).with_options(max_retries=0)
     try:
         names = [each.id for each in client.models.list().data or []]
     except Exception as error:

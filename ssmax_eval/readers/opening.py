@@ -17,10 +17,14 @@ def open_reader(each: Subject, options: RunOptions) -> Reader:
     return TransformersReader(*each.load(options))
 
 
-def gives_of(each: Subject) -> frozenset[str]:
-    """Return what a model's reader gives, nothing loaded; a server is asked. Raises UserError for one that does not answer."""
+def gives_of(each: Subject) -> tuple[frozenset[str], str]:
+    """Return what a model's reader gives, nothing loaded, and why it is not more; a server is asked.
+
+    Raises UserError for a server that does not answer.
+    """
     if isinstance(each.foreign, Function):
-        return FunctionReader.gives
+        return FunctionReader.gives, "a function gives text alone"
     if isinstance(each.foreign, Endpoint):
-        return offered(each.foreign).gives
-    return TransformersReader.gives
+        found = offered(each.foreign)
+        return found.gives, found.why or "a server shows no attention"
+    return TransformersReader.gives, ""
