@@ -20,7 +20,7 @@ from .plans import AS_TRAINED, PlannedRun
 from .probes.budget import cut_in_words
 from .processes import Alone
 from .progress import Progress, duration
-from .readers.transformers import GENERATE
+from .readers.reader import GENERATE
 from .rows import Fields
 
 FIRST_TIMED = 128  # tokens of the first forward that is timed
@@ -43,7 +43,7 @@ class Line:
 def price(
     plans: Iterable[PlannedRun],
     options: RunOptions,
-    loaded: dict[str, PreTrainedModel] | None = None,
+    loaded: dict[str, PreTrainedModel | None] | None = None,
     anew: Container[int] = (),
 ) -> list[Line]:
     """Return what is left of planned runs, a line for each run and context length.
@@ -101,7 +101,7 @@ class Forecast:
 
     @contextmanager
     def __call__(
-        self, plan: PlannedRun, model: PreTrainedModel, done: Iterable[str]
+        self, plan: PlannedRun, model: PreTrainedModel | None, done: Iterable[str]
     ) -> Iterator[Callable[[Sequence[Fields]], None]]:
         """Run a block that runs a plan with its model, and yield what is told of each batch of rows. done: samples that were stored."""
         if self.progress is None:
@@ -138,7 +138,7 @@ class Forecast:
             if not self.to_come:
                 progress.close()
 
-    def begin(self, each: Subject, model: PreTrainedModel) -> Progress:
+    def begin(self, each: Subject, model: PreTrainedModel | None) -> Progress:
         """Say the cost of all that is left, and return the progress of it."""
         lines = price(self.plans, self.options, {each.label: model}, self.anew)
         if lines:  # else all rows are there, and only the record is not
@@ -204,13 +204,18 @@ def by_length(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def seconds(
-    model: PreTrainedModel, work: Work | None, lines: Sequence[Line], processes: int = 1
+    model: PreTrainedModel | None, work: Work | None, lines: Sequence[Line], processes: int = 1
 ) -> tuple[float, float] | None:
     """Return the least and most seconds that lines may take so many processes, from short timed forwards of one model.
 
     Other models are taken to do as many operations a second. None where that would be a guess: generated answers, unknown shapes.
     """
-    if work is None or total(lines) is None or any(GENERATE in each.plan.probe.needs for each in lines):
+    if (
+        model is None
+        or work is None
+        or total(lines) is None
+        or any(GENERATE in each.plan.probe.needs for each in lines)
+    ):
         return None
     timed = time_forwards(model, max(line.context_length for line in lines))
     known = [(work.operations(length), took) for length, took in timed]

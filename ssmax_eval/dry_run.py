@@ -31,9 +31,7 @@ def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
     needs = [least(each, options, [line for line in lines if line.plan.subject is each]) for each in subjects]
     seconds = [each.seconds for each in needs]
     return {
-        "models": [
-            {"model": each.label, "train_length": training_length(each.loaded or each.reference)} for each in subjects
-        ],
+        "models": [{"model": each.label, "train_length": trained_at(each)} for each in subjects],
         "lengths": by_length(lines),
         "prompts": sum(line.prompts for line in lines),
         "tokens": sum(line.tokens for line in lines),
@@ -55,6 +53,10 @@ def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
         ],
         "in_words": "; ".join([in_words(lines), *in_words_least(needs)]) if lines else in_words(lines),
     }
+
+
+def trained_at(each: Subject) -> int | None:
+    return None if each.foreign else training_length(each.loaded or each.reference)
 
 
 class Least(NamedTuple):
@@ -81,6 +83,8 @@ def least(each: Subject, options: RunOptions, lines: Sequence[Line]) -> Least:
 def in_words_least(needs: Sequence[Least]) -> list[str]:
     """Say what is needed at the least."""
     largest = max(needs, key=lambda each: each.weights + each.layer)
+    if not largest.weights:  # nothing is read in this process
+        return []
     told = [
         f"at least {(largest.weights + largest.layer) / 1e9:.2g} GB of memory, {largest.weights / 1e9:.2g} GB of it weights"
     ]
@@ -99,6 +103,8 @@ def check_without_weights(plans: Sequence[PlannedRun], options: RunOptions) -> N
                 check_config(each.source, options.trust_remote_code)
             tokenizer = load_tokenizer(each.source, options.trust_remote_code)
             model = blank(each.source, options.trust_remote_code)
-        if model is not None and tokenizer is not None:
+        if each.foreign is not None:
+            tokenizer = each.foreign.counting.tokenizer
+        if tokenizer is not None and (model is not None or each.foreign is not None):
             for probe in {id(plan.probe): plan.probe for plan in group}.values():
                 probe.check(model, tokenizer)

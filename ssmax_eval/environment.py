@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from .mechanisms.layers import reads_on
 
 
-def environment(model: PreTrainedModel) -> dict[str, Any]:
+def environment(model: PreTrainedModel | None) -> dict[str, Any]:
+    """Return packages, revision and machine. model: whose device is told; None for one that is not in this process."""
     packages = ("ssmax-eval", "torch", "transformers", "tokenizers", "numpy", "pandas")
     versions: dict[str, str | None] = {}
     for package in packages:
@@ -24,13 +25,15 @@ def environment(model: PreTrainedModel) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    cuda = reads_on(model).type == "cuda"
+    device = "unknown" if model is None else reads_on(model).type
+    if model is not None and device == "cuda":
+        device = torch.cuda.get_device_name(reads_on(model))
     return {
         "versions": versions,
         "git_revision": git_revision(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(reads_on(model)) if cuda else reads_on(model).type,
+        "device": device,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
     }
@@ -53,9 +56,9 @@ def git_revision() -> str | None:
     return out.stdout.strip() or None
 
 
-def peak_memory(model: PreTrainedModel) -> int | None:
+def peak_memory(model: PreTrainedModel | None) -> int | None:
     """Return the process's peak so far in bytes: of the GPU if the model is on one, else resident memory; None where unknown."""
-    if reads_on(model).type == "cuda":
+    if model is not None and reads_on(model).type == "cuda":
         return int(torch.cuda.max_memory_allocated(reads_on(model)))
     try:
         import resource

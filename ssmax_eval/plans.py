@@ -1,16 +1,19 @@
 """What is to run: which probes on which models in which settings, and where the rows go; nothing loaded or written."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .errors import UserError
 from .models.load import pick_device
 from .models.mechanism_code import code_source
 from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
 from .probes.kind import Probe
 from .probes.options import Options, several
+from .readers.opening import gives_of
 from .setting import Setting, settings_of
 from .store import Run, run_id_of
 
@@ -48,6 +51,7 @@ def how_asked(options: Options) -> RunOptions:
         output_path=Path(options.output_path),
         fresh=options.fresh,
         trust_remote_code=options.trust_remote_code,
+        tokenizer=options.tokenizer,
     )
 
 
@@ -64,14 +68,50 @@ def planned_runs(
         probe.rows_planned()  # what is wrong with a plan is said before anything is loaded
     return [
         PlannedRun(each, probe, setting, open_run(each, probe, setting, options))
-        for each in subjects(models)
+        for each in subjects(models, options.tokenizer)
+        for own in [given_by(each, probes)]
         for setting in dict.fromkeys(as_it_is(each, setting) for setting in settings)
-        for probe in probes
+        for probe in own
     ]
 
 
+def given_by(each: Subject, probes: Sequence[Probe]) -> list[Probe]:
+    """Return what of the probes a model's reader can give, with a note of what it cannot.
+
+    Raises UserError where that is nothing, or not the one probe that was asked for.
+    """
+    gives, why = gives_of(each)
+    kept = []
+    for probe in probes:
+        left = probe.given(gives)
+        if left is not None and left is not probe:
+            instead = "answers are generated" if left.name == probe.name else f"{left.name} in place of {probe.name}"
+        else:
+            instead = f"no {probe.name}"
+        if len(probes) == 1 and (left is None or left.name != probe.name):
+            raise UserError(f"{probe.name}: model {each.label!r}: {why}; ask another probe of it")
+        if left is not probe:
+            note(f"model {each.label!r}: {why}: {instead}")
+        if left is not None:
+            kept.append(left)
+    if not kept:
+        raise UserError(f"model {each.label!r}: {why}: it gives nothing that is asked for; take the probe needle")
+    return kept
+
+
+def note(text: str) -> None:
+    logging.getLogger(__name__).warning("ssmax-eval: note: %s", text)
+
+
 def as_it_is(each: Subject, setting: Setting) -> Setting:
-    """Return a setting without a swap that changes nothing: softmax swapped into a softmax model is that model."""
+    """Return a setting without a swap that changes nothing: softmax swapped into a softmax model is that model.
+
+    Raises UserError for a setting of what no setting reaches.
+    """
+    if each.foreign is not None and setting != Setting():
+        raise UserError(
+            f"model {each.label!r}: {setting} cannot be put on a function or a server; leave it out, or the model"
+        )
     asked = setting.attention
     swaps_nothing = asked is not None and str(asked) == each.native_attention == "softmax"
     return replace(setting, attention=None) if swaps_nothing else setting

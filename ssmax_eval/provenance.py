@@ -17,8 +17,15 @@ from .training.recipes import RECIPES
 
 
 def describe_model(
-    each: Subject, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str
+    each: Subject, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, dtype: str
 ) -> dict[str, Any]:
+    """Return what a run's record tells of its model. model: None for one that is not in this process: of it little is known."""
+    counts = {"tokenizer": type(tokenizer).__name__, "vocabulary": len(tokenizer)}
+    if model is None:
+        assert each.foreign is not None
+        unknown = ("architecture", "parameters", "train_length", "native_attention", "dtype", "training")
+        named = {"label": each.label, "reference": each.reference, "fingerprint": each.fingerprint}
+        return {**named, **dict.fromkeys(unknown), **counts, "foreign": each.foreign.record()}
     return {
         "label": each.label,
         # a path says nothing on another machine, and may say too much: its last part and the fingerprint do
@@ -30,8 +37,7 @@ def describe_model(
         "native_attention": each.native_attention,
         "dtype": str(model.dtype).removeprefix("torch."),
         "dtype_requested": dtype,
-        "tokenizer": type(tokenizer).__name__,
-        "vocabulary": len(tokenizer),
+        **counts,
         "training": None if each.source is None else describe_training(each.source),
     }
 

@@ -21,18 +21,20 @@ class ModelTold(Struct):
     """What a record tells of the model."""
 
     label: str
-    architecture: str
-    parameters: int
     fingerprint: str
-    dtype: str
+    # null where the model is not in the process that reads it
+    architecture: str | None
+    parameters: int | None
+    dtype: str | None
     train_length: int | None = None
     training: TrainingTold | None = None
+    foreign: dict[str, Any] | None = None
 
 
 class AttentionTold(Struct):
     """What a record tells of the mechanism, layers by name."""
 
-    attention: str
+    attention: str | None
     swapped: bool = False
     scaled_layers: list[str] | None = None
     unscaled_layers: list[str] | None = None

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from .cost import Forecast
 from .environment import command, environment, peak_memory
@@ -21,7 +21,8 @@ from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
 from .processes import Alone, together
 from .provenance import describe_model
-from .readers.transformers import TransformersReader
+from .readers.opening import open_reader
+from .readers.reader import Reader
 from .setting import Setting
 from .store import Run
 
@@ -70,30 +71,24 @@ def run_probes(
                 i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored(plan.probe.rows_planned())
             ]
             if missing := processes.same(left):
-                model, tokenizer = each.load(options)
+                reader = open_reader(each, options)
                 for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
-                    probe.check(model, tokenizer)
+                    probe.check(reader.model, reader.tokenizer)
                 for i in missing:
-                    execute(own[i], model, tokenizer, how[i], forecast, processes)
+                    execute(own[i], reader, how[i], forecast, processes)
     return [plan.run for plan in plans]
 
 
-def execute(
-    plan: PlannedRun,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    options: RunOptions,
-    forecast: Forecast,
-    processes: Alone,
-) -> None:
+def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: Forecast, processes: Alone) -> None:
     """Probe one model in one setting, appending rows; the first process writes run.json when all are done."""
     started = time.perf_counter()
     each, probe, setting, run = plan
+    model, tokenizer = reader.model, reader.tokenizer
     described = describe_model(each, model, tokenizer, options.dtype)
     longest = max(sample.context_length for sample in probe.plan())
-    reader = TransformersReader(model, tokenizer)
     with ExitStack() as stack:
-        stack.enter_context(inference(model))
+        if model is not None:
+            stack.enter_context(inference(model))
         effective = stack.enter_context(setting(model, longest or None))
         probe.check(model, tokenizer)
         proof = reader.prove(longest, probe.needs, effective.has_mechanism)
@@ -101,7 +96,7 @@ def execute(
         common = {
             "model": each.label,
             "fingerprint": each.fingerprint,
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": described["dtype"],
             **effective.columns(),
         }
         with processes.first_ahead():

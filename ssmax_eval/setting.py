@@ -70,12 +70,17 @@ class Setting:
         return ", ".join(parts + ([str(self.position)] if self.position.changes else [])) or "as trained"
 
     @contextmanager
-    def __call__(self, model: PreTrainedModel, longest: int | None = None) -> Iterator["Effective"]:
+    def __call__(self, model: PreTrainedModel | None, longest: int | None = None) -> Iterator["Effective"]:
         """Run a block with a model in this setting, and yield what it came to; all comes back afterwards.
 
-        longest: tokens of the longest context to come: a window that holds them is none, and a change of RoPE has to show
-        there. Raises UserError for what the model cannot take, and for a setting without effect.
+        model: None for one that is not in this process: no setting reaches it. longest: tokens of the longest context to
+        come: a window that holds them is none, and a change of RoPE has to show there. Raises UserError for what the model
+        cannot take, and for a setting without effect.
         """
+        if model is None:
+            assert self == Setting()
+            yield Effective(self, Attached(None, None), None)
+            return
         with ExitStack() as stack:
             there = stack.enter_context(self.mechanism_on(model, longest))
             carries, bias = bool(mechanisms_of(model)), own_bias(model)
@@ -203,7 +208,7 @@ class Effective:
 
     def sources(self) -> dict[str, Any]:
         """Return where a mechanism and a bias come from that are not this package's own, and what is told of the mechanism."""
-        name = self.attached.attention.partition(":")[0]
+        name = (self.attached.attention or "").partition(":")[0]
         mechanism = MECHANISMS.get(name)
         told = {} if mechanism is None else {"reference": mechanism.reference, "choices": mechanism.choices}
         kinds = [each for each in (mechanism, BIASES.get(str(self.bias))) if each is not None]
@@ -246,7 +251,7 @@ class Effective:
             "rope_scaling": rope.scaling,
         }
 
-    def record(self, model: PreTrainedModel) -> dict[str, Any]:
+    def record(self, model: PreTrainedModel | None) -> dict[str, Any]:
         """Return what a run's record tells of the setting."""
         asked = self.setting.position
         effective = None if self.rope is None else {k: None if v != v else v for k, v in asdict(self.rope).items()}
@@ -254,7 +259,7 @@ class Effective:
             "attention": {
                 **asdict(self.attached),
                 "swapped": self.setting.attention is not None,
-                "learned": learned_of(model),
+                "learned": {} if model is None else learned_of(model),
                 **self.sources(),
                 **({} if (reach := reach_of(model)) is None else {"reach": reach}),
             },

@@ -26,7 +26,8 @@ from ..probes.needle.probe import BATCH_TOKENS, masses_of
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
 from ..readers.memory import Scorer
-from ..readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
+from ..readers.reader import ANSWERS, GENERATE, WEIGHTS
+from ..readers.transformers import TransformersReader
 from ..setting import Setting
 from .requests import prompt_of, reading
 

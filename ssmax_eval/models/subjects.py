@@ -1,7 +1,6 @@
 """What is probed: models by reference or loaded, how they are loaded, and what identifies their weights and code."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,20 @@ from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.interface import native_mechanism
 from ..mechanisms.spelling import Attention
+from .foreign import Endpoint, Foreign, fingerprint_of, foreign_named, function
 from .identity import Identity, identify, identify_source, mechanism_asked
 from .load import load_model
-from .sources import ModelSource, resolve
+from .sources import ModelSource, is_foreign, resolve
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run: dtype, device and device_map as load_model takes them; batch_size None chooses; fresh starts every run over."""
+    """How to run: dtype, device and device_map as load_model takes them; batch_size None chooses; fresh starts every run over.
+
+    tokenizer: whose prompts of foreign models are counted with (foreign.py).
+    """
 
     dtype: str = "auto"
     device: str = "auto"
@@ -31,6 +34,7 @@ class RunOptions:
     output_path: Path = Path("results")
     fresh: bool = False
     trust_remote_code: bool = False
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -41,16 +45,18 @@ class RunOptions:
 class Subject:
     """A model to probe: where it comes from (or the loaded pair itself), and what identifies its weights.
 
-    not_resumable: why its runs start over each time and are never served from stored rows; None if they may be.
+    native_attention: None where it is not known. not_resumable: why its runs start over each time and are never served from
+    stored rows; None if they may be. foreign: a function or an endpoint, which is no model of this process.
     """
 
     label: str
     reference: str
     fingerprint: str
-    native_attention: str
+    native_attention: str | None
     source: ModelSource | None = None
     loaded: Loaded | None = None
     not_resumable: str | None = None
+    foreign: Foreign | None = None
 
     @property
     def resumable(self) -> bool:
@@ -85,12 +91,26 @@ class Subject:
         )
 
 
-def subjects(models: str | Sequence[Any] | dict[str, Any] | Loaded) -> list[Subject]:
-    """Return the subjects of references (`[LABEL=]REF`), of {label: reference or (model, tokenizer)}, or of one loaded pair."""
-    if isinstance(models, str) or (isinstance(models, tuple) and models and hasattr(models[0], "config")):
-        models = [models]
+def is_one(models: Any) -> bool:
+    """Tell whether models are one: a reference, a loaded pair, or a function."""
+    pair = isinstance(models, tuple) and bool(models) and hasattr(models[0], "config")
+    return isinstance(models, str) or pair or is_foreign(models)
+
+
+def subjects(models: Any, tokenizer: str | None = None) -> list[Subject]:
+    """Return the subjects of references (`[LABEL=]REF`), of {label: reference, function or (model, tokenizer)}, or of one of these.
+
+    tokenizer: as RunOptions has it. Raises UserError.
+    """
+    models = [models] if is_one(models) else models
     items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
-    found = [subject(label, reference) for label, reference in items]
+    if tokenizer is not None and not any(is_foreign(reference) for _, reference in items):
+        raise UserError(
+            f"tokenizer {tokenizer!r}: these models bring their own; it is for functions and servers, leave it out"
+        )
+    found = [
+        foreign_subject(label, each, tokenizer) if is_foreign(each) else subject(label, each) for label, each in items
+    ]
     labels = [each.label for each in found]
     for label in labels:
         if labels.count(label) > 1:
@@ -121,11 +141,29 @@ def subject(label: str, reference: Any) -> Subject:
     return Subject(label or name, name, identity.fingerprint, native, loaded=reference, not_resumable=reason)
 
 
+def foreign_subject(label: str, reference: Any, tokenizer: str | None) -> Subject:
+    """Return the subject of a function or of a server's model. Raises UserError."""
+    if isinstance(reference, str):
+        given, foreign = foreign_named(reference, tokenizer)
+    else:
+        given = getattr(reference, "__name__", type(reference).__name__)
+        foreign = function(reference, given, tokenizer)
+    label = label or given
+    if isinstance(foreign, Endpoint):
+        return Subject(label, f"{foreign.url}#{foreign.name}", fingerprint_of(foreign), None, foreign=foreign)
+    reason = starts_over(label, "it is no function of a file") if foreign.file is None else None
+    return Subject(label, foreign.name, fingerprint_of(foreign), None, not_resumable=reason, foreign=foreign)
+
+
 def told(label: str, identity: Identity) -> str | None:
     """Say why a model's runs are not resumed, and return the reason; None if they are."""
     if identity.unknown_code is None:
         return None
-    reason = f"code that is not transformers' decides its numbers: {identity.unknown_code}"
+    return starts_over(label, f"code that is not transformers' decides its numbers: {identity.unknown_code}")
+
+
+def starts_over(label: str, reason: str) -> str:
+    """Say that a model's runs start over, and return the reason."""
     logging.getLogger(__name__).warning(
         "ssmax-eval: note: model %r: its runs start over, stored rows are not used: %s", label, reason
     )

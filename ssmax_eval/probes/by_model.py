@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..mechanisms.train_length import train_length_of
-from ..models.sources import ModelSource, resolve
+from ..models.sources import ModelSource, is_foreign, resolve
+from ..models.subjects import is_one
 from .defaults import LONGEST, UNKNOWN, WINDOW
 
 LENGTHS = 5  # of a default grid, factors of two apart
@@ -60,10 +61,12 @@ def default_window(models: Any) -> int:
 
 
 def members(models: Any) -> list[Any]:
-    """Return each of the models: one reference or (model, tokenizer), several, or {label: one}."""
-    if isinstance(models, str) or (isinstance(models, tuple) and models and hasattr(models[0], "config")):
-        return [models]
-    return list(models.values()) if isinstance(models, dict) else list(models)
+    """Return each of the models that can be asked: one reference or (model, tokenizer), several, or {label: one}.
+
+    Functions and servers tell neither what they learned nor at which length.
+    """
+    every = [models] if is_one(models) else list(models.values()) if isinstance(models, dict) else list(models)
+    return [each for each in every if not is_foreign(each)]
 
 
 def name_of(model: Any) -> str:

@@ -8,7 +8,26 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.prompts import FAR_OFF
 from ..errors import UserError, nearest
 from ..position.learned import position_end
+from ..readers.parts import refuse_unlike_parts
 from ..rows import Fields
+
+
+def check_model(
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: int,
+    positions: int,
+    chunk: int | None,
+) -> None:
+    """Raise UserError for what a model cannot read: another's tokenizer, more positions than it has, parts of a prompt.
+
+    model: None for one that is not in this process: what it cannot read, its samples say.
+    """
+    if model is not None:
+        check_tokenizer(model, tokenizer, asked, positions)
+        refuse_unlike_parts(model, chunk, asked - 1)
+    elif chunk is not None:
+        raise UserError(f"chunk {chunk}: a function or a server reads as it does; leave it out")
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:

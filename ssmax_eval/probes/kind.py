@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..readers.transformers import TransformersReader
+    from ..readers.reader import Reader
     from ..report.section import Section
 
 
@@ -56,7 +56,7 @@ class Probe(Protocol):
 
     def __call__(
         self,
-        reader: "TransformersReader",
+        reader: "Reader",
         done: Collection[str],
         batch_size: int | None,
         claim: Callable[[], bool],
@@ -66,6 +66,10 @@ class Probe(Protocol):
         claim, asked once for each batch of the whole plan in turn, tells whether it is this process's.
         """
         ...
+
+    def given(self, gives: frozenset[str]) -> "Probe | None":
+        """Return what of the probe a reader can give that gives no more than this: itself if that is all, None for nothing."""
+        return self if self.needs <= gives else None
 
     def longest(self) -> int:
         """Return the tokens of the longest sample, of all that there would be without a limit on their number."""
@@ -103,8 +107,8 @@ class Probe(Protocol):
         """Return what is worth a note about all rows of a run, nothing where nothing is."""
         return ""
 
-    def check(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-        """Raise UserError for what a model cannot be asked."""
+    def check(self, model: "PreTrainedModel | None", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Raise UserError for what a model cannot be asked. model: None for one that is not in this process."""
 
 
 @dataclass(frozen=True)

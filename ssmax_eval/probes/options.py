@@ -124,6 +124,9 @@ class Options:
     dry_run: Annotated[bool, Told("The plan and what it costs; no weights are loaded, nothing is written.")] = False
     fresh: Annotated[bool, Told("Start over instead of finishing what is there.")] = False
     trust_remote_code: Annotated[bool, Told("Run code that a checkpoint brings.")] = False
+    tokenizer: Annotated[
+        str | None, Told("Whose tokenizer counts the prompts of a function or a server; a server needs one.", "REF")
+    ] = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value of another type; numpy's numbers and arrays become Python's."""

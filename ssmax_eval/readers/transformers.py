@@ -6,14 +6,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
-from ..errors import UserError
 from ..mechanisms.layers import reads_on
 from .answers import Score, Watch, forced, generate
 from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
-
-ANSWERS, GENERATE, NLL, WEIGHTS = "answers", "generate", "nll", "weights"
+from .reader import ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
 
 
 class TransformersReader:
@@ -34,10 +32,7 @@ class TransformersReader:
         longest: tokens of the longest prompt to come. needs: what will be asked for. mechanism: one stands on the model, its
         own or swapped in. Raises UserError for what this reader, or the model, cannot give.
         """
-        if lacking := sorted(needs - self.gives):
-            raise UserError(
-                f"{type(self).__name__}: it cannot give {lacking[0]}; it gives {', '.join(sorted(self.gives))}"
-            )
+        refuse_lacking(self, needs)
         return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
 
     def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:

@@ -28,8 +28,10 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     named = told(rows, NAMED)
     number = numbered(*(named[name] for name in named))
     each = named.iloc[np.unique(number, return_index=True)[1]]  # one row of all that are named alike
-    mechanism = each["attention"] + each["attention_swapped"].map({True: " swapped in", False: ""})
-    subject = each["model"] + (", " + mechanism if (each["attention"] != "softmax").any() else "")
+    known = each["attention"].notna()  # else nobody can look into it: a function, a server
+    mechanism = (each["attention"] + each["attention_swapped"].map({True: " swapped in", False: ""})).where(known)
+    others = (each["attention"][known] != "softmax").any()
+    subject = each["model"] + ((", " + mechanism).where(known, "") if others else "")
     rope = each["rope"].where(each["rope"] == "as trained", ", " + each["rope"]).replace("as trained", "")
     series = subject + rope
     for column in ("dtype", "scoring", "fingerprint"):

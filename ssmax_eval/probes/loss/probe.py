@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.documents import Documents, Window
-from ...readers.parts import refuse_unlike_parts, smaller_chunk
+from ...readers.parts import smaller_chunk
 from ...readers.prefill import is_out_of_memory
-from ...readers.transformers import NLL, TransformersReader
+from ...readers.reader import NLL, Reader, Unread
 from ...rows import Fields
 from ..budget import within
 from ..by_model import default_lengths, default_window
-from ..checks import check_tokenizer, require
+from ..checks import check_model, require
 from ..defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
 from ..kind import Probe
 from . import PROBE
@@ -89,15 +89,14 @@ class LossProbe(Probe):
         """Return the documents in the order they are read."""
         return within([Sample(i, self.context_length) for i in range(self.documents)], self.limit_tokens)
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short."""
-        check_tokenizer(model, tokenizer, self.context_length, self.context_length)
+        check_model(model, tokenizer, self.context_length, self.context_length, self.chunk)
         self.windows(tokenizer)
         if not self.gain_lengths():
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
             )
-        refuse_unlike_parts(model, self.chunk, self.context_length - 1)
 
     def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
         """Return the documents in this tokenizer's ids."""
@@ -128,7 +127,7 @@ class LossProbe(Probe):
 
     def __call__(
         self,
-        reader: TransformersReader,
+        reader: Reader,
         done: Collection[str] = (),
         batch_size: int | None = None,
         claim: Callable[[], bool] = lambda: True,
@@ -189,26 +188,27 @@ class LossProbe(Probe):
             )
         return rows
 
-    def score(
-        self, reader: TransformersReader, ids: Tensor, prefix: int, chunk: int | None
-    ) -> tuple[Scores, int | None]:
+    def score(self, reader: Reader, ids: Tensor, prefix: int, chunk: int | None) -> tuple[Scores, int | None]:
         """Return a document's scores, and the chunk that it was read in: smaller ones are tried when memory runs out."""
         while True:
             try:
                 nll, near = reader.nll(ids, chunk)[0], self.near(reader, ids, prefix)
                 finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
                 return (Scores(nll, near) if finite else Scores(None, None, "nll is not finite")), chunk
+            except Unread as error:
+                return Scores(None, None, str(error)), chunk
             except RuntimeError as error:
-                if not is_out_of_memory(error):
+                if reader.model is None or not is_out_of_memory(error):
                     raise
             # outside the handler, so that the failed forward's tensors are gone
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            assert reader.model is not None
             if (smaller := smaller_chunk(reader.model, chunk, self.context_length)) is None:
                 return Scores(None, None, "out of memory"), chunk
             chunk = smaller
 
-    def near(self, reader: TransformersReader, ids: Tensor, prefix: int) -> Tensor:
+    def near(self, reader: Reader, ids: Tensor, prefix: int) -> Tensor:
         """Return the nll of the last window of each gain length, read with nothing but the tokenizer's prefix before it."""
         windows = [
             torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()

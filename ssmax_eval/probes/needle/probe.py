@@ -17,14 +17,13 @@ from ...errors import UserError
 from ...mechanisms.layers import reads_on
 from ...readers.answers import EXTRA_GENERATED_TOKENS, Score
 from ...readers.memory import Scorer
-from ...readers.parts import refuse_unlike_parts
-from ...readers.transformers import ANSWERS, GENERATE, WEIGHTS, TransformersReader
+from ...readers.reader import ANSWERS, GENERATE, WEIGHTS, Reader
 from ...rows import Fields
 from ..attention.masses import AttentionMass
 from ..attention.rows import AttentionRow
 from ..budget import within
 from ..by_model import default_lengths, default_task
-from ..checks import check_tokenizer, depths_off, require
+from ..checks import check_model, depths_off, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
 from ..options import several
@@ -163,7 +162,7 @@ class NeedleProbe(Probe):
         parts += [len(self.prompt(tokenizer, sample._replace(control="needle-only")).ids) for sample in near]
         return max(parts) if near else 0
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its needle, the tokenizer not fit for it or not the model's, or positions
         run out."""
         refuse_unknown(tokenizer, self.needle)
@@ -175,8 +174,7 @@ class NeedleProbe(Probe):
             )
         longest = max(sample.context_length for sample in self.plan())
         extra = EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0
-        check_tokenizer(model, tokenizer, longest, longest + extra)
-        refuse_unlike_parts(model, self.chunk, longest - 1)
+        check_model(model, tokenizer, longest, longest + extra, self.chunk)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -185,9 +183,15 @@ class NeedleProbe(Probe):
             {GENERATE if self.scoring == "generate" else ANSWERS, *([WEIGHTS] if self.attention_mass else [])}
         )
 
+    def given(self, gives: frozenset[str]) -> "NeedleProbe | None":
+        if self.needs <= gives or GENERATE not in gives:
+            return self if self.needs <= gives else None
+        left = replace(self, attention_mass=self.attention_mass and WEIGHTS in gives)
+        return left if left.needs <= gives else replace(left, attention_mass=False, scoring="generate")
+
     def __call__(
         self,
-        reader: TransformersReader,
+        reader: Reader,
         done: Collection[str] = (),
         batch_size: int | None = None,
         claim: Callable[[], bool] = lambda: True,
@@ -202,7 +206,7 @@ class NeedleProbe(Probe):
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
             samples = list(group)
-            size = batch_size or max(1, BATCH_TOKENS[reads_on(model).type] // max(1, samples[0].context_length))
+            size = batch_size or prompts_at_once(model, samples[0].context_length)
             if samples[0].control == "needle-only":
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):
@@ -218,7 +222,7 @@ class NeedleProbe(Probe):
                 ]
                 yield rows
 
-    def scorer(self, reader: TransformersReader) -> Scorer:
+    def scorer(self, reader: Reader) -> Scorer:
         """Return what scores prompts of equal length with a reader."""
         if self.scoring == "generate":
             return reader.generate
@@ -281,7 +285,12 @@ class NeedleProbe(Probe):
         return [sample.context_length or min(self.context_lengths)]
 
 
-def masses_of(reader: TransformersReader) -> Scorer:
+def prompts_at_once(model: PreTrainedModel | None, length: int) -> int:
+    """Return how many prompts of a length are read together; of a model elsewhere one, so that each is stored when it is read."""
+    return 1 if model is None else max(1, BATCH_TOKENS[reads_on(model).type] // max(1, length))
+
+
+def masses_of(reader: Reader) -> Scorer:
     """Return what scores prompts of equal length, and tells what every head does in their answers' rows."""
 
     def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:

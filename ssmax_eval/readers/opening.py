@@ -1,0 +1,30 @@
+"""Who reads a model: the one place that chooses a reader."""
+
+from ..models.foreign import Endpoint, Function
+from ..models.subjects import RunOptions, Subject
+from .endpoint import EndpointReader, offered
+from .function import FunctionReader
+from .reader import Reader
+from .transformers import TransformersReader
+
+
+def open_reader(each: Subject, options: RunOptions) -> Reader:
+    """Load a model, or reach it, and return its reader. Raises UserError."""
+    if isinstance(each.foreign, Function):
+        return FunctionReader(each.foreign)
+    if isinstance(each.foreign, Endpoint):
+        return EndpointReader(each.foreign)
+    return TransformersReader(*each.load(options))
+
+
+def gives_of(each: Subject) -> tuple[frozenset[str], str]:
+    """Return what a model's reader gives, nothing loaded, and why it is not more; a server is asked.
+
+    Raises UserError for a server that does not answer.
+    """
+    if isinstance(each.foreign, Function):
+        return FunctionReader.gives, "a function gives text alone"
+    if isinstance(each.foreign, Endpoint):
+        found = offered(each.foreign)
+        return found.gives, found.why or "a server shows no attention"
+    return TransformersReader.gives, ""
