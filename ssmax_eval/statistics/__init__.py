@@ -5,7 +5,7 @@ from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
-from .league import attention_standings, concordance, loss_standings, standings
+from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
 from .paired import POWER, Beside, beside, compare, paired_interval, smallest_difference
 from .reach import SHARE, compare_reach, effective_lengths
@@ -31,6 +31,7 @@ __all__ = [
     "CONFIDENCE",
     "FEWEST",
     "HEAD",
+    "LEARNED",
     "PART",
     "POWER",
     "PROMPT",

@@ -14,11 +14,14 @@ from .losses import loss_by_position
 from .reach import effective_lengths
 from .seeds import Configurations, compare_seeds, once
 
+LEARNED = 0.9  # of the needles at the shortest length
+
 
 @on_prompts
 def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Return a line for each configuration, the one that reaches furthest first.
+    """Return a line for each configuration, the one that reaches furthest first, those that did not learn the task last.
 
+    learned: whether it finds LEARNED at the shortest length, mean over seeds: how far one reaches that finds little says little.
     rows: with_series of needle rows of one task. configurations: {series: (configuration, seed)}. effective_length: the geometric
     mean over seeds of each one's (effective_lengths), in tokens; low, high its 95% interval, Student's t over the seeds'
     logarithms, cut at the lengths that were tested; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
@@ -33,9 +36,12 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     found = lengths(rows[rows["series"].isin(list(configurations))])
     reach["mean_accuracy"] = reach["series"].map(found.groupby("series")["accuracy"].mean())
     reach["tokens"] = reach["effective_length"].fillna(reach["shortest"] / 2)
-    order = ["tokens", "mean_accuracy"]
-    reach["rank"] = reach.groupby("seed")[order].transform(lambda each: each.rank()).mul([1000, 1]).sum(axis=1)
-    reach["rank"] = reach.groupby("seed")["rank"].rank(ascending=False, method="min").astype(int)
+    reach["learned"] = reach["accuracy"] >= LEARNED
+    order = ["learned", "tokens", "mean_accuracy"]
+    key = pd.Series(zip(*(reach[name] for name in order), strict=True), index=reach.index)
+    reach["rank"] = [
+        1 + int((key[reach["seed"] == seed] > own).sum()) for own, seed in zip(key, reach["seed"], strict=True)
+    ]
     lines = []
     for name, part in reach.groupby("configuration", sort=False):
         log = np.log2(part["tokens"].to_numpy(dtype=float))
@@ -49,7 +55,9 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
             | {"accuracy": float(part["mean_accuracy"].mean()), "short_accuracy": float(part["accuracy"].mean())}
             | {"rank_least": int(part["rank"].min()), "rank_most": int(part["rank"].max())}
         )
-    table = pd.DataFrame(lines).sort_values(["effective_length", "accuracy"], ascending=False, kind="stable")
+    table = pd.DataFrame(lines)
+    table.insert(2, "learned", table["short_accuracy"] >= LEARNED)
+    table = table.sort_values(["learned", "effective_length", "accuracy"], ascending=False, kind="stable")
     for baseline in baselines:
         against = compare_seeds(rows, configurations, baseline, by=()).set_index("configuration")
         for column, name in (("difference", ""), ("low", " low"), ("high", " high")):

@@ -12,10 +12,11 @@ from markupsafe import Markup
 from .. import statistics
 from ..mechanisms.spelling import Attention
 from ..models.subjects import RunOptions
-from ..report import Findings, context_of, figures, read
+from ..report import Findings, context_of, figures
 from ..report import written as write_page
 from ..report.context import Context
 from ..report.section import Found, Section, Table, records
+from ..results import tables
 from .league import BASELINES, Entry, League, learned_parameters, probed, trained
 from .price import prices
 
@@ -65,7 +66,7 @@ def standings(
     for column in ("step", "token"):
         table[column] = table["configuration"].map(means(configurations, {k: v[column] for k, v in prices.items()}))
     more = {label: parameters[label] - softmax[seed] for label, (_, seed) in configurations.items()}
-    table["learned"] = table["configuration"].map(means(configurations, more))
+    table["parameters"] = table["configuration"].map(means(configurations, more))
     by_name = {entry.name: entry for entry in entries}
     table.insert(1, "family", [by_name[name].family for name in table["configuration"]])
     return Standings(
@@ -91,7 +92,7 @@ def written(
     first = {label: folders[label] for label, (_, seed) in league.configurations.items() if seed == league.seeds[0]}
     base = next(label for label in first if league.configurations[label][0] == "softmax")
     costs = prices(first, base, league.recipe.train_length, options.output_path / "prices.json")
-    rows, context = read(runs, context_of(runs, figures_folder))
+    rows, context = tables(runs, ("entropy",)), context_of(runs, figures_folder)
     parameters = learned_parameters(folders)
     numbers = standings(rows, league.configurations, league.entries, league.recipe.train_length, parameters, costs)
     findings = Findings([Found(SECTION, [numbers])], [], {})
@@ -187,8 +188,11 @@ def sentences(found: Standings) -> Iterator[str]:
             f"{len(below)} find less ({', '.join(below) or 'none'}); for the other {known - len(above) - len(below)} with an interval the "
             "seeds do not tell. These intervals are each line's own: among so many some lie off 0 by chance."
         )
-    if unlearned := [line["configuration"] for line in reached.values() if line["short_accuracy"] < 0.9]:
-        yield f"Below .90 at the training length itself, so their reach says little: {', '.join(unlearned)}."
+    if unlearned := [line["configuration"] for line in reached.values() if not line["learned"]]:
+        yield (
+            f"Below {statistics.LEARNED:.2f} at the training length itself, and so last, as their reach says little: "
+            f"{', '.join(unlearned)}."
+        )
     if not math.isnan(found.concordance):
         yield (
             f"Agreement of the seeds' rankings: Kendall's W = {found.concordance:.2f} (1: all rank alike, 0: nothing in common)."
@@ -240,5 +244,6 @@ def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
     lines = []
     for line in found.table.to_dict("records"):
         names = ("loss_short", "loss_long", "mass_short", "mass_long", "entropy_short", "entropy_long", "b")
-        lines.append([line["configuration"], *(number(line[name]) for name in names), number(line["learned"], 0)])
+        costs = (number(line["parameters"], 0), number(line["step"]), number(line["token"]))
+        lines.append([line["configuration"], *(number(line[name]) for name in names), *costs])
     return columns, lines
