@@ -8,6 +8,7 @@ from handmade import handmade
 
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
+from ssmax_eval.models.subjects import subjects
 from ssmax_eval.probes.needle.probe import NeedleProbe, Sample
 from ssmax_eval.store import run_id_of
 
@@ -133,3 +134,9 @@ def test_other_plans_are_refused():
     with pytest.raises(UserError, match="plan 3: allowed are 1 or 2"):
         NeedleProbe(plan_version=3)
     assert NeedleProbe().trials == 8
+
+
+def test_a_models_name_can_hold_an_equals_sign(checkpoint):
+    """As folders of trained models do: `league-entmax-1.5-factor=0.3-s0`."""
+    (found,) = subjects({"entmax-1.5:factor=0.3": str(checkpoint)})
+    assert (found.label, found.reference) == ("entmax-1.5:factor=0.3", str(checkpoint))

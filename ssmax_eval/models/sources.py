@@ -147,9 +147,14 @@ def label_of(reference: str) -> tuple[str, str]:
         return "", reference
     if not label:
         raise UserError(f"model {reference!r}: the label before = is empty; write LABEL=REF or REF")
+    return shown(label), rest
+
+
+def shown(label: str) -> str:
+    """Return a label. Raises UserError for one that cannot be shown."""
     if not label.isprintable() or len(label) > LONGEST_LABEL:
         raise UserError(f"model label {label[:LONGEST_LABEL]!r}: allowed are {LONGEST_LABEL} printable characters")
-    return label, rest
+    return label
 
 
 def is_foreign(model: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..mechanisms.spelling import Attention
 from .foreign import Endpoint, Foreign, fingerprint_of, foreign_named, function
 from .identity import Identity, identify, identify_source, mechanism_asked
 from .load import load_model
-from .sources import ModelSource, is_foreign, resolve
+from .sources import ModelSource, is_foreign, resolve, shown
 
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -120,7 +120,8 @@ def subjects(models: Any, tokenizer: str | None = None) -> list[Subject]:
 
 def subject(label: str, reference: Any) -> Subject:
     if isinstance(reference, str):
-        source = resolve(f"{label}={reference}" if label else reference)
+        source = resolve(reference)
+        source = replace(source, label=shown(label)) if label else source
         entry = source.config().get("ssmax")
         native = entry.get("attention", "softmax") if isinstance(entry, dict) else mechanism_asked(source.config())
         identity = identify_source(source)

@@ -168,9 +168,12 @@ def sentences(found: Standings) -> Iterator[str]:
     table = found.table
     reached = {line["configuration"]: line for line in table.to_dict("records")}
     first = table.iloc[0]
-    yield (
+    furthest = (
         f"{first['configuration']} reaches furthest: {tokens(first)} of {first['longest']:,.0f} tested tokens at 85% of what it "
-        f"finds at {found.train_length:,}. {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, {len(table)} mechanisms, trained "
+        f"finds at {found.train_length:,}."
+    )
+    yield (
+        f"{furthest if first['learned'] else 'None of them learned the task.'} {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, {len(table)} mechanisms, trained "
         "on the same batches."
     )
     for baseline in BASELINES:

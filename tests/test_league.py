@@ -1,0 +1,162 @@
+"""The league: its numbers by closed forms, and one of two mechanisms from nothing to the page."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_cli import call
+from test_comparison import rows_of
+from test_own_mechanisms import FILE, forget
+
+from ssmax_eval import UserError, statistics
+from ssmax_eval.mechanisms.registry import mechanisms
+from ssmax_eval.position.bias import biases
+from ssmax_eval.studies.league import NOT_TRAINED, League, entries
+from ssmax_eval.training.recipes import recipe
+
+SMALL = (
+    "--set", "steps=2", "--set", "hidden=32", "--set", "feed_forward=16", "--set", "text_characters=60000",
+    "--seeds", "0,1", "--trials", "1", "--device", "cpu",
+)  # fmt: skip
+
+
+def found(series, by_length):
+    """Ten prompts at each length, so many of them found."""
+    return pd.concat(
+        [rows_of([True] * right + [False] * (10 - right), series, length) for length, right in by_length.items()]
+    )
+
+
+@pytest.fixture
+def three():
+    """Three configurations of two seeds: a keeps all it has, b fades at a length that the seeds differ in, c never learned."""
+    tables = {
+        "a0": {64: 10, 128: 10, 256: 10}, "a1": {64: 10, 128: 9, 256: 9},
+        "b0": {64: 10, 128: 9, 256: 2}, "b1": {64: 10, 128: 5, 256: 1},
+        "c0": {64: 2, 128: 2, 256: 2}, "c1": {64: 0, 128: 1, 256: 0},
+    }  # fmt: skip
+    known = {name: (name[0], int(name[1])) for name in tables}
+    return pd.concat([found(*each) for each in tables.items()], ignore_index=True), known
+
+
+def test_reach_is_the_geometric_mean_over_seeds_with_students_interval(three):
+    table = statistics.standings(*three).set_index("configuration")
+    assert [*table.index] == ["a", "b", "c"]  # furthest first, what never learned last
+    assert table["effective_length"].tolist() == pytest.approx([256, math.sqrt(128 * 64), math.sqrt(256 * 32)])
+    assert table["learned"].tolist() == [True, True, False]
+    assert table["beyond"].tolist() == [2, 0, 1]
+    assert table["nothing"].tolist() == [0, 0, 1]
+    assert np.isnan(table.loc["a", ["low", "high"]].astype(float)).all()  # equal seeds are no proof
+    # log2 of 128 and 64, mean 6.5: half a step either way, times t of one degree of freedom, beyond what was tested
+    assert table.loc["b", ["low", "high"]].tolist() == [64, 256]
+    assert table.loc["b", ["least", "most"]].tolist() == [64, 128]
+
+
+def test_the_interval_is_students(three):
+    rows, known = three
+    third = found("b2", {64: 10, 128: 9, 256: 2})
+    line = statistics.standings(pd.concat([rows, third]), {**known, "b2": ("b", 2)}).set_index("configuration").loc["b"]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean([7, 6, 7]), scale=stats.sem([7, 6, 7]))
+    assert (line["low"], line["high"]) == (pytest.approx(max(64, 2**low)), pytest.approx(min(256, 2**high)))
+
+
+def test_places_are_counted_seed_by_seed(three):
+    table = statistics.standings(*three).set_index("configuration")
+    assert table["rank_least"].to_dict() == {"a": 1, "b": 2, "c": 3}
+    assert table["rank_most"].to_dict() == {"a": 1, "b": 2, "c": 3}
+
+
+def test_differences_are_paired_over_all_lengths(three):
+    rows, known = three
+    table = statistics.standings(rows, known, ("b",)).set_index("configuration")
+    each = [(30 - 21) / 30, (28 - 16) / 30]
+    assert table.loc["a", "vs b"] == pytest.approx(np.mean(each))
+    low, high = stats.t.interval(0.95, 1, loc=np.mean(each), scale=stats.sem(each))
+    assert table.loc["a", ["vs b low", "vs b high"]].tolist() == pytest.approx([max(low, -1), min(high, 1)])
+    assert np.isnan(table.loc["b", "vs b"])
+
+
+def test_concordance_is_kendalls(three):
+    rows, known = three
+    assert statistics.concordance(rows, known) == pytest.approx(1)
+    assert math.isnan(statistics.concordance(rows, {name: key for name, key in known.items() if key[1] == 0}))
+    other = [found(f"{name}{seed}", {64: right}) for seed, line in enumerate(([9, 5, 1], [1, 5, 9])) for name, right in
+             zip("abc", line, strict=True)]  # fmt: skip
+    opposite = {f"{name}{seed}": (name, seed) for name in "abc" for seed in (0, 1)}
+    assert statistics.concordance(pd.concat(other), opposite) == pytest.approx(0)
+
+
+def test_concordance_is_friedmans_statistic():
+    """W = chi2 / (seeds (configurations - 1)), with ties, by SciPy."""
+    rng = np.random.default_rng(2)
+    right = rng.integers(2, 8, size=(4, 6))
+    rows = pd.concat([found(f"{c}{s}", {64: int(right[s, c])}) for s in range(4) for c in range(6)])
+    known = {f"{c}{s}": (str(c), s) for s in range(4) for c in range(6)}
+    chi2 = stats.friedmanchisquare(*right.T).statistic
+    assert statistics.concordance(rows, known) == pytest.approx(chi2 / (4 * 5))
+
+
+def test_every_mechanism_that_training_changes_is_in_it():
+    listed = entries(recipe("league"))
+    assert [each.name for each in listed[:2]] == ["softmax", "ssmax"]
+    names = [each.attention.partition(":")[0] for each in listed]
+    assert sorted(names) == sorted({*mechanisms()} - {*NOT_TRAINED})
+    assert {each.name for each in listed if not each.of_recipe} == {"hgrn2 (nope)"}
+    assert next(each for each in listed if each.name == "dint").family == "differential"
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: entries(recipe("league"), ["softmaxx"]), "unknown attention mechanism 'softmaxx'"),
+        (lambda: entries(recipe("league").changed({"position": "rope"}), (), ["ssmax"]), "leave it out"),
+        (lambda: League(recipe("league"), [], (1, 1)), "seeds 1,1: allowed are different whole numbers"),
+    ],
+)
+def test_what_cannot_be_is_said(make, line):
+    with pytest.raises(UserError, match=line):
+        make()
+
+
+def test_a_league_from_nothing_goes_on_and_takes_one_more(tmp_path, monkeypatch, capsys):
+    """softmax, SSMax and a mechanism of a user's own file; the second time nothing is trained or read again."""
+    monkeypatch.chdir(tmp_path)
+    before = dict(mechanisms()), dict(biases())
+    (tmp_path / "own.py").write_text(FILE)
+    try:
+        arguments = ("league", *SMALL, "--attention", "ssmax")
+        code, out, _ = call(capsys, *arguments)
+        assert code == 0
+        page = (tmp_path / out.splitlines()[-1]).read_text()
+        assert "The league of attention mechanisms" in page
+        assert "own-sigmoid" not in page
+        weights = tmp_path / "results/models/league-ssmax-s1/model.safetensors"
+        made = weights.stat().st_mtime_ns
+        code, out, err = call(capsys, *arguments, "--attention", "own-sigmoid:factor=2", "--import", "own.py", "--json")
+        assert code == 0, err
+        said = json.loads(out)
+        assert {line["configuration"] for line in said["league"]} == {"softmax", "ssmax", "own-sigmoid:factor=2"}
+        own = next(line for line in said["league"] if line["configuration"].startswith("own"))
+        assert (own["family"], own["seeds"], own["parameters"]) == ("yours", 2, 16)
+        assert own["step"] > 0
+        assert own["mass_short"] is not None
+        assert weights.stat().st_mtime_ns == made
+        assert "own-sigmoid:factor=2" in (tmp_path / said["report"]).read_text()
+    finally:
+        forget(before)
+
+
+def test_the_figure_has_a_line_for_each(three):
+    from ssmax_eval.report.figures import league_figure
+
+    rows, known = three
+    table = statistics.standings(rows, known)
+    figure = league_figure(table, statistics.over_seeds(rows, known), {"a": "x", "b": "x", "c": "y"}, 64)
+    left, _ = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b", "c"]
+    colours = [label.get_color() for label in left.get_yticklabels()]
+    assert colours[0] == colours[1] != colours[2]
+    assert len(left.texts) == 9
