@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from own import FILE, forget
 from scipy import stats
 from test_cli import call
 from test_comparison import rows_of
-from test_own_mechanisms import FILE, forget
 
 from ssmax_eval import UserError, statistics
 from ssmax_eval.mechanisms.registry import mechanisms

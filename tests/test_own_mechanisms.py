@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from own import FILE, forget
 from test_cli import call
 from test_readme import TINY
 from tiny import build
@@ -19,32 +20,6 @@ from ssmax_eval.mechanisms.registry import MECHANISMS, installed, mechanisms
 from ssmax_eval.mechanisms.spelling import EXAMPLE
 from ssmax_eval.position.bias import BIASES, biases
 
-FILE = '''
-import torch
-from ssmax_eval import Bias, Mechanism, register, register_bias
-from ssmax_eval.mechanisms.mechanism import per_head
-
-@register
-class Own(Mechanism):
-    """weights = sigmoid(factor z - ln n)"""
-    name = "own-sigmoid"
-    normalised = False
-
-    def __init__(self, layer, *, factor: float = 1.0):
-        super().__init__(layer)
-        self.factor = per_head(factor, layer.heads)
-
-    def weights(self, scores, seen):
-        return torch.sigmoid(self.factor[:, None, None] * scores - seen.n.log()[..., None]).masked_fill(~seen.mask, 0)
-
-@register_bias
-class Root(Bias):
-    """-sqrt(distance)"""
-    name = "root"
-
-    def forward(self, distance):
-        return -distance.sqrt()
-'''
 GRID = ("--context-lengths", "96", "--depth-percents", "50", "--trials", "1", "--no-report")
 
 
@@ -56,15 +31,6 @@ def own(tmp_path):
     path.write_text(FILE)
     yield path
     forget(before)
-
-
-def forget(before):
-    """Be as a process in which no file was imported."""
-    for table, old in zip((MECHANISMS, BIASES), before, strict=True):
-        table.clear()
-        table.update(old)
-    for name in [name for name in sys.modules if name.startswith("ssmax_eval_imported") or name == "theirs"]:
-        del sys.modules[name]
 
 
 def test_every_command_with_attention_takes_import(own, checkpoint, capsys, tmp_path):

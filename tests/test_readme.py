@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from own import FILE, forget
 from tiny import build, tokens
 from typer.main import get_command
 
 import ssmax_eval
 from ssmax_eval.cli import app, main
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
+from ssmax_eval.position.bias import biases
 from ssmax_eval.probes.attention.rows import AttentionRow
 from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.probes.needle.rows import NeedleRow
@@ -76,11 +78,14 @@ def stored(checkpoint, tmp_path_factory):
 
 @pytest.fixture
 def here(stored, tmp_path, monkeypatch):
-    """Return a folder to work in, with what a reader of the pages has: a text and a stored run."""
+    """Give a folder to work in, with what a reader of the pages has: a text and a stored run."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(FILE)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
     shutil.copytree(stored, tmp_path / "results")
-    return tmp_path
+    before = dict(mechanisms()), dict(biases())
+    yield tmp_path
+    forget(before)  # what a page imported
 
 
 def prepared(line, checkpoint):
@@ -93,6 +98,10 @@ def prepared(line, checkpoint):
         given = {word.partition("=")[0] for word in words} | ({"text"} if "--text" in words else set())
         given |= set(SHAPE) if "--start" in words else set()
         words += [part for key, value in TINY.items() if key not in given for part in ("--set", f"{key}={value}")]
+    if words[0] == "league":
+        words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
+        words += ["--seeds", "0", "--trials", "1"]
+        words += [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] in ("needle", "attention", "run"):

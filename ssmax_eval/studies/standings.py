@@ -172,10 +172,9 @@ def sentences(found: Standings) -> Iterator[str]:
         f"{first['configuration']} reaches furthest: {tokens(first)} of {first['longest']:,.0f} tested tokens at 85% of what it "
         f"finds at {found.train_length:,}."
     )
-    yield (
-        f"{furthest if first['learned'] else 'None of them learned the task.'} {found.seeds} {'seed' if found.seeds == 1 else 'seeds'}, {len(table)} mechanisms, trained "
-        "on the same batches."
-    )
+    seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    told = furthest if first["learned"] else "None of them learned the task."
+    yield f"{told} {len(table)} mechanisms, {seeds}, trained on the same batches."
     for baseline in BASELINES:
         above, below = (
             [
