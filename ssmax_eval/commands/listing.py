@@ -45,7 +45,7 @@ def mechanisms_command(
         print(json.dumps({"mechanisms": found, "example_layer": asdict(EXAMPLE)}))
         return
     title = (
-        "n visible keys, L training length, t distance in tokens, z the scaled product of q and k, C(n) what q is multiplied with;\n"
+        "n visible keys, L training length, t distance in tokens, z the scaled product of q and k, C(n) what multiplies q;\n"
         f"numbers learned are those of a layer of {EXAMPLE.heads} heads of {EXAMPLE.head_dim} channels, L {EXAMPLE.train_length:,}"
     )
     lines = [line for each in found for line in lines_of(each)]
@@ -61,7 +61,7 @@ def lines_of(told: dict[str, Any]) -> list[tuple[str, ...]]:
         "source: ": told["reference"] or told["file"],
         "ours: ": told["choices"],
     }
-    folded = TextWrapper(57, subsequent_indent="  ", break_on_hyphens=False)
+    folded = TextWrapper(54, subsequent_indent="  ", break_on_hyphens=False)
     text = [line for what, said in paragraphs.items() if said for line in folded.wrap(what + said)]
     learned = [*told["learned"], f"{told['learned_numbers']:,} numbers"] if told["learned"] else []
     flags = {"signed": told["signed"], "sparse": told["sparse"], "sum not 1": not told["normalised"]}

@@ -52,7 +52,7 @@ class FoX(Mechanism):
     reference = "Lin et al., Forgetting Transformer, arXiv 2503.02130"
     choices = (
         "b is fox-bias's at first, and w N(0, .02); the authors start b at 0, which is shortest=1.4427,longest=1.4427. "
-        "No sums are kept beside the KV cache, as the authors' do"
+        "Their code keeps the sums beside the KV cache, ours does not"
     )
     swap = False
     cache = "whole"
