@@ -79,6 +79,7 @@ def here(stored, tmp_path, monkeypatch):
     """Return a folder to work in, with what a reader of the pages has: a text and a stored run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
+    (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
     return tmp_path
 
