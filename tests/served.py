@@ -85,6 +85,9 @@ def serving(served):
             self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in served.names]})
 
         def do_POST(self):
+            if self.path != "/v1/completions":
+                self.answer(404, {"detail": "Not Found"})
+                return
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with served.lock:
                 served.asked += 1

@@ -374,7 +374,7 @@ def test_a_server_that_is_not_there_or_has_another_model(pair, capsys, tmp_path,
             f"ssmax-eval: error: model {url}#huge: the server has no such model; it has tiny",
         )
         code, _, err = call(capsys, *words, f"{url}/v2#tiny")
-        assert code == 2
+        assert (code, err.strip()) == (2, f"ssmax-eval: error: model {url}/v2#tiny: the server answered 404: Not Found")
         assert call(capsys, *words, f"{url}#tiny")[0] == 0
     code, _, err = call(capsys, *words, f"{url}#tiny")
     assert code == 2
