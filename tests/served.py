@@ -11,13 +11,14 @@ import torch
 class Served:
     """What a server does. echo: of a prompt's log-probabilities, right, late by one token (llama-cpp-python's), or none.
 
-    cut: the most tokens that it reads of a prompt. fails: how many completions fail with status 500 first. said: what it says then.
+    cut: the most tokens that it reads of a prompt. fails: how many long completions fail with status 500 first. said: what it
+    says then. busy: it answers 503.
     """
 
     def __init__(self, model, tokenizer, *, ids=True, echo="right", cut=None, usage=True, names=("tiny",)):
         self.model, self.tokenizer, self.names = model, tokenizer, names
         self.ids, self.echo, self.cut, self.usage = ids, echo, cut, usage
-        self.fails, self.said, self.keys, self.asked = 0, "out of order", set(), 0
+        self.fails, self.busy, self.said, self.keys, self.asked = 0, False, "out of order", set(), 0
         self.lock = threading.Lock()
 
     def complete(self, asked):
@@ -26,7 +27,9 @@ class Served:
             return 422, {"detail": "prompt must be a string"}
         if asked["model"] not in self.names:
             return 404, {"error": {"message": f"the model {asked['model']} does not exist"}}
-        if self.fails and asked["max_tokens"] != 8:
+        if self.busy and asked.get("echo"):
+            return 503, {"error": {"message": "loading"}}
+        if self.fails and len(prompt) > 60:
             self.fails -= 1
             return 500, {"error": {"message": self.said}}
         ids = (self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)[-(self.cut or 10**9) :]
@@ -43,11 +46,9 @@ class Served:
 
     @torch.inference_mode()
     def write(self, ids, count):
-        written = []
-        for _ in range(count):
-            logits = self.model(torch.tensor([[*ids, *written]])).logits[0, -1]
-            written.append(int(logits.argmax()))
-        return written
+        given = torch.tensor([ids])
+        out = self.model.generate(given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        return out[0, len(ids) :].tolist()
 
     @torch.inference_mode()
     def told(self, ids, top):
@@ -84,6 +85,9 @@ def serving(served):
             self.answer(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in served.names]})
 
         def do_POST(self):
+            if self.path != "/v1/completions":
+                self.answer(404, {"detail": "Not Found"})
+                return
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with served.lock:
                 served.asked += 1

@@ -82,6 +82,7 @@ def here(stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
+    (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
     before = dict(mechanisms()), dict(biases())
     yield tmp_path

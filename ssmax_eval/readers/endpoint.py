@@ -25,6 +25,7 @@ SECONDS = 600.0  # that one request may take
 TRIED = "The grass is green. The sky is blue. The sun is yellow. The grass is"
 WRITTEN = 8  # tokens that are written, then read again
 NEAR = 0.1  # nats by which a token that the server wrote may be off its argmax when it is read: batches round otherwise
+PASSING = (408, 409, 425, 429, 502, 503, 504)  # statuses of a server that is busy, starting or between two others
 TOP = 2  # log-probabilities a token: the argmax, and the best rival of a right one
 
 
@@ -229,6 +230,7 @@ def offered(endpoint: Endpoint) -> Offered:
             break
         except Unread as error:
             why = str(error)
+            refuse_passing(error, shown)
     if whole is None:
         raise UserError(f"{shown}: {why}")
     takes_ids = prompt is ids
@@ -237,9 +239,19 @@ def offered(endpoint: Endpoint) -> Offered:
     except Unread as error:
         raise UserError(f"{shown}: {error}") from error
     counts = whole.usage is not None and whole.usage.prompt_tokens is not None
-    why = unlike_its_own(endpoint, ids, whole.choices[0].text, takes_ids)
+    why = unlike_its_own(endpoint, ids, whole.choices[0].text, takes_ids, shown)
     gives = {GENERATE} if why else {GENERATE, ANSWERS, NLL}
     return Offered(frozenset(gives), takes_ids, counts, why)
+
+
+def refuse_passing(error: Unread, shown: str) -> None:
+    """Raise UserError for a failure that may pass: it tells nothing of what the server gives."""
+    import openai
+
+    cause = error.__cause__
+    busy = isinstance(cause, openai.APIStatusError) and cause.status_code in PASSING
+    if busy or isinstance(cause, openai.APIConnectionError):
+        raise UserError(f"{shown}: {error}; the same command asks again") from error
 
 
 def refuse_unknown_name(endpoint: Endpoint, shown: str) -> None:
@@ -257,13 +269,14 @@ def refuse_unknown_name(endpoint: Endpoint, shown: str) -> None:
         raise UserError(f"{shown}: the server has no such model; it has {', '.join(names[:5])}")
 
 
-def unlike_its_own(endpoint: Endpoint, ids: list[int], text: str, takes_ids: bool) -> str | None:
+def unlike_its_own(endpoint: Endpoint, ids: list[int], text: str, takes_ids: bool, shown: str) -> str | None:
     """Return why log-probabilities of prompts are not to be had or to be believed; None if they agree with what the server writes."""
     tokenizer = endpoint.counting.tokenizer
     whole = [*ids, *tokenizer(text, add_special_tokens=False).input_ids]
     try:
         tokens = tokens_of(complete(endpoint, whole if takes_ids else TRIED + text, 1, echo=True, retry=False))
     except Unread as error:
+        refuse_passing(error, shown)
         return str(error)
     read = tokens[len(ids) : len(whole)]
     if len(tokens) - len(whole) not in (0, 1) or not read:
