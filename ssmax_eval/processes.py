@@ -4,9 +4,11 @@ Each reads the whole plan. A counter in torch's store says whose batch is next, 
 """
 
 import json
+import logging
 import math
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +21,9 @@ from .disk import held
 from .errors import UserError
 from .launch import Processes, launched
 
+log = logging.getLogger(__name__)
 COME = 300  # seconds in which all processes of a launch have to come
+PATIENT = 5  # seconds after which it is said what is waited for
 LEAVE = 5  # seconds that the first, which may hold the store, waits for the others after an error
 PARTS = 10**12  # of the work, in which the store counts it
 LOOK = 0.05  # seconds between two looks at the store
@@ -115,6 +119,11 @@ class Together(Alone):
     def come(self, until: Callable[[], bool]) -> None:
         """Wait for processes that are still starting."""
         deadline = time.monotonic() + COME
+        note = f"waiting for all of {self.count} processes of this launch, {COME} s at most"
+        with said_after(PATIENT, note):
+            self.come_before(deadline, until)
+
+    def come_before(self, deadline: float, until: Callable[[], bool]) -> None:
         while not until():
             self.stop_if_one_failed()
             if time.monotonic() > deadline:
@@ -278,15 +287,29 @@ def connect() -> Any:
     return PrefixStore(f"ssmax-eval/{next(CALLS)}", connected())
 
 
+@contextmanager
+def said_after(seconds: float, note: str) -> Iterator[None]:
+    """Say what a block waits for if it takes so long."""
+    timer = threading.Timer(seconds, log.warning, ["ssmax-eval: note: %s", note])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @cache
 def connected() -> Any:
     """Return torch's store of this launch: torchrun's own, else one in the first process."""
     from torch.distributed.rendezvous import rendezvous
 
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    note = f"waiting for the launch's first process at MASTER_ADDR:MASTER_PORT {place}, {COME} s at most"
     try:
-        return next(rendezvous("env://", timeout=timedelta(seconds=COME)))[0]
+        with said_after(PATIENT, note):
+            return next(rendezvous("env://", timeout=timedelta(seconds=COME)))[0]
     except (ValueError, RuntimeError) as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"processes: they do not find each other at MASTER_ADDR:MASTER_PORT {place} ({reason}); set both, alike for all"

@@ -37,11 +37,11 @@ def print_runs(
     if as_json:
         known: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "failed": failed}
         for each in findings.found:
-            known |= each.section.summary(each.numbers)
+            known |= each.summary()
         print(json.dumps(known | {"report": None if page is None else str(page)}))
         return
     for each in findings.found:
-        for part in each.section.tables(each.numbers):
+        for part in each.tables():
             if isinstance(part, Table):
                 print_table(part.columns, part.lines, part.title)
             else:

@@ -90,6 +90,8 @@ def subjects(models: str | Sequence[Any] | dict[str, Any] | Loaded) -> list[Subj
     if isinstance(models, str) or (isinstance(models, tuple) and models and hasattr(models[0], "config")):
         models = [models]
     items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
+    if not items:
+        raise UserError(f"models {models!r}: none; give at least one reference, for example softmax-bible-2m")
     found = [subject(label, reference) for label, reference in items]
     labels = [each.label for each in found]
     for label in labels:

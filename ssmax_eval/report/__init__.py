@@ -20,7 +20,7 @@ from ..rows import columns
 from ..store import Run
 from .context import Context
 from .page import html, write
-from .section import Found
+from .section import Found, found_by
 
 log = logging.getLogger(__name__)
 AT_ONCE = 2**28  # bytes of rows that are read whole; of more the details are read again, of the rows that are shown
@@ -119,8 +119,8 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
             continue
         names += part["series"].unique().tolist()
         for section in [section for kind in kinds for section in kind.sections()]:
-            if numbers := section.numbers(part, context):
-                found.append(Found(section, numbers))
+            if (each := found_by(section, part, context)) is not None:
+                found.append(each)
     in_order = sorted(found, key=lambda each: each.section.place)
     return Findings(in_order, names, {str(reason): int(count) for reason, count in dict(reasons).items()})
 
