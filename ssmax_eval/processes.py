@@ -4,11 +4,9 @@ Each reads the whole plan. A counter in torch's store says whose batch is next, 
 """
 
 import json
-import logging
 import math
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,8 +18,8 @@ from typing import Any, Self
 from .disk import held
 from .errors import UserError
 from .launch import Processes, launched
+from .progress import said_after
 
-log = logging.getLogger(__name__)
 COME = 300  # seconds in which all processes of a launch have to come
 PATIENT = 5  # seconds after which it is said what is waited for
 LEAVE = 5  # seconds that the first, which may hold the store, waits for the others after an error
@@ -121,14 +119,11 @@ class Together(Alone):
         deadline = time.monotonic() + COME
         note = f"waiting for all of {self.count} processes of this launch, {COME} s at most"
         with said_after(PATIENT, note):
-            self.come_before(deadline, until)
-
-    def come_before(self, deadline: float, until: Callable[[], bool]) -> None:
-        while not until():
-            self.stop_if_one_failed()
-            if time.monotonic() > deadline:
-                raise UserError(f"processes: fewer than {self.count} came in {COME} s; start all of them")
-            time.sleep(LOOK)
+            while not until():
+                self.stop_if_one_failed()
+                if time.monotonic() > deadline:
+                    raise UserError(f"processes: fewer than {self.count} came in {COME} s; start all of them")
+                time.sleep(LOOK)
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Wait for what others still do. Raises UserError if one of them failed or is gone."""
@@ -285,18 +280,6 @@ def connect() -> Any:
     from torch.distributed.distributed_c10d import PrefixStore
 
     return PrefixStore(f"ssmax-eval/{next(CALLS)}", connected())
-
-
-@contextmanager
-def said_after(seconds: float, note: str) -> Iterator[None]:
-    """Say what a block waits for if it takes so long."""
-    timer = threading.Timer(seconds, log.warning, ["ssmax-eval: note: %s", note])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @cache

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 Fields = dict[str, Any]  # a row as JSON has it
+# by probe, the column that its rows are told by (Row.told_by), as probes/__init__.py finds them
+TOLD_BY: dict[str, str] = {}
 Text = str | None
 Number = float | None
 WHO = "label, hash of the weights, and what they were run in"

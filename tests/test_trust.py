@@ -228,11 +228,11 @@ def test_a_full_stderr_costs_no_run(checkpoint, tmp_path):
 
 
 def test_a_launch_that_does_not_meet_says_what_it_waits_for(caplog, monkeypatch):
-    from ssmax_eval import processes
+    from ssmax_eval import processes, progress
 
-    with processes.said_after(0.05, "waiting for the first process at 10.0.0.1:1"):
+    with progress.said_after(0.05, "waiting for the first process at 10.0.0.1:1"):
         time.sleep(0.5)
-    with processes.said_after(5, "too early"):
+    with progress.said_after(5, "too early"):
         pass
     assert [message for message in caplog.messages if "waiting" in message or "early" in message] == [
         "ssmax-eval: note: waiting for the first process at 10.0.0.1:1"

@@ -15,6 +15,7 @@ CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
 TEXT = ["text", "text_sha256", "context_length", "window"]
 PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
+SAMPLE = ["probe", "run_id", "sample"]
 # all that a series' name is made of
 NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "fingerprint")
 
@@ -62,7 +63,12 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
             twice = numbered(*(rows[name] for name in key)).iloc[ours].duplicated(keep="last").to_numpy()
             once.append(ours[~twice])
         known |= is_ours
-    # rows of other probes are what they are
+    # rows of other probes are what they are; of the same run, each once
+    if not known.all() and {*SAMPLE} <= {*rows}:
+        theirs = order[~known.to_numpy()[order]]
+        twice = numbered(*(rows[name] for name in SAMPLE)).iloc[theirs].duplicated(keep="last").to_numpy()
+        once.append(theirs[~twice])
+        known[:] = True
     kept = np.sort(np.concatenate([*once, np.flatnonzero(~known)]))
     return rows if len(kept) == len(rows) else rows.iloc[kept]
 
