@@ -16,6 +16,7 @@ import typer
 
 from .commands.listing import fading_command, mechanisms_command, models_command
 from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
+from .commands.options import Once
 from .commands.probing import register
 from .commands.stored import pack_command, report_command
 from .commands.studies import league_command
@@ -221,4 +222,6 @@ def failed(message: str) -> int:
 
 
 for each in app.registered_commands:
+    if each.context_settings is not FORWARDED:  # what follows lm-eval is its own
+        each.cls = Once
     each.epilog = f"{' and '.join(EVERYWHERE)} go with every command; see ssmax-eval --help."

@@ -160,7 +160,7 @@ def in_words(lines: Sequence[Line], times: tuple[float, float] | None = None) ->
     most = max(sum(label == each for label, _ in settings) for each in models)
     counts: dict[str, int] = defaultdict(int)
     for line in lines:
-        counts["document" if line.plan.probe.all_rows else "prompt"] += line.prompts
+        counts[line.plan.probe.sample_is] += line.prompts
     told = [
         f"{plural(len(models), 'model')} x {plural(most, 'setting')}",
         *(plural(count, what) for what, count in counts.items()),

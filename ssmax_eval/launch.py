@@ -52,8 +52,10 @@ def number(name: str, default: int, least: int, most: int | None = None) -> int:
     """Return a whole number of the environment."""
     text = os.environ.get(name) or str(default)
     if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least or (most is not None and int(text) > most):
-        allowed = f"from {least}" if most is None else f"from {least} to {most}, below WORLD_SIZE"
-        raise UserError(f"{name} {text!r}: allowed are whole numbers {allowed}; {LAUNCHERS}, or unset it")
+        allowed = f"whole numbers from {least}" if most is None else f"{least} to {most}, below WORLD_SIZE {most + 1}"
+        if most == least:
+            allowed = f"{least} alone, as WORLD_SIZE is {most + 1}"
+        raise UserError(f"{name} {text!r}: allowed is {allowed}; {LAUNCHERS}, or unset it")
     return int(text)
 
 

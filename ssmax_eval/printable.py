@@ -1,8 +1,9 @@
 """What a terminal would obey instead of show, written as its code: the one place where text of data is made harmless."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 # C0 and C1 controls but tab and newline, marks and overrides of direction, what has no width, separators of lines. Spelled as
@@ -40,6 +41,29 @@ class PrintableStream:
         return getattr(self.inner, name)
 
 
+class ErrorStream(PrintableStream):
+    """stderr, printable: where it takes no more, what is said there is lost, and the command goes on."""
+
+    def write(self, text: str) -> int:
+        with self.or_nowhere():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self.or_nowhere():
+            self.inner.flush()
+
+    @contextmanager
+    def or_nowhere(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            with suppress(OSError, ValueError):  # or what is left in its buffer would fail once more when Python ends
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.inner.fileno())
+                os.close(nowhere)
+
+
 def inner(stream: Any) -> Any:
     """Return the stream below a PrintableStream, any other itself: for who moves the cursor, its texts made printable before."""
     return stream.inner if isinstance(stream, PrintableStream) else stream
@@ -58,7 +82,7 @@ def streams(stdout: Any, stderr: Any) -> Iterator[None]:
 
 def printable_streams() -> Any:
     """Run a block with all that it prints printable."""
-    return streams(PrintableStream(inner(sys.stdout)), PrintableStream(inner(sys.stderr)))
+    return streams(PrintableStream(inner(sys.stdout)), ErrorStream(inner(sys.stderr)))
 
 
 def plain_streams() -> Any:

@@ -18,8 +18,10 @@ from typing import Any, Self
 from .disk import held
 from .errors import UserError
 from .launch import Processes, launched
+from .progress import said_after
 
 COME = 300  # seconds in which all processes of a launch have to come
+PATIENT = 5  # seconds after which it is said what is waited for
 LEAVE = 5  # seconds that the first, which may hold the store, waits for the others after an error
 PARTS = 10**12  # of the work, in which the store counts it
 LOOK = 0.05  # seconds between two looks at the store
@@ -115,11 +117,13 @@ class Together(Alone):
     def come(self, until: Callable[[], bool]) -> None:
         """Wait for processes that are still starting."""
         deadline = time.monotonic() + COME
-        while not until():
-            self.stop_if_one_failed()
-            if time.monotonic() > deadline:
-                raise UserError(f"processes: fewer than {self.count} came in {COME} s; start all of them")
-            time.sleep(LOOK)
+        note = f"waiting for all of {self.count} processes of this launch, {COME} s at most"
+        with said_after(PATIENT, note):
+            while not until():
+                self.stop_if_one_failed()
+                if time.monotonic() > deadline:
+                    raise UserError(f"processes: fewer than {self.count} came in {COME} s; start all of them")
+                time.sleep(LOOK)
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Wait for what others still do. Raises UserError if one of them failed or is gone."""
@@ -283,10 +287,12 @@ def connected() -> Any:
     """Return torch's store of this launch: torchrun's own, else one in the first process."""
     from torch.distributed.rendezvous import rendezvous
 
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    note = f"waiting for the launch's first process at MASTER_ADDR:MASTER_PORT {place}, {COME} s at most"
     try:
-        return next(rendezvous("env://", timeout=timedelta(seconds=COME)))[0]
+        with said_after(PATIENT, note):
+            return next(rendezvous("env://", timeout=timedelta(seconds=COME)))[0]
     except (ValueError, RuntimeError) as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"processes: they do not find each other at MASTER_ADDR:MASTER_PORT {place} ({reason}); set both, alike for all"

@@ -1,10 +1,12 @@
 """How far a command is, and how long the rest takes: one bar on a terminal, a line now and then where there is none."""
 
+import logging
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from .printable import inner, printable
@@ -78,6 +80,18 @@ class Progress:
         self.shown = False
         if self.bar is not None:
             self.bar.close()
+
+
+@contextmanager
+def said_after(seconds: float, note: str) -> Iterator[None]:
+    """Say what a block waits for if it takes so long."""
+    timer = threading.Timer(seconds, logging.getLogger(__name__).warning, ["ssmax-eval: note: %s", note])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def aside() -> AbstractContextManager[Any]:

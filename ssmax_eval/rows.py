@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 Fields = dict[str, Any]  # a row as JSON has it
+# by probe, the column that its rows are told by (Row.told_by), as probes/__init__.py finds them
+TOLD_BY: dict[str, str] = {}
 Text = str | None
 Number = float | None
 WHO = "label, hash of the weights, and what they were run in"
@@ -23,26 +25,35 @@ class Row(Struct, kw_only=True, forbid_unknown_fields=True):
     """What every row tells. A column without a default has to be there; one with a default came later than the first runs.
 
     told_by: the column that a table has these rows by, where it does not say of which probe they are. before: columns of older
-    runs that are no longer read. details: columns that tell of a single row, and that no table of numbers is made of.
+    runs that are no longer read. details: columns that tell of a single row, and that no table of numbers is made of. score: the
+    column without a value exactly where `error` says why.
     """
 
     told_by: ClassVar[str] = "sample"
     before: ClassVar[frozenset[str]] = frozenset()
     details: ClassVar[frozenset[str]] = frozenset()
+    score: ClassVar[str | None] = None
 
     sample: Annotated[str, Meta(description="the sample's name in its run")]
-    model: Annotated[Text, Meta(description=WHO)] = None
+    model: Annotated[str, Meta(description=WHO)]
     fingerprint: Annotated[Text, Meta(description=WHO)] = None
     dtype: Annotated[Text, Meta(description=WHO)] = None
-    attention: Annotated[Text, Meta(description=MECHANISM)] = None
+    attention: Annotated[str, Meta(description=MECHANISM)]
     attention_swapped: Annotated[bool, Meta(description=MECHANISM)] = False
-    rope: Annotated[Text, Meta(description=ROPE)] = None
+    rope: Annotated[str, Meta(description=ROPE)]
     rope_theta: Annotated[Number, Meta(description=ROPE)] = None
     rope_theta_factor: Annotated[Number, Meta(description=ROPE)] = None
     rope_scaling: Annotated[Text, Meta(description=ROPE)] = None
     context_length: Annotated[int, Meta(description="tokens of the whole prompt or document, answer included", ge=0)]
     seed: Annotated[int | None, Meta(description="decides all that is drawn")] = None
     error: Annotated[Text, Meta(description="why there is no score, else null: a failed sample is never a wrong one")]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a row that has a score and a reason for none, or neither."""
+        if self.score is not None and (getattr(self, self.score) is None) == (self.error is None):
+            raise ValueError(
+                f"{self.score} is {getattr(self, self.score)} and error {self.error!r}: a row has one of them"
+            )
 
 
 @cache

@@ -54,11 +54,11 @@ def print_found(findings: "Findings", told: dict[str, Any], as_json: bool) -> No
     from .report.section import Table
 
     if as_json:
-        known = {name: value for each in findings.found for name, value in each.section.summary(each.numbers).items()}
+        known = {name: value for each in findings.found for name, value in each.summary().items()}
         print(json.dumps({**known, **told}))
         return
     for each in findings.found:
-        for part in each.section.tables(each.numbers):
+        for part in each.tables():
             if isinstance(part, Table):
                 print_table(part.columns, part.lines, part.title)
             else:

@@ -22,10 +22,13 @@ from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFa
 
 from ssmax_eval.data.prose import prose
 from ssmax_eval.models.sources import packaged_path
+from ssmax_eval.report import section
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+section.TOLERATED = ()  # a part of the page that fails, fails its test
 
 PEERS = Path(__file__).parent.parent / ".ci" / "peers"
 KINDS = ("digits", "multidigit", "bos", "gpt2", "llama3", "qwen3", "smollm2")

@@ -509,7 +509,7 @@ def all_cells_are_one(right, own, other, by):
     return right(own, other, by)
 
 
-@fault("test_the_sign_flip_test", "statistics.paired.np", swaps=True)
+@fault("test_the_sign_flip_test", "statistics.exact.np", swaps=True)
 def only_what_is_more_extreme_counts(right):
     def beyond(sums):
         return right.sum(sums) + math.copysign(1, right.sum(sums))
@@ -545,19 +545,19 @@ def the_interval_is_walds(right, found, scored):
     return share - half, share + half
 
 
-@fault("test_the_paired_interval_is_newcombes", "statistics.paired.correlation")
+@fault("test_the_paired_interval_is_newcombes", "statistics.exact.correlation")
 def no_correction_for_continuity(right, both, only, only_baseline, neither):
     product = math.prod([both + only, only_baseline + neither, both + only_baseline, only + neither])
     return (both * neither - only * only_baseline) / math.sqrt(product) if product else 0.0
 
 
-@fault("test_mcnemar_is_statsmodels", "statistics.paired.mcnemar")
+@fault("test_mcnemar_is_statsmodels", "statistics.exact.mcnemar")
 def one_sided(right, only, only_baseline):
     total = only + only_baseline
     return float(stats.binomtest(only, total, alternative="greater").pvalue) if total else 1.0
 
 
-@fault("test_holm_is_over", "statistics.paired.holm")
+@fault("test_holm_is_over", "statistics.exact.holm")
 def bonferroni(right, values):
     return [min(1.0, p * len(values)) for p in values]
 
@@ -590,7 +590,7 @@ def controls_count(right, rows, *rest):
     return right(rows.assign(control=None), *rest)
 
 
-@fault("test_the_smallest_difference", "statistics.paired.smallest_difference")
+@fault("test_the_smallest_difference", "statistics.exact.smallest_difference")
 def one_prompt_less_would_do(right, pairs, level=0.05, *rest):
     return right(pairs, 2 * level, *rest)
 

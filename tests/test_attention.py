@@ -258,7 +258,7 @@ def test_models_that_sdpa_cannot_run_are_refused():
         attach(model, "ssmax")
 
 
-def test_attention_law_restores_everything():
+def test_a_mechanism_restores_everything():
     model, ids = build("Llama"), tokens()
     model.set_attn_implementation("eager")
     before, config = model(ids).logits, model.config.to_dict()
@@ -270,7 +270,7 @@ def test_attention_law_restores_everything():
     assert torch.equal(model(ids).logits, before)
 
 
-def test_attention_law_gives_trained_values_back():
+def test_a_mechanism_gives_trained_values_back():
     model, ids = build("Llama"), tokens()
     attach(model, "ssmax")
     randomise(model)
@@ -327,7 +327,7 @@ def test_a_multimodal_models_vision_tower_is_left_alone():
     assert attached.unscaled_layers == ["model.language_model.layers.0.self_attn"]
 
 
-def test_a_refused_swap_leaves_the_old_law_in_place():
+def test_a_refused_swap_leaves_the_old_mechanism_in_place():
     model = build("Llama")
     attach(model, "ssmax:s=0.3")
     with pytest.raises(UserError):
@@ -336,7 +336,7 @@ def test_a_refused_swap_leaves_the_old_law_in_place():
     assert attention_modules(model)["model.layers.0.self_attn"].ssmax.s[0] == pytest.approx(0.3)
 
 
-def test_a_train_length_given_for_one_law_is_not_the_models():
+def test_a_train_length_given_for_one_mechanism_is_not_the_models():
     model = build("Llama")
     attach(model, "ssmax:train_length=64")
     assert model.config.ssmax == {"attention": "ssmax:train_length=64", "train_length": 256}

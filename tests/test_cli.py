@@ -86,7 +86,7 @@ def test_underscores_are_accepted(capsys, checkpoint, tmp_path):
     assert call(capsys, "needle", "--model", checkpoint, *arguments)[0] == 0
 
 
-def test_report_and_models_and_laws(capsys, checkpoint, tmp_path):
+def test_report_and_models_and_mechanisms(capsys, checkpoint, tmp_path):
     call(capsys, "needle", "--model", checkpoint, *GRID, "--output-path", tmp_path, "--no-report")
     page = tmp_path / "pages" / "x.html"
     code, out, _ = call(capsys, "report", tmp_path, "--out", page, "--figures", tmp_path / "figures")

@@ -112,7 +112,7 @@ def test_needle_and_loss_are_the_unmodified_models(kind, tokenizer, tmp_path):
         ("recurrent", "not applicable: it has no attention layers"),
     ],
 )
-def test_what_our_function_cannot_stand_in_for_is_refused_for_laws_and_masses(kind, reason, tokenizer, tmp_path):
+def test_what_our_function_cannot_stand_in_for_is_refused_for_mechanisms_and_masses(kind, reason, tokenizer, tmp_path):
     model = odd(kind)
     with pytest.raises(UserError, match=reason):
         run("attention", model, tokenizer, tmp_path)

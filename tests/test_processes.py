@@ -219,7 +219,8 @@ def test_each_batch_is_taken_once(tmp_path):
 
 
 def row(sample, error=None, **more):
-    return {"sample": sample, "correct": None if error else True, "context_length": 9, "error": error, **more}
+    told = {"model": "m", "attention": "softmax", "rope": "as trained", "context_length": 9}
+    return {"sample": sample, "correct": None if error else True, **told, "error": error, **more}
 
 
 def test_rows_of_all_processes_are_the_runs(tmp_path):

@@ -12,7 +12,7 @@ from test_trials import alike, grid
 from ssmax_eval import statistics
 from ssmax_eval.probes.needle.sections import prompts
 from ssmax_eval.report import figures
-from ssmax_eval.statistics import clusters, paired, reach
+from ssmax_eval.statistics import clusters, exact, reach
 
 LENGTHS, DEPTHS, TRIALS = (512, 1024, 2048), (0.0, 50.0), 30
 
@@ -85,15 +85,15 @@ def test_draws_in_blocks_are_those_at_once(monkeypatch):
     sums, sizes = rng.integers(-3, 4, 40).astype(float), rng.integers(3, 6, 40).astype(float)
     rows = named(grid(rng.random((12, 5, 5)) < 0.7))
     line = statistics.effective_lengths(rows)
-    times = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=paired.RESAMPLES)
-    at_once = paired.bootstrap(sums, sizes, 0)
+    times = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=exact.RESAMPLES)
+    at_once = exact.bootstrap(sums, sizes, 0)
     assert at_once == tuple(np.quantile((times @ sums) / (times @ sizes), [0.025, 0.975]))
     part = pd.DataFrame({"right": rng.random(60) < 0.5, "region": np.repeat(range(12), 5)}).astype(float)
     drawn = reach.drawn_trials([part, part[:40]], 0)
-    for module in (clusters, paired):
+    for module in (clusters, exact):
         monkeypatch.setattr(module, "BLOCK", 1000)
     assert [*clusters.blocks(10, 300)] == [3, 3, 3, 1]
-    assert paired.bootstrap(sums, sizes, 0) == pytest.approx(at_once, rel=1e-12)
+    assert exact.bootstrap(sums, sizes, 0) == pytest.approx(at_once, rel=1e-12)
     assert reach.drawn_trials([part, part[:40]], 0) == pytest.approx(drawn, rel=1e-12)
     pd.testing.assert_frame_equal(statistics.effective_lengths(rows), line)
 

@@ -1,4 +1,4 @@
-"""Formulas of the attention laws against closed forms and transformers' own implementations."""
+"""Formulas of the query scales against closed forms and transformers' own implementations."""
 
 import math
 
@@ -41,7 +41,7 @@ def scale(name, **options):
         ("learned-p", {}, lambda n: 1.0),
     ],
 )
-def test_law_is_its_formula(name, options, formula):
+def test_scale_is_its_formula(name, options, formula):
     expected = torch.tensor([formula(n) for n in N[0, 0].tolist()])
     values = scale(name, **options)
     assert values.dtype == torch.float32
@@ -49,8 +49,8 @@ def test_law_is_its_formula(name, options, formula):
         torch.testing.assert_close(head, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_every_law_is_tested_above():
-    tested = {mark.args[1][i][0] for mark in test_law_is_its_formula.pytestmark for i in range(len(mark.args[1]))}
+def test_every_scale_is_tested_above():
+    tested = {mark.args[1][i][0] for mark in test_scale_is_its_formula.pytestmark for i in range(len(mark.args[1]))}
     assert tested == {name for name, each in mechanisms().items() if issubclass(each, QueryScale)}
 
 
@@ -91,7 +91,7 @@ def test_ssmax_bounds_of_the_paper():
         assert z.softmax(0).max() <= 1 / ((n - 1) / math.exp(top[-1] - top[0]) + 1) + 1e-12
 
 
-def test_a_users_own_law():
+def test_a_users_own_scale():
     @register
     class Sharp(QueryScale):
         """C = factor"""
@@ -135,7 +135,7 @@ def test_a_users_own_law():
         "ssmax:train_length=0",
     ],
 )
-def test_wrong_laws_are_one_clear_line(text):
+def test_wrong_scales_are_one_clear_line(text):
     with pytest.raises(UserError, match="allowed|unknown") as error:
         Attention.of(text)
     assert "\n" not in str(error.value)

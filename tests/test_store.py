@@ -35,6 +35,9 @@ COLUMNS = set(
 )
 
 
+ROW = {"sample": "a", "model": "m", "attention": "softmax", "rope": "as trained", "context_length": 9, "error": None}
+
+
 def run(checkpoint, tmp_path, probe=PROBE, rope=None, attention=None, **settings):
     asked = None if attention is None else Attention.of(attention)
     setting = Setting(asked, Position(rope or RopeSetting()))
@@ -181,7 +184,7 @@ def test_trap_15_failures_are_counted_and_not_zero(checkpoint, tmp_path, monkeyp
 def test_two_processes_cannot_write_one_run(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"sample": "a", "correct": True, "context_length": 9, "error": None}])
+        writer.append([ROW])
         with pytest.raises(UserError, match="another process"), store.writer():
             pass
 
@@ -189,8 +192,8 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 def test_broken_rows_are_named(tmp_path):
     store = Run(tmp_path / "needle" / "abc")
     with store.writer() as writer:
-        writer.append([{"sample": "a", "correct": True, "context_length": 9, "error": None}])
-    store.rows_path.write_text('{"sample": "a", "correct": true, "context_length": 9, "error": null}\nnot json\n{}\n')
+        writer.append([ROW])
+    store.rows_path.write_text(json.dumps(ROW) + "\nnot json\n{}\n")
     with pytest.raises(UserError, match="line 2"):
         store.rows()
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args
@@ -103,7 +104,7 @@ def show(
     from ..terminal import print_plan, print_runs
 
     def thresholds() -> Thresholds:
-        return Thresholds(**{name: given[name] for name in ("attended", "blow_up") if name in given})
+        return Thresholds(**{each.name: given[each.name] for each in fields(Thresholds) if each.name in given})
 
     def plan() -> tuple[list[Probe], list[str], list[Setting], RunOptions]:
         import_files(imports)

@@ -15,6 +15,7 @@ VALUES = ("number", "word", "uuid")
 # task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
 RECALL_CITIES = CITIES[:16]
 RECALL_VALUES = "01234567"
+FAR_OFF = 5  # percent of the context: a needle that stands further from its depth than this is said
 
 
 @dataclass(frozen=True)

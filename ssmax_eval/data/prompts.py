@@ -10,11 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError
 from .encoding import Encoder
 from .haystacks import Haystack
-from .needles import Needle, haystack_for
+from .needles import FAR_OFF, Needle, haystack_for
 from .windows import Window
 
 CONTROLS = ("no-needle", "needle-only")
-FAR_OFF = 5  # percent of the context: a needle that stands further from its depth than this is said
 LONG_SENTENCE = 64  # tokens: a needle stays out of sentences that are shorter, however short the context
 
 
@@ -149,7 +148,18 @@ def assemble(
 def value_spans(encoder: Encoder, answer: list[int], text: str) -> tuple[tuple[int, int], ...]:
     """Return where each value stands in the tokens of an answer, which lists them with commas."""
     values = text.split(", ")
-    return tuple(encoder.find(answer, value) for value in values) if len(values) > 1 else ((0, len(answer)),)
+    if len(values) == 1:
+        return ((0, len(answer)),)
+    spans: list[tuple[int, int]] = []
+    end = len(answer)
+    for value in reversed(values):  # each in front of the next, as one may end with another: spicy-x with icy-x
+        try:
+            span = encoder.find(answer[:end], value)
+        except UserError:  # a token has the end of one and the start of the next
+            span = encoder.find(answer, value)
+        spans.append(span)
+        end = span[0]
+    return tuple(reversed(spans))
 
 
 def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], depth_percent: float) -> dict[int, int]:

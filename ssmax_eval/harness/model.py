@@ -22,7 +22,8 @@ from ..errors import UserError
 from ..models.load import load_model, load_tokenizer
 from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
-from ..probes.needle.probe import BATCH_TOKENS, masses_of
+from ..probes.attention.masses import masses_of
+from ..probes.needle.probe import BATCH_TOKENS
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
 from ..readers.memory import Scorer

@@ -104,6 +104,8 @@ def subjects(models: Any, tokenizer: str | None = None) -> list[Subject]:
     """
     models = [models] if is_one(models) else models
     items: list[tuple[str, Any]] = list(models.items()) if isinstance(models, dict) else [("", each) for each in models]
+    if not items:
+        raise UserError(f"models {models!r}: none; give at least one reference, for example softmax-bible-2m")
     if tokenizer is not None and not any(is_foreign(reference) for _, reference in items):
         raise UserError(
             f"tokenizer {tokenizer!r}: these models bring their own; it is for functions and servers, leave it out"

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from ..rows import Row
+from ..rows import TOLD_BY, Row
 from .kind import Kind
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ PROBES: dict[str, Kind[Any]] = {
         key=lambda kind: (kind.place, kind.name),
     )
 }
+
+TOLD_BY.update({kind.name: kind.schema.told_by for kind in PROBES.values()})
 
 
 def schema_of(probe: str) -> type[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.prompts import FAR_OFF
+from ..data.needles import FAR_OFF
 from ..errors import UserError, nearest
 from ..position.learned import position_end
 from ..readers.parts import refuse_unlike_parts

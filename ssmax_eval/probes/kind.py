@@ -33,7 +33,8 @@ class Probe(Protocol):
     """What runs on a model: parameters, a plan of named samples, and a call that yields their rows.
 
     name: its folder in the run store. schema: of its rows. needs: what a reader has to give. unit: what its samples are
-    drawn in. all_rows: whether the logits of every token are made, for the cost that is said beforehand.
+    drawn in. sample_is: what one of them is called.
+    all_rows: whether the logits of every token are made, for the cost that is said beforehand.
     """
 
     @property
@@ -44,6 +45,7 @@ class Probe(Protocol):
     def needs(self) -> frozenset[str]: ...
 
     unit: str = "samples"
+    sample_is: str = "sample"
     all_rows: bool = False
 
     def plan(self) -> Sequence[Any]:

@@ -20,7 +20,8 @@ from ..rows import columns
 from ..store import Run
 from .context import Context
 from .page import html, write
-from .section import Found
+from .section import Found, found_by
+from .training import SECTION as TRAINING
 
 log = logging.getLogger(__name__)
 AT_ONCE = 2**28  # bytes of rows that are read whole; of more the details are read again, of the rows that are shown
@@ -104,6 +105,7 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     reasons = rows["error"].value_counts() if "error" in rows else {}
     found: list[Found] = []
     names: list[str] = []
+    models: dict[str, None] = {}
     parts = [(kinds, rows_of(kinds, rows)) for kinds in families()] if "attention_swapped" in rows else []
     if left := len(rows) - sum(len(part) for _, part in parts):
         of = sorted(set(rows["probe"].dropna()) - {*PROBES}) if "probe" in rows else []
@@ -118,9 +120,13 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
         if part.empty:
             continue
         names += part["series"].unique().tolist()
+        models |= dict.fromkeys(part["model"].unique().tolist())
         for section in [section for kind in kinds for section in kind.sections()]:
-            if numbers := section.numbers(part, context):
-                found.append(Found(section, numbers))
+            if (each := found_by(section, part, context)) is not None:
+                found.append(each)
+    # of a page, not of a probe: each model's own, once
+    if models and (each := found_by(TRAINING, pd.DataFrame({"model": [*models]}), context)) is not None:
+        found.append(each)
     in_order = sorted(found, key=lambda each: each.section.place)
     return Findings(in_order, names, {str(reason): int(count) for reason, count in dict(reasons).items()})
 

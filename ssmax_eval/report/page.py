@@ -22,7 +22,7 @@ def html(title: str, found: Sequence[Found], names: Sequence[str], context: Cont
     script, style = ((files(__package__) / "templates" / name).read_text("utf-8") for name in ("page.js", "page.css"))
     data: dict[str, Any] = {"causes": [], "tasks": []}
     for each in found:
-        data |= each.section.data(each.numbers)
+        data |= each.data()
     return context.render(
         "report/templates/page.html.j2",
         title=title or heading_of(found),
@@ -30,8 +30,8 @@ def html(title: str, found: Sequence[Found], names: Sequence[str], context: Cont
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
         series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
-        leads=[each.section.lead(each.numbers, context) for each in found],
-        parts=[each.section.page(each.numbers, context) for each in found],
+        leads=[each.lead(context) for each in found],
+        parts=[each.page(context) for each in found],
         data=data,
         records=context.records,
         records_text=json.dumps(context.records, indent=1),

@@ -1,8 +1,9 @@
 """What a part of the page is: numbers, made once, and how they are shown on the page, in the terminal and as JSON."""
 
 import inspect
+import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -11,8 +12,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from .. import statistics
+from ..errors import UserError
 from .context import Context
 
+log = logging.getLogger(__name__)
 N = TypeVar("N")
 TOP = Path(__file__).parents[1]
 
@@ -69,12 +72,65 @@ class Section(Generic[N]):
         return context.render(file.relative_to(TOP).as_posix(), **values)
 
 
+TOLERATED: tuple[type[Exception], ...] = (Exception,)  # of a section; the rest of the page is shown all the same
+R = TypeVar("R")
+
+
 @dataclass(frozen=True)
 class Found:
-    """A section and what it has to show."""
+    """A section and what it has to show; where it cannot, a line says so in its place."""
 
     section: Section[Any]
     numbers: Sequence[Any]
+    failed: str = ""  # why there are no numbers
+
+    def page(self, context: Context) -> Markup:
+        return self._shown(lambda: self.section.page(self.numbers, context), in_its_place)
+
+    def lead(self, context: Context) -> Markup:
+        return self._shown(lambda: self.section.lead(self.numbers, context), lambda why: Markup(""))
+
+    def data(self) -> dict[str, Any]:
+        return self._shown(lambda: self.section.data(self.numbers), lambda why: {})
+
+    def tables(self) -> list[Table | str]:
+        return self._shown(lambda: [*self.section.tables(self.numbers)], lambda why: [why])
+
+    def summary(self) -> dict[str, Any]:
+        return self._shown(lambda: self.section.summary(self.numbers), lambda why: {})
+
+    def _shown(self, show: Callable[[], R], instead: Callable[[str], R]) -> R:
+        if self.failed:
+            return instead(self.failed)
+        try:
+            return show()
+        except UserError:
+            raise
+        except TOLERATED as error:
+            return instead(why_not(self.section, error))
+
+
+def found_by(section: Section[Any], rows: pd.DataFrame, context: Context) -> Found | None:
+    """Return what a section has to show of rows; None for nothing."""
+    try:
+        numbers = section.numbers(rows, context)
+    except UserError:
+        raise
+    except TOLERATED as error:
+        return Found(section, [], why_not(section, error))
+    return Found(section, numbers) if numbers else None
+
+
+def why_not(section: Section[Any], error: Exception) -> str:
+    """Say that a section cannot show what it has, for a note too, and return it."""
+    name = type(section).__module__.removeprefix("ssmax_eval.probes.").replace(".sections.", ", ")
+    why = f"{name}: this part cannot be shown ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    log.warning("ssmax-eval: note: %s; the rows are kept, please report it", why, exc_info=error)
+    return why
+
+
+def in_its_place(why: str) -> Markup:
+    return Markup("<section><p>{}</p></section>").format(why)
 
 
 def by_task(rows: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:

@@ -2,12 +2,13 @@
 
 from .causes import CAUSES, Thresholds, cause_counts, with_causes
 from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
+from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
-from .paired import POWER, Beside, beside, compare, paired_interval, smallest_difference
+from .paired import Beside, beside, compare
 from .reach import SHARE, compare_reach, effective_lengths
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds

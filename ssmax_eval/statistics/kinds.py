@@ -7,10 +7,10 @@ from typing import Any, TypeVar, cast
 import pandas as pd
 
 from ..errors import UserError
+from ..rows import TOLD_BY
 
 F = TypeVar("F", bound=Callable[..., Any])
-# the probes whose rows are needle prompts, and parts of documents; where no probe is told, the column that tells them
-PROMPTS, DOCUMENTS = ("needle", "attention"), ("loss",)
+# the column that tells needle prompts, and parts of documents
 PROMPT_COLUMN, DOCUMENT_COLUMN = "prompt_sha256", "measure"
 
 
@@ -26,12 +26,18 @@ def of_documents(rows: pd.DataFrame) -> pd.DataFrame:
 
 def is_prompt(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Tell which rows are needle prompts."""
-    return are_of(rows, PROMPTS, PROMPT_COLUMN)
+    return are_told_by(rows, PROMPT_COLUMN)
 
 
 def is_document(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Tell which rows are parts of a document's loss."""
-    return are_of(rows, DOCUMENTS, DOCUMENT_COLUMN)
+    return are_told_by(rows, DOCUMENT_COLUMN)
+
+
+def are_told_by(rows: pd.DataFrame, column: str) -> "pd.Series[bool]":
+    """Tell which rows are of a probe whose rows this column tells; where no probe is known, those that have it."""
+    probes = [name for name, told_by in TOLD_BY.items() if told_by == column]
+    return are_of(rows if TOLD_BY else rows.drop(columns="probe", errors="ignore"), probes, column)
 
 
 def are_of(rows: pd.DataFrame, probes: Sequence[str], column: str) -> "pd.Series[bool]":
@@ -45,14 +51,14 @@ def where(rows: pd.DataFrame, chosen: "pd.Series[bool]") -> pd.DataFrame:
     return rows if chosen.all() else rows[chosen]
 
 
-def about(probes: tuple[str, ...], column: str, other: str, what: str) -> Callable[[F], F]:
+def about(column: str, other: str, what: str) -> Callable[[F], F]:
     """Return a decorator that lets a function take rows of some probes only. Its refusal names it and the others' probes."""
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def only(rows: Any, *arguments: Any, **given: Any) -> Any:
             if isinstance(rows, pd.DataFrame) and any(name in rows for name in ("probe", column, other)):
-                others = rows[~are_of(rows, probes, column)]
+                others = rows[~are_told_by(rows, column)]
                 if len(others):
                     names = sorted(set(others["probe"].dropna())) if "probe" in others else []
                     raise UserError(
@@ -66,5 +72,5 @@ def about(probes: tuple[str, ...], column: str, other: str, what: str) -> Callab
     return decorate
 
 
-on_prompts = about(PROMPTS, PROMPT_COLUMN, DOCUMENT_COLUMN, "needle prompts")
-on_documents = about(DOCUMENTS, DOCUMENT_COLUMN, PROMPT_COLUMN, "parts of documents")
+on_prompts = about(PROMPT_COLUMN, DOCUMENT_COLUMN, "needle prompts")
+on_documents = about(DOCUMENT_COLUMN, PROMPT_COLUMN, "parts of documents")

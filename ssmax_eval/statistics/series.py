@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..errors import UserError
 from .clusters import BY_TRIAL, numbered, with_plan
 from .kinds import is_document, is_prompt, where
 
@@ -14,8 +15,12 @@ CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
 TEXT = ["text", "text_sha256", "context_length", "window"]
 PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
+SAMPLE = ["probe", "run_id", "sample"]
 # all that a series' name is made of
 NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "fingerprint")
+
+
+NEEDED = NAMED[:4]
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
@@ -25,6 +30,11 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     they differ between rows of one name, so that what is not the same is never averaged. Column `subject` is the same
     without the RoPE setting.
     """
+    if missing := next((name for name in NEEDED if name not in rows), None):
+        raise UserError(
+            f"statistics.with_series: the rows have no column {missing!r}; give rows as load_results returns them"
+        )
+    rows = uncategorical(rows)
     named = told(rows, NAMED)
     number = numbered(*(named[name] for name in named))
     each = named.iloc[np.unique(number, return_index=True)[1]]  # one row of all that are named alike
@@ -55,9 +65,20 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
             twice = numbered(*(rows[name] for name in key)).iloc[ours].duplicated(keep="last").to_numpy()
             once.append(ours[~twice])
         known |= is_ours
-    # rows of other probes are what they are
+    # rows of other probes are what they are; of the same run, each once
+    if not known.all() and {*SAMPLE} <= {*rows}:
+        theirs = order[~known.to_numpy()[order]]
+        twice = numbered(*(rows[name] for name in SAMPLE)).iloc[theirs].duplicated(keep="last").to_numpy()
+        once.append(theirs[~twice])
+        known[:] = True
     kept = np.sort(np.concatenate([*once, np.flatnonzero(~known)]))
     return rows if len(kept) == len(rows) else rows.iloc[kept]
+
+
+def uncategorical(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows without categories: groups of them would have those that no row is of."""
+    kinds = {name: kind.categories.dtype for name, kind in rows.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
+    return rows.astype(kinds) if kinds else rows
 
 
 def default_baseline(rows: pd.DataFrame) -> str:

@@ -16,7 +16,7 @@ from ..launch import launched
 from ..mechanisms.files import import_file, imported_files
 from ..models.retrofit import retrofit
 from ..models.sources import TRAINING
-from ..printable import PrintableStream
+from ..printable import ErrorStream, PrintableStream
 from ..progress import Progress
 from ..quiet import quiet_libraries
 from .folder import held, read_record
@@ -60,7 +60,7 @@ def swapped_after(folder: Path, job: Job) -> Path:
 
 def begin(threads: int, files: Sequence[str]) -> None:
     """Begin a process as this one is: quiet, with its share of threads, and the mechanisms of a user's files."""
-    sys.stdout, sys.stderr = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
+    sys.stdout, sys.stderr = PrintableStream(sys.stdout), ErrorStream(sys.stderr)
     quiet_libraries()
     torch.set_num_threads(threads)
     for file in files:

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ...data.prompts import Prompt
 from ...mechanisms.recorder import Recorded
+from ...readers.answers import Score
+from ...readers.memory import Scorer
+from ...readers.reader import Reader
 
 MASSES = ("mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next")
 MEASURES = (*MASSES, "mass_first", "mass_question", "entropy", "maximum", "maximum_at", "row_sum")
@@ -166,3 +169,13 @@ def rounded(values: Tensor) -> list[float | int | None]:
     if not values.is_floating_point():
         return [int(value) for value in values.tolist()]
     return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def masses_of(reader: Reader) -> Scorer:
+    """Return what scores prompts of equal length, and tells what every head does in their answers' rows."""
+
+    def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
+        masses = AttentionMass(prompts)
+        return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
+
+    return score

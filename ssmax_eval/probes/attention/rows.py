@@ -59,6 +59,7 @@ class AttentionRow(NeedleRow, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError for lists that are not of the same layers and heads."""
+        super().__post_init__()
         shapes = {
             name: [len(heads) for heads in value] for name in LAYERED if (value := getattr(self, name)) is not None
         }

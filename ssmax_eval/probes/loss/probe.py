@@ -78,7 +78,7 @@ class LossProbe(Probe):
         if self.limit_tokens is not None:
             self.plan()  # which says the least that a document takes
 
-    name, schema, unit, all_rows = "loss", LossRow, "documents", True
+    name, schema, unit, sample_is, all_rows = "loss", LossRow, "documents", "document", True
 
     @cached_property
     def source(self) -> Documents:

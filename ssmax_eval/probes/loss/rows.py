@@ -15,6 +15,7 @@ class LossRow(Row, kw_only=True, forbid_unknown_fields=True):
     """One sum of nats over some tokens of a document."""
 
     told_by: ClassVar[str] = "measure"
+    score: ClassVar[str | None] = "nll_sum"
 
     document: Annotated[str, Meta(description=READ)]
     document_sha256: Annotated[str, Meta(description=READ)]

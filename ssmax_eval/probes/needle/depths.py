@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from ...data.needles import FAR_OFF
 from ...statistics.series import of_grid
 
-FAR_OFF = 5  # points; further from the depth asked than this, a page says where the needle is
 CELL = ["series", "context_length", "depth_percent"]
 
 

@@ -15,11 +15,11 @@ from ...data.prompts import CONTROLS, Prompt, assemble
 from ...data.unknown import refuse_unknown
 from ...errors import UserError
 from ...mechanisms.layers import reads_on
-from ...readers.answers import EXTRA_GENERATED_TOKENS, Score
+from ...readers.answers import EXTRA_GENERATED_TOKENS
 from ...readers.memory import Scorer
 from ...readers.reader import ANSWERS, GENERATE, WEIGHTS, Reader
 from ...rows import Fields
-from ..attention.masses import AttentionMass
+from ..attention.masses import masses_of
 from ..attention.rows import AttentionRow
 from ..budget import within
 from ..by_model import default_lengths, default_task
@@ -28,6 +28,7 @@ from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS
 from ..kind import Probe
 from ..options import several
 from . import PROBE
+from .credit import credit
 from .options import GridOptions
 from .rows import NeedleRow
 
@@ -105,12 +106,8 @@ class NeedleProbe(Probe):
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         require(self.plan_version in PLANS, "plan", self.plan_version, " or ".join(map(str, PLANS)))
         if self.needle.task == "digits":
-            require(
-                self.haystack in ("text", "digits"),
-                "haystack",
-                self.haystack,
-                "none: task digits makes its own; leave it out",
-            )
+            own = "none: task digits makes its own; leave it out"
+            require(self.haystack in ("text", "digits"), "haystack", self.haystack, own)
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
         object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) + 0.0 for depth in self.depth_percents})))
         object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
@@ -272,7 +269,7 @@ class NeedleProbe(Probe):
             content["plan"] = plan
         return {"format": FORMAT[plan][self.name], **parameters, **content}
 
-    unit = "trials"
+    unit, sample_is = "trials", "prompt"
 
     def note(self, rows: Sequence[Fields]) -> str:
         return depths_off(self.haystack_name, rows)
@@ -288,30 +285,6 @@ class NeedleProbe(Probe):
 def prompts_at_once(model: PreTrainedModel | None, length: int) -> int:
     """Return how many prompts of a length are read together; of a model elsewhere one, so that each is stored when it is read."""
     return 1 if model is None else max(1, BATCH_TOKENS[reads_on(model).type] // max(1, length))
-
-
-def masses_of(reader: Reader) -> Scorer:
-    """Return what scores prompts of equal length, and tells what every head does in their answers' rows."""
-
-    def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
-        masses = AttentionMass(prompts)
-        return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
-
-    return score
-
-
-def credit(prompt: Prompt, score: Fields) -> float | None:
-    """Return the share of the asked values that are right, 0 to 1; None without a score.
-
-    Forced: a value is right if all of its tokens are. Generated: if it is in what was written, as RULER counts (string_match_all).
-    """
-    if score.get("correct") is None or score["correct"]:
-        return None if score.get("correct") is None else 1.0
-    if score["answer_ranks"] is None:
-        values = prompt.expected.split(", ") if len(prompt.values) > 1 else [prompt.expected]
-        return sum(value in (score["predicted"] or "") for value in values) / len(values)
-    found = [not any(score["answer_ranks"][start:end]) for start, end in prompt.values]
-    return sum(found) / len(found)
 
 
 def make(models: Any, options: GridOptions, beside: Sequence[Probe] = ()) -> NeedleProbe:

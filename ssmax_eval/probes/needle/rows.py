@@ -28,6 +28,7 @@ class NeedleRow(Row, kw_only=True, forbid_unknown_fields=True):
     """One prompt, the model's answer to it, and where its parts stand."""
 
     told_by: ClassVar[str] = "prompt_sha256"
+    score: ClassVar[str | None] = "correct"
     before: ClassVar[frozenset[str]] = frozenset({"haystack_block"})
     details: ClassVar[frozenset[str]] = frozenset(
         "needle question expected predicted expected_tokens predicted_tokens answer_ranks margin needle_start needle_end "

@@ -9,13 +9,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from .... import statistics
+from ....data.needles import FAR_OFF
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
 from ....verdict import too_few, verdict
-from ..depths import FAR_OFF, with_placed
+from ..depths import with_placed
 
 WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
 UNTESTED: dict[str, Any] = {"placed": None, "accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}

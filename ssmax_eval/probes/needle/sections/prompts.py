@@ -234,7 +234,7 @@ def where(row: dict[str, Any]) -> Any:
 
 
 def percent(value: float | None) -> int:
-    return 0 if value is None or math.isnan(value) else round(100 * value)
+    return 0 if value is None or not math.isfinite(100 * value) else round(100 * value)
 
 
 def short(value: Any, digits: int = 1) -> float | None:

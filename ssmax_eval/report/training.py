@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import pandas as pd
 from markupsafe import Markup
 
-from ....report import figures
-from ....report.context import Context
-from ....report.section import Section
+from . import figures
+from .context import Context
+from .section import Section
 
 
 class Training(Section[pd.DataFrame]):
-    """The models' training curves, where their run records know them."""
+    """The models' training curves, where their run records know them, whatever probes the page is of."""
 
     place = 70
 
