@@ -7,6 +7,7 @@ from scipy import stats
 
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
+from ssmax_eval.report.context import Context
 from ssmax_eval.statistics import paired
 
 SIMULATED = 1000
@@ -312,6 +313,16 @@ def test_causes_rest_on_the_first_wrong_token():
     assert explained(haystack_nll=5.8 + 1e-9)["cause"] == "position blow-up"
     assert explained(correct=True, haystack_nll=9.0)["cause"] == "found"
     assert explained(top_mass_answer=[None])["cause"] == "unknown"
+    assert explained(out_of_reach=True)["cause"] == "out of reach"
+    assert explained(out_of_reach=True, correct=True)["cause"] == "found"
+
+
+def test_a_needle_is_out_of_reach_beyond_the_windows_of_all_layers():
+    rows = rows_of([0, 0, 0]).assign(run_id=["windowed", "windowed", "plain"])
+    rows = rows.assign(value_end=[60, 61, 0], question_start=[160, 160, 160])
+    records = [{"run_id": "windowed", "attention": {"reach": 100}}, {"run_id": "plain", "attention": {}}]
+    assert Context(records).with_reach(rows)["out_of_reach"].tolist() == [True, False, False]
+    assert "out_of_reach" not in Context(records[1:]).with_reach(rows)
 
 
 def test_the_level_is_of_rows_that_have_one_and_of_the_best_theta():

@@ -116,7 +116,7 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     while parts:
         # apart from rows of other kinds, so that a mechanism names only the tables in which one is
         kinds, part = parts.pop(0)
-        part = series_of(part, context)
+        part = context.with_reach(series_of(part, context))
         if part.empty:
             continue
         names += part["series"].unique().tolist()

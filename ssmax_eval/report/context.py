@@ -65,6 +65,19 @@ class Context:
         first = rows.drop_duplicates("series").set_index("series")["run_id"]
         return {str(series): known.get(run_id) for series, run_id in first.items()}
 
+    def with_reach(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return needle rows with `out_of_reach`, where a run's mechanism carries nothing further than so many tokens.
+
+        A needle is out of reach if it ends further before the question than the windows of all layers add up to.
+        """
+        reach = {record["run_id"]: (record.get("attention") or {}).get("reach") for record in self.records}
+        limits = rows["run_id"].map(reach).astype(float) if "run_id" in rows else pd.Series(dtype=float)
+        if not limits.notna().any() or "prompt_sha256" not in rows:
+            return rows
+        told = self.details(rows[limits.notna()])
+        beyond = told["question_start"].astype(float) - told["value_end"].astype(float) >= limits[told.index]
+        return rows.assign(out_of_reach=beyond.reindex(rows.index, fill_value=False))
+
     def train_lengths(self, rows: pd.DataFrame) -> dict[str, int | None]:
         """Return each series' training length in tokens, where a run record tells it."""
         return self.of(rows, "train_length")

@@ -10,8 +10,9 @@ from .clusters import with_plan
 from .kinds import on_prompts, where
 from .series import TASK
 
-FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN = "found", "attended, wrong", "not attended", "position blow-up", "unknown"
-CAUSES = (FOUND, ATTENDED, FADED, BLOWN_UP, UNKNOWN)
+FOUND, ATTENDED, FADED, UNREACHED = "found", "attended, wrong", "not attended", "out of reach"
+BLOWN_UP, UNKNOWN = "position blow-up", "unknown"
+CAUSES = (FOUND, ATTENDED, FADED, UNREACHED, BLOWN_UP, UNKNOWN)
 # the columns that causes are told from
 RESTS_ON = [
     *TASK,
@@ -23,6 +24,7 @@ RESTS_ON = [
     "top_mass_answer",
     "haystack_nll",
     "answer_ranks",
+    "out_of_reach",
 ]
 
 
@@ -53,10 +55,11 @@ class Thresholds:
 def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.DataFrame:
     """Return the grid's scored prompts with column `cause`, one of CAUSES, and what it rests on: mass_there, haystack_rise.
 
-    found: right in every token. Else position blow-up: the haystack's nll (haystack_rise nats above the mean at the shortest
-    length, of the RoPE setting under which this model reads best) says that the model no longer reads. Else attended, wrong:
-    in the row that predicts the first wrong token, some head has the mass (mass_there) on the answer; not attended: none
-    has. unknown: rows without masses.
+    found: right in every token. Else out of reach: the needle stands further back than the windows of all layers carry
+    together (out_of_reach, where the rows tell it). Else position blow-up: the haystack's nll (haystack_rise nats above the
+    mean at the shortest length, of the RoPE setting under which this model reads best) says that the model no longer reads.
+    Else attended, wrong: in the row that predicts the first wrong token, some head has the mass (mass_there) on the answer;
+    not attended: none has. unknown: rows without masses.
     """
     thresholds = thresholds or Thresholds()
     part = with_plan(where(rows, rows["control"].isna() & rows["correct"].notna()))
@@ -75,11 +78,12 @@ def with_causes(rows: pd.DataFrame, thresholds: Thresholds | None = None) -> pd.
     part["cause"] = np.select(
         [
             part["correct"].astype(bool),
+            part["out_of_reach"].fillna(False).astype(bool) if "out_of_reach" in part else np.zeros(len(part), bool),
             part["mass_there"].isna(),
             part["haystack_rise"] >= thresholds.blow_up,
             part["mass_there"] >= thresholds.attended,
         ],
-        [FOUND, UNKNOWN, BLOWN_UP, ATTENDED],
+        [FOUND, UNREACHED, UNKNOWN, BLOWN_UP, ATTENDED],
         FADED,
     )
     return part

@@ -10,8 +10,8 @@ from ...statistics import CAUSES
 from .style import STYLE, key_of, plain
 
 # told apart by every kind of colour vision, and in grey by their hatching
-SHADES = dict(zip(CAUSES, ("#4575b4", "#fee090", "#d73027", "#542788", "#cccccc"), strict=True))
-HATCHES = dict(zip(CAUSES, ("", "..", "", "xx", "//"), strict=True))
+SHADES = dict(zip(CAUSES, ("#4575b4", "#fee090", "#d73027", "#8c510a", "#542788", "#cccccc"), strict=True))
+HATCHES = dict(zip(CAUSES, ("", "..", "", "--", "xx", "//"), strict=True))
 
 
 def causes(ax: Axes, counts: pd.DataFrame, title: str = "") -> Axes:
