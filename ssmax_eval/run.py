@@ -15,12 +15,14 @@ from .environment import command, environment, peak_memory
 from .errors import UserError
 from .launch import launched
 from .mechanisms.interface import implementations
+from .models.encoders import is_encoder
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
 from .processes import Alone, together
 from .provenance import describe_model
+from .readers.masked import MaskedReader
 from .readers.transformers import TransformersReader
 from .setting import Setting
 from .store import Run
@@ -89,7 +91,7 @@ def execute(
     each, probe, setting, run = plan
     described = describe_model(each, model, tokenizer, options.dtype)
     longest = max(sample.context_length for sample in probe.plan())
-    reader = TransformersReader(model, tokenizer)
+    reader = (MaskedReader if is_encoder(model) else TransformersReader)(model, tokenizer)
     with ExitStack() as stack:
         stack.enter_context(inference(model))
         effective = stack.enter_context(setting(model, longest or None))

@@ -52,7 +52,8 @@ class Layer:
 
     heads, key_heads: of queries, and of keys and values. head_dim: channels of a query. width: channels of the layer's input.
     index: the layer's place in the decoder, from 0. layers: how many the decoder has. train_length: L in tokens. seed: of
-    first values that are drawn.
+    first values that are drawn. lengths: in an encoder, whose rows all see a whole sequence, the tokens of those that it is
+    trained on; () in a decoder, whose rows see 1 to L.
     """
 
     heads: int
@@ -63,6 +64,7 @@ class Layer:
     index: int = 0
     layers: int = 1
     seed: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 class Mechanism(nn.Module):
@@ -77,7 +79,8 @@ class Mechanism(nn.Module):
     with it from scratch; cache, how its state follows a KV cache ("crop": it has none, keys are enough; "whole": it reads
     whole sequences only); signed, sparse, normalised, whether weights can be below 0, are exactly 0 for some keys, sum to 1;
     needs_input, whether `seen.input` is wanted; carries, whether a block of rows needs what earlier ones left in `seen.carry`,
-    and so all keys in each; windowed, whether it also stands on layers with a window.
+    and so all keys in each; windowed, whether it also stands on layers with a window; causal_only, whether its formula needs
+    rows that see nothing after them, so that an encoder cannot have it (one that carries cannot either).
     """
 
     name: ClassVar[str]
@@ -92,6 +95,7 @@ class Mechanism(nn.Module):
     needs_input: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
+    causal_only: ClassVar[bool] = False
 
     active: bool = True
     _tied_weights_keys: dict[str, str] | None = None  # read by transformers when it saves

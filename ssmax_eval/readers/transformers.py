@@ -24,6 +24,7 @@ class TransformersReader:
     """
 
     gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS})
+    scoring = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -34,11 +35,19 @@ class TransformersReader:
         longest: tokens of the longest prompt to come. needs: what will be asked for. mechanism: one stands on the model, its
         own or swapped in. Raises UserError for what this reader, or the model, cannot give.
         """
+        self.refuse_lacking(needs)
+        return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
+
+    def refuse_lacking(self, needs: frozenset[str]) -> None:
+        """Raise UserError for what will be asked for and this reader does not give."""
         if lacking := sorted(needs - self.gives):
             raise UserError(
                 f"{type(self).__name__}: it cannot give {lacking[0]}; it gives {', '.join(sorted(self.gives))}"
             )
-        return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
+
+    def inputs(self, prompt: Prompt) -> int:
+        """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
+        return len(prompt.ids) - 1
 
     def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""

@@ -1,10 +1,13 @@
-"""A recipe's model: plain Llama, or Qwen3 for QK-norm, of transformers, initialised the same for every mechanism."""
+"""A recipe's model: plain Llama, Qwen3 for QK-norm, or EuroBERT, of transformers, initialised the same for every mechanism."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    EuroBertConfig,
+    EuroBertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -26,12 +29,23 @@ def bias_of(recipe: Recipe) -> str | None:
     return None if recipe.position in ROTARY_SHARE else recipe.position
 
 
+def classes_of(recipe: Recipe) -> tuple[Any, Any]:
+    """Return the config and model class of a recipe's blocks.
+
+    Of transformers' encoders EuroBERT is Llama whose rows see everything: the same layers and initialisation, RoPE, p-RoPE and
+    NoPE by the same parameters, so that positions do not end, and nothing but the direction of sight differs.
+    """
+    if recipe.is_encoder:
+        return EuroBertConfig, EuroBertForMaskedLM
+    return (Qwen3Config, Qwen3ForCausalLM) if recipe.qk_norm else (LlamaConfig, LlamaForCausalLM)
+
+
 def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """Return a float32 model on the CPU with weights drawn from the seed alone.
 
     Normal weights of std init_std, those that write to the residual stream divided by sqrt(2 layers) (GPT-2's rule).
     """
-    config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if recipe.qk_norm else (LlamaConfig, LlamaForCausalLM)
+    config_class, model_class = classes_of(recipe)
     rope = {"rope_type": "default", "rope_theta": recipe.rope_theta}
     if recipe.position != "rope":
         rope |= {"rope_type": "proportional", "partial_rotary_factor": ROTARY_SHARE.get(recipe.position, 0.0)}
@@ -51,11 +65,13 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreT
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **({"mask_token_id": tokenizer.mask_token_id} if recipe.is_encoder else {}),
         )
         model: PreTrainedModel = model_class(config)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"recipe {recipe.name}: its model cannot be built ({first_line(error)})") from error
-    model.generation_config.do_sample = False
+    if not recipe.is_encoder:
+        model.generation_config.do_sample = False
     generator = torch.Generator().manual_seed(seed)
     residual = 1 / math.sqrt(2 * recipe.layers)
     with torch.no_grad():

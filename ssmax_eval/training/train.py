@@ -34,8 +34,10 @@ from .trainer import LateMechanism, Watch, WeightedTrainer
 
 LOG_AT_LEAST = 20  # times in a run
 SHAPE = (
-    "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
+    "blocks", "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
 )  # fields of a recipe that a model to start from already has  # fmt: skip
+
+LATER = ("blocks", "mixed_lengths", "mask_share")  # fields that recipes of before did not have
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ class Job:
     def key(self, text_sha256: str) -> dict[str, Any]:
         """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
         key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
+        for name in LATER:  # a model of before is still the one that it was
+            if key["recipe"][name] == getattr(Recipe, name):
+                del key["recipe"][name]
         # code of a user's own decides weights too; of this package's own nothing is said, as before there was any other
         asked = [Attention.of(each).mechanism for each in (self.attention, self.swap_to) if each is not None]
         code = [code_source(each) for each in (*asked, biases().get(self.recipe.position))]
@@ -202,14 +207,14 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
     if job.start is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
         model = build(job.recipe, tokenizer, job.seed)
-        attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed)
+        attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed, lengths=job.recipe.lengths)
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
         entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
         keeps = asked is None or asked == entry["attention"]  # and what it learned
         continue_at(model, tokenizer, job.recipe.train_length, keeps)
         if not keeps:
-            attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed)
+            attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed, lengths=job.recipe.lengths)
     try_out(model)
     return with_mechanism(model), tokenizer
 
