@@ -14,7 +14,9 @@ MODELS = Path("results/models")
 
 
 def train_command(
-    recipe: Annotated[str, typer.Option(help="smoke, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")],
+    recipe: Annotated[
+        str, typer.Option(help="smoke, encoder, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")
+    ],
     attention: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:key=value,...]", help="The mechanism to train with; repeatable.")
     ] = None,

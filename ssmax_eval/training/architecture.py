@@ -33,7 +33,8 @@ def classes_of(recipe: Recipe) -> tuple[Any, Any]:
     """Return the config and model class of a recipe's blocks.
 
     Of transformers' encoders EuroBERT is Llama whose rows see everything: the same layers and initialisation, RoPE, p-RoPE and
-    NoPE by the same parameters, so that positions do not end, and nothing but the direction of sight differs.
+    NoPE by the same parameters, so that positions do not end. Its attention gets biases, as BERT's has: every masked token is the
+    same to the first layer, which without them could hardly tell its neighbours' places from their words.
     """
     if recipe.is_encoder:
         return EuroBertConfig, EuroBertForMaskedLM
@@ -65,7 +66,7 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreT
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            **({"mask_token_id": tokenizer.mask_token_id} if recipe.is_encoder else {}),
+            **({"mask_token_id": tokenizer.mask_token_id, "attention_bias": True} if recipe.is_encoder else {}),
         )
         model: PreTrainedModel = model_class(config)
     except (ValueError, RuntimeError) as error:

@@ -210,7 +210,7 @@ RECIPES = {
             short_length=32,
             short_share=0.0,
             mixed_lengths=True,
-            steps=400,
+            steps=800,
             init_std=0.1,
             learning_rate=5e-3,
             warmup_steps=20,
@@ -220,7 +220,6 @@ RECIPES = {
             questions=2,
             text_characters=600_000,
             answer_weight=4.0,
-            text_weight=0.2,
         ),
         Recipe(name="cpu", steps=700, short_share=0.3, text="bible"),
         Recipe(
