@@ -173,7 +173,7 @@ def test_operations_are_those_that_torch_counts(words, blocks):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blocks": "bloom"}, "recipe blocks 'bloom': allowed are llama, gpt2, gpt-neox"),
+        ({"blocks": "bloom"}, "recipe blocks 'bloom': allowed are llama, gpt2, gpt-neox, eurobert"),
         (
             {"blocks": "gpt2"},
             "recipe blocks gpt2, position 'p-rope': allowed are learned, nope, alibi, t5; QK-norm: they have none; --set qk_norm=false",

@@ -105,7 +105,7 @@ OTHERS = {
     "BartForConditionalGeneration": ({**HALF, **NARROW}, "is an encoder-decoder, not a causal"),
     "T5ForConditionalGeneration": (T5, "is an encoder-decoder, not a causal"),
     "WhisperForConditionalGeneration": ({**HALF, **NARROW, "vocab_size": 60000}, "is an encoder-decoder, not a causal"),
-    "BertForMaskedLM": (COMMON, "is not a causal"),
+    "BertForMaskedLM": (COMMON, "is an encoder, not a causal"),
     "ModernBertForMaskedLM": (COMMON, "is an encoder, not a causal"),
     "CLIPModel": ({}, "is multimodal and not a causal"),
     "ViTForImageClassification": ({**VISION}, "not a causal .* none of type 'vit'"),

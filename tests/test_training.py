@@ -386,7 +386,7 @@ def test_a_finished_record_names_no_path(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "large"], "recipe 'large': allowed are smoke, league, cpu, small, gpu"),
+        (["--recipe", "large"], "recipe 'large': allowed are smoke, league, encoder, cpu, small, gpu"),
         (["--recipe", "smoke", "--set", "layer=2"], "recipe field 'layer'"),
         (["--recipe", "smoke", "--set", "layers=two"], "layers='two': allowed is a whole number"),
         (["--recipe", "smoke", "--set", "layers=0"], "recipe layers 0"),

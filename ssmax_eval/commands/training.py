@@ -15,7 +15,7 @@ MODELS = Path("results/models")
 
 def train_command(
     recipe: Annotated[
-        str, typer.Option(help="smoke, league, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")
+        str, typer.Option(help="smoke, league, encoder, cpu, small or gpu; `ssmax-eval recipes` shows what is in them.")
     ],
     attention: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:key=value,...]", help="The mechanism to train with; repeatable.")

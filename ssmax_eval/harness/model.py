@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..data.prompts import Prompt
 from ..environment import environment
 from ..errors import UserError
+from ..models.encoders import is_encoder
 from ..models.load import load_model, load_tokenizer
 from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
@@ -110,6 +111,11 @@ class SSMaxLM(HFLM):
             device=str(self._device),
             trust_remote_code=self._options.trust_remote_code,
         )
+        if is_encoder(self._model):
+            raise UserError(
+                f"model {pretrained!r}: {type(self._model).__name__} is an encoder, and lm-eval's tasks continue a text; use "
+                "ssmax-eval needle"
+            )
         self._config = self._model.config
 
     def get_model_info(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..position.bias import Bias, NoPosition, biases
 from .files import source_of
 from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
-from .layers import WINDOW_KEYS, attention_modules, computes_on, layer_indices, layer_of, layers
+from .layers import WINDOW_KEYS, attends_both_ways, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
 from .projections import changes, hook, projections, unhook
 from .scales import Softmax
@@ -70,14 +70,16 @@ def attach(
     longest: int | None = None,
     bias: str | None = AS_IT_IS,
     seed: int = 0,
+    lengths: tuple[int, ...] = (),
 ) -> Attached:
     """Put a mechanism (`NAME[:key=value,...]`) on every full-attention layer, replacing what was there, and return what was done.
 
     Learned parameters get their first values. Softmax leaves the model on its own attention implementation. longest: tokens
     of the longest context to come: a window that holds them is none; None goes by the model's positions. bias: the name of a
     position bias (`alibi`) to add to the scores of every layer, None for none; the model's own stays unless one is given.
-    seed: of first values that are drawn. Raises UserError for models off the interface, unknown mechanisms or options, an
-    unknown training length, and models all of whose layers are windowed.
+    seed: of first values that are drawn. lengths: of an encoder's training, () for the training length alone. Raises UserError
+    for models off the interface, unknown mechanisms or options, an unknown training length, models all of whose layers are
+    windowed, and a mechanism on an encoder that has to be causal.
     """
     asked = Attention.of(attention)
     if bias == AS_IT_IS:
@@ -92,6 +94,11 @@ def attach(
             model.set_attn_implementation(IMPLEMENTATION)
         return Attached(str(asked), train_length)
     refuse_unsupported(model)
+    if (asked.mechanism.causal_only or asked.mechanism.carries) and attends_both_ways(model):
+        raise UserError(
+            f"attention {asked.mechanism.name}: it is defined for rows that see nothing after them, and every row of "
+            f"{type(model).__name__} sees all; use a mechanism without an order, as ssmax"
+        )
     full, windowed = layers(model, longest)
     chosen = [*full, *windowed] if asked.mechanism.windowed else full
     if not chosen:
@@ -114,7 +121,7 @@ def attach(
     for name in attention_modules(model):
         if name in chosen:
             first = next((each for each in made.values() if isinstance(each, asked.mechanism)), None)
-            made[name] = asked.on(layer_of(model, name, train_length, seed), first)
+            made[name] = asked.on(layer_of(model, name, train_length, seed, lengths), first)
         elif bias is not None:  # position is on every layer
             made[name] = Softmax(layer_of(model, name, train_length))
         if name in made:

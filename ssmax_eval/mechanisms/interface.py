@@ -158,8 +158,6 @@ def refuse_unsupported(model: PreTrainedModel) -> None:
             f"{name} does not use transformers' attention interface, so its attention cannot be exchanged or recorded; "
             "use a model that does (Llama, Qwen, Mistral, Gemma 3, GPT-2, GPT-NeoX, OPT, ...), or the needle and loss probes"
         )
-    if not any(getattr(module, "is_causal", True) for module in attention_modules(model).values()):
-        raise UserError(f"{name} is not a causal language model: its rows see what comes after them; use a decoder")
     # up to 5.20 transformers calls soft-capped models fit for sdpa, which then drops the cap without a word
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
     if capped or not model._supports_sdpa:

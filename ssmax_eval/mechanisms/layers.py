@@ -39,8 +39,19 @@ def layers(model: PreTrainedModel, longest: int | None = None) -> tuple[list[str
     return [name for name in modules if name not in windowed], windowed
 
 
-def layer_of(model: PreTrainedModel, name: str, train_length: int, seed: int = 0) -> Layer:
-    """Return what a mechanism is told of the layer of an attention module. train_length: L in tokens. seed: of first values."""
+def attends_both_ways(model: PreTrainedModel) -> bool:
+    """Tell whether rows see what comes after them in every attention layer, as an encoder's do."""
+    modules = attention_modules(model).values()
+    return bool(modules) and not any(getattr(module, "is_causal", True) for module in modules)
+
+
+def layer_of(
+    model: PreTrainedModel, name: str, train_length: int, seed: int = 0, lengths: tuple[int, ...] = ()
+) -> Layer:
+    """Return what a mechanism is told of the layer of an attention module.
+
+    train_length: L in tokens. seed: of first values. lengths: of an encoder's training; () for L alone.
+    """
     config: Any = model.config.get_text_config()
     module = model.get_submodule(name)
     heads = heads_of(config, module)
@@ -54,6 +65,7 @@ def layer_of(model: PreTrainedModel, name: str, train_length: int, seed: int = 0
         index=layer_indices(model)[name],
         layers=len(layer_list(model)) or len(attention_modules(model)),
         seed=seed,
+        lengths=(lengths or (train_length,)) if attends_both_ways(model) else (),
     )
 
 

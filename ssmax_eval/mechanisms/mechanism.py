@@ -54,7 +54,8 @@ class Layer:
 
     heads, key_heads: of queries, and of keys and values. head_dim: channels of a query. width: channels of the layer's input.
     index: the layer's place in the decoder, from 0. layers: how many the decoder has. train_length: L in tokens. seed: of
-    first values that are drawn.
+    first values that are drawn. lengths: in an encoder, whose rows all see a whole sequence, the tokens of those that it is
+    trained on; () in a decoder, whose rows see 1 to L.
     """
 
     heads: int
@@ -65,6 +66,7 @@ class Layer:
     index: int = 0
     layers: int = 1
     seed: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 class Mechanism(nn.Module):
@@ -80,7 +82,8 @@ class Mechanism(nn.Module):
     whole sequences only); signed, sparse, normalised, whether weights can be below 0, are exactly 0 for some keys, sum to 1;
     needs_input, whether `seen.input` is wanted; carries, whether a block of rows needs what earlier ones left in `seen.carry`,
     and so all keys in each; windowed, whether it also stands on layers with a window; has_map, whether it weighs keys at all,
-    so that there are masses to record; position, the only one that it can be trained with, None for any.
+    so that there are masses to record; position, the only one that it can be trained with, None for any; causal_only, whether its
+    formula needs rows that see nothing after them, so that an encoder cannot have it (one that carries cannot either).
     """
 
     name: ClassVar[str]
@@ -97,6 +100,7 @@ class Mechanism(nn.Module):
     windowed: ClassVar[bool] = False
     has_map: ClassVar[bool] = True
     position: ClassVar[str | None] = None
+    causal_only: ClassVar[bool] = False
 
     active: bool = True
     _tied_weights_keys: dict[str, str] | None = None  # read by transformers when it saves

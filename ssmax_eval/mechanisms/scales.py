@@ -17,6 +17,7 @@ multiply the query; what it learns are its own parameters, one value per head. A
 """
 
 import math
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,11 @@ def mean_log_n(train_length: int) -> float:
     return math.lgamma(train_length + 1) / train_length
 
 
+def expected_log_n(layer: Layer) -> float:
+    """Return the mean of ln n over the rows that a layer is trained on: of ln L over an encoder's lengths, else mean_log_n."""
+    return fmean(map(math.log, layer.lengths)) if layer.lengths else mean_log_n(layer.train_length)
+
+
 @register
 class Softmax(QueryScale):
     """C = 1: attention as trained everywhere."""
@@ -73,7 +79,7 @@ class Softmax(QueryScale):
 class SSMax(QueryScale):
     """C = s ln n, s learned per head.
 
-    s starts at 1 / mean(ln n) over the training length unless given: the same mean scale as softmax.
+    s starts at 1 / mean(ln n) over the rows of the training unless given: the same mean scale as softmax.
     """
 
     name = "ssmax"
@@ -82,7 +88,7 @@ class SSMax(QueryScale):
 
     def __init__(self, layer: Layer, *, s: float | None = None) -> None:
         super().__init__(layer)
-        self.s = per_head(1 / mean_log_n(layer.train_length) if s is None else s, layer.heads)
+        self.s = per_head(1 / expected_log_n(layer) if s is None else s, layer.heads)
 
     def forward(self, n: Tensor) -> Tensor:
         return self.s.float()[:, None] * n.log()

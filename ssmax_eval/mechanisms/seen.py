@@ -75,6 +75,11 @@ class Seen:
         given = self.forward
         return given.attention_mask is None and given.causal and given.rows == given.keys > 1
 
+    @property
+    def is_two_way(self) -> bool:
+        """Whether rows see what comes after them, as an encoder's do."""
+        return not self.forward.causal and self.forward.rows == self.forward.keys
+
     def at(self, rows: Tensor) -> "Seen":
         """Return what chosen rows (batch, chosen) see."""
         return Seen(self.forward, rows)
@@ -110,7 +115,9 @@ class Seen:
 
     @once
     def position(self) -> Tensor:
-        """Which key is each row's own, the last that it sees, int64 (batch or 1, rows)."""
+        """Which key is each row's own, int64 (batch or 1, rows): the last that it sees, or that of its index where it sees all."""
+        if self.is_two_way:
+            return self.index
         return self.forward.keys - 1 - self.mask.any(1).flip(-1).int().argmax(-1)
 
     @once
@@ -133,9 +140,13 @@ class Seen:
 
     @once
     def distance(self) -> Tensor:
-        """How far each key lies before a row's own, float32 (batch or 1, 1, rows, keys) >= 0; 0 for keys after it."""
+        """How far each key lies before a row's own, float32 (batch or 1, 1, rows, keys) >= 0; 0 for keys after it.
+
+        In an encoder: how far from it, on either side.
+        """
         keys = torch.arange(self.forward.keys, device=self.forward.device)
-        return (self.position[..., None] - keys)[:, None].clamp(min=0).float()
+        before = (self.position[..., None] - keys)[:, None]
+        return (before.abs() if self.is_two_way else before.clamp(min=0)).float()
 
     @property
     def input(self) -> Tensor | None:

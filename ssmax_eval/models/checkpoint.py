@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -35,21 +37,33 @@ OF = "_of_"  # between a class and its base in a qualified name
 # while from_pretrained runs: {parameter of a later layer's mechanism: that of the first layer's with which it is one}
 LOADING: ContextVar[dict[str, str] | None] = ContextVar("LOADING", default=None)
 REMOTE_FILE = "modeling_ssmax.py"
-REMOTE_CODE = '''"""Opens this checkpoint with AutoModelForCausalLM and trust_remote_code=True; the classes are ssmax_eval's."""
+REMOTE_CODE = '''"""Opens this checkpoint with {opened} and trust_remote_code=True; the classes are ssmax_eval's."""
 
 from ssmax_eval.models.checkpoint import classes
 
 {config}, {model} = classes("{base}")
 '''
+# which Auto class opens a model type, and as what: the first that knows it
+OPENERS: dict[Any, Any] = {
+    AutoModelForCausalLM: MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForMaskedLM: MODEL_FOR_MASKED_LM_MAPPING,
+}
+
+
+def opener(base: str) -> Any:
+    """Return the Auto class that opens a plain model type; None for a type that is no language model."""
+    known = base in CONFIG_MAPPING
+    return next((auto for auto, models in OPENERS.items() if known and CONFIG_MAPPING[base] in models), None)
 
 
 @cache
 def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     """Return the config and model class of `ssmax_<base>`, registered with the Auto classes. Raises UserError."""
-    if base.startswith(PREFIX) or base not in CONFIG_MAPPING or CONFIG_MAPPING[base] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(f"model type {PREFIX}{base}: transformers has no causal language model of type {base!r}")
+    opened = None if base.startswith(PREFIX) else opener(base)
+    if opened is None:
+        raise UserError(f"model type {PREFIX}{base}: transformers has no language model of type {base!r}")
     plain_config = CONFIG_MAPPING[base]
-    plain_model: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[plain_config]
+    plain_model: type[PreTrainedModel] = OPENERS[opened][plain_config]
 
     def remain(cls: type, auto_class: str = "") -> None:
         """Keep the classes out of transformers' own copying of remote code: the config below writes the file."""
@@ -99,7 +113,8 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     def to_json_file(self: PreTrainedConfig, json_file_path: Any, *arguments: Any, **options: Any) -> None:
         """Write the file that auto_map names with the config that says so: in time for what is pushed to a hub."""
         plain_config.to_json_file(self, json_file_path, *arguments, **options)
-        text = REMOTE_CODE.format(config=config_class.__name__, model=model_class.__name__, base=base)
+        names = {"config": config_class.__name__, "model": model_class.__name__, "opened": opened.__name__}
+        text = REMOTE_CODE.format(**names, base=base)
         Path(json_file_path).with_name(REMOTE_FILE).write_text(text)
 
     stem = plain_config.__name__.removesuffix("Config")
@@ -132,7 +147,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     for each in (config_class, model_class):
         each.__qualname__ = f"{each.__name__}{OF}{base}"  # two types can share their plain model
     AutoConfig.register(PREFIX + base, config_class)
-    AutoModelForCausalLM.register(config_class, model_class)
+    opened.register(config_class, model_class)
     return config_class, model_class
 
 
@@ -178,11 +193,13 @@ def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
         raise UserError(
             f"{type(model).__name__}: only {plain_model.__name__} of {base!r} can be saved with a mechanism"
         )
+    opened = opener(base)
+    assert opened is not None
     config.__class__ = config_class
     config.model_type = PREFIX + base
     config.auto_map = {
         "AutoConfig": f"{REMOTE_FILE.removesuffix('.py')}.{config_class.__name__}",
-        "AutoModelForCausalLM": f"{REMOTE_FILE.removesuffix('.py')}.{model_class.__name__}",
+        opened.__name__: f"{REMOTE_FILE.removesuffix('.py')}.{model_class.__name__}",
     }
     model.__class__ = model_class
     return model

@@ -10,10 +10,10 @@ import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
     PreTrainedConfig,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -22,6 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import UserError
 from .checkpoint import PREFIX, classes
+from .encoders import opens_as_encoder
 from .sources import ModelSource
 
 # these change what a forward returns, and no number in it
@@ -191,9 +192,10 @@ def rope_kinds(parameters: dict[str, Any]) -> set[str]:
 
 
 def auto_class(config: PreTrainedConfig, source: ModelSource) -> Any:
-    """Return the Auto class that opens a model as a causal language model: of a multimodal wrapper, text alone goes through it.
+    """Return the Auto class that opens a language model: causal, or an encoder that fills masks.
 
-    Raises UserError for models that are none, naming their class and what they are.
+    Of a multimodal wrapper, text alone goes through it. Raises UserError for models that are none, naming their class and what
+    they are.
     """
     name = (getattr(config, "architectures", None) or [type(config).__name__.removesuffix("Config")])[0]
     text = config.get_text_config(decoder=True)
@@ -201,6 +203,9 @@ def auto_class(config: PreTrainedConfig, source: ModelSource) -> Any:
         raise UserError(
             f"model {source.reference!r}: {name} is an encoder-decoder, not a causal (decoder-only) language model"
         )
+    code = getattr(config, "auto_map", None) or {}
+    if opens_as_encoder(config) or ("AutoModelForMaskedLM" in code and "AutoModelForCausalLM" not in code):
+        return AutoModelForMaskedLM
     if (
         "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
         or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -208,8 +213,6 @@ def auto_class(config: PreTrainedConfig, source: ModelSource) -> Any:
         return AutoModelForCausalLM
     if text is not config and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return AutoModelForImageTextToText
-    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
-        raise UserError(f"model {source.reference!r}: {name} is an encoder, not a causal (decoder-only) language model")
     what = "multimodal and " if config.sub_configs else ""
     advice = "; save its text part as a model of its own" if config.sub_configs else ""
     raise UserError(

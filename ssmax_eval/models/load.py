@@ -14,6 +14,7 @@ from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
+from .encoders import is_encoder, refuse_without_mask
 from .gguf import load_gguf
 from .opened import ADAPTER_CONFIG
 from .sources import ModelSource, resolve
@@ -61,7 +62,10 @@ def load_model(
         note_from_scratch(Attention.of(attention))
         attach(model, attention)
     model = (model if device_map is not None else model.to(where)).eval()
-    refuse_unless_causal(model)
+    if is_encoder(model):
+        refuse_without_mask(model, tokenizer)
+    else:
+        refuse_unless_causal(model)
     return model, tokenizer
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..mechanisms.attach import own_position
-from ..mechanisms.layers import attention_modules
+from ..mechanisms.layers import attends_both_ways, attention_modules
 from ..position.learned import take_table_out
 from .checkpoint import PREFIX
+from .encoders import opens_as_encoder
 from .sources import ModelSource
 
 
@@ -29,9 +30,9 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
     """Build the model of a config on the meta device, where tensors have shapes and no memory."""
     with torch.device("meta"):
         # eager: no package is needed for a model that computes nothing
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=trust_remote_code, attn_implementation="eager"
-        )
+        model: PreTrainedModel = (
+            AutoModelForMaskedLM if opens_as_encoder(config) else AutoModelForCausalLM
+        ).from_config(config, trust_remote_code=trust_remote_code, attn_implementation="eager")
     if own_position(model) is not None:
         take_table_out(model)
     return model
@@ -53,20 +54,23 @@ def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:
 class Work:
     """What a forward multiplies. weights: of the matrices that every token passes; head: of the one that makes logits;
     attention: for each layer the width (heads x head_dim, keys' and values' mean) and the window, in tokens, None where it has none.
+    causal: whether a row sees only the keys at or before it.
     """
 
     weights: float
     head: int
     attention: tuple[tuple[float, int | None], ...]
+    causal: bool = True
 
     def operations(self, length: int, rows: int = 0) -> float:
-        """Return the floating-point operations of reading `length` tokens causally and making `rows` rows of logits.
+        """Return the floating-point operations of reading `length` tokens and making `rows` rows of logits.
 
         2 for each weight and token; 4 for each pair of a row and a key that it sees, and each of attention's channels
         (q.k and weights.v). A flash kernel and sdpa's do as many, eager attention twice as many.
         """
-        pairs = (width * visible_pairs(length, window) for width, window in self.attention)
-        return 2 * self.weights * length + 2 * self.head * rows + 4 * sum(pairs)
+        pairs = sum(width * visible_pairs(length, window) for width, window in self.attention)
+        both_ways = 1.0 if self.causal else 2 * length / (length + 1)
+        return 2 * self.weights * length + 2 * self.head * rows + 4 * pairs * both_ways
 
 
 def visible_pairs(length: int, window: int | None) -> float:
@@ -91,7 +95,9 @@ def work_of(model: PreTrainedModel) -> Work:
             # experts lie in one tensor (experts, in, out)
             share = min(1, chosen / len(parameter)) if isinstance(chosen, int) and parameter.ndim == 3 else 1
             weights += parameter.numel() * share
-    return Work(weights, 0 if head is None else head.weight.numel(), attention_of(model, config))
+    return Work(
+        weights, 0 if head is None else head.weight.numel(), attention_of(model, config), not attends_both_ways(model)
+    )
 
 
 def attention_of(model: PreTrainedModel, config: Any) -> tuple[tuple[float, int | None], ...]:

@@ -1,6 +1,6 @@
 """What the readers of functions and servers share: text instead of token ids, and no model in this process."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,8 @@ class ForeignReader:
 
     gives: frozenset[str] = frozenset()
     model = None
+
+    scoring: ClassVar[str] = "forced"
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

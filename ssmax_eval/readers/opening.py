@@ -1,9 +1,11 @@
 """Who reads a model: the one place that chooses a reader."""
 
+from ..models.encoders import is_encoder
 from ..models.foreign import Endpoint, Function
 from ..models.subjects import RunOptions, Subject
 from .endpoint import EndpointReader, offered
 from .function import FunctionReader
+from .masked import MaskedReader
 from .reader import Reader
 from .transformers import TransformersReader
 
@@ -14,7 +16,8 @@ def open_reader(each: Subject, options: RunOptions) -> Reader:
         return FunctionReader(each.foreign)
     if isinstance(each.foreign, Endpoint):
         return EndpointReader(each.foreign)
-    return TransformersReader(*each.load(options))
+    model, tokenizer = each.load(options)
+    return (MaskedReader if is_encoder(model) else TransformersReader)(model, tokenizer)
 
 
 def gives_of(each: Subject) -> tuple[frozenset[str], str]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import reads_on
+from ..models.encoders import is_encoder
 from ..position.rope import rope_that_turns
 from .attention_proof import ROWS
 from .head import logits_of, nll_of
@@ -24,6 +25,8 @@ MASK_ENTRIES = 2**28  # of a chunk's rows and all keys, that are tried when memo
 
 def unlike_in_parts(model: PreTrainedModel, chunk: int, inputs: int) -> str | None:
     """Return why a model cannot be read `chunk` of `inputs` tokens at a time over a KV cache; None if its numbers stay the same."""
+    if is_encoder(model):
+        return "it is an encoder, which reads a text whole"
     if (kind := rope_that_turns(model)) is not None:
         return f"its RoPE ({kind}) turns by the length of each forward"
     setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())

@@ -1,6 +1,6 @@
 """What a reader is to a probe: who computes, and what it can be asked for."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +30,8 @@ class Reader(Protocol):
     every token. weights: what every head does in chosen rows. tokenizer: counts its prompts. model: the transformers model that
     it reads with; None for one that is not in this process, or not seen.
     """
+
+    scoring: ClassVar[str]  # of given answers: forced, or masked
 
     @property
     def gives(self) -> frozenset[str]: ...

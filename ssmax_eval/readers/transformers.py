@@ -1,6 +1,6 @@
 """The reader of transformers models: on one device, or spread over several by a device map."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ class TransformersReader:
     """
 
     gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS})
+    scoring: ClassVar[str] = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -34,6 +35,10 @@ class TransformersReader:
         """
         refuse_lacking(self, needs)
         return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
+
+    def inputs(self, prompt: Prompt) -> int:
+        """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
+        return len(prompt.ids) - 1
 
     def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""

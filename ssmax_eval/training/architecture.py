@@ -1,4 +1,7 @@
-"""A recipe's model: blocks of transformers (Llama, Qwen3 for QK-norm, GPT-2, GPT-NeoX), initialised the same for every mechanism."""
+"""A recipe's model: blocks of transformers (Llama, Qwen3 for QK-norm, GPT-2, GPT-NeoX, EuroBERT).
+
+Initialised the same for every mechanism.
+"""
 
 import math
 from typing import Any
@@ -6,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    EuroBertConfig,
+    EuroBertForMaskedLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -78,13 +83,17 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreT
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        **({"mask_token_id": tokenizer.mask_token_id} if recipe.is_encoder else {}),
     }
     try:
-        config, model_class = {"llama": llama, "gpt2": gpt2, "gpt-neox": gpt_neox}[recipe.blocks](recipe, shared)
+        config, model_class = {"llama": llama, "gpt2": gpt2, "gpt-neox": gpt_neox, "eurobert": eurobert}[recipe.blocks](
+            recipe, shared
+        )
         model: PreTrainedModel = model_class(config)
     except (ValueError, RuntimeError) as error:
         raise UserError(f"recipe {recipe.name}: its model cannot be built ({first_line(error)})") from error
-    model.generation_config.do_sample = False
+    if not recipe.is_encoder:
+        model.generation_config.do_sample = False
     if recipe.position != "learned":
         take_table_out(model)
     draw(model, recipe, seed)
@@ -94,13 +103,27 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreT
 def llama(recipe: Recipe, shared: dict[str, Any]) -> Made:
     """Return config and class of Llama's blocks, or of Qwen3's, which are Llama's with QK-norm."""
     config_class, model_class = (Qwen3Config, Qwen3ForCausalLM) if recipe.qk_norm else (LlamaConfig, LlamaForCausalLM)
-    own = {
+    return config_class(**shared, **like_llama(recipe)), model_class
+
+
+def eurobert(recipe: Recipe, shared: dict[str, Any]) -> Made:
+    """Return config and class of EuroBERT's blocks, of transformers' encoders the one that is Llama whose rows see everything.
+
+    The same layers and initialisation, RoPE, p-RoPE and NoPE by the same parameters, so that positions do not end. Its attention
+    gets biases, as BERT's has: every masked token is the same to the first layer, which without them could hardly tell its
+    neighbours' places from their words.
+    """
+    return EuroBertConfig(**shared, **like_llama(recipe), attention_bias=True), EuroBertForMaskedLM
+
+
+def like_llama(recipe: Recipe) -> dict[str, Any]:
+    """Return what configs of Llama's kin take of a recipe besides."""
+    return {
         "intermediate_size": recipe.feed_forward,
         "num_key_value_heads": recipe.heads,
         "head_dim": recipe.hidden // recipe.heads,
         "rope_parameters": rope_of(recipe),
     }
-    return config_class(**shared, **own), model_class
 
 
 def gpt2(recipe: Recipe, shared: dict[str, Any]) -> Made:

@@ -19,6 +19,7 @@ from .facts import draw_facts
 from .recipes import Recipe
 
 END = "<|endoftext|>"
+MASK = "[MASK]"
 BLOCK = 64  # sentences that stay together when a text is thinned out
 TOKENIZER_CHARACTERS = 8_000_000
 
@@ -65,9 +66,10 @@ def train_tokenizer(recipe: Recipe, sentences: list[str]) -> PreTrainedTokenizer
     )
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
+    masks = {"mask_token": MASK} if recipe.is_encoder else {}
     trainer = trainers.BpeTrainer(
         vocab_size=recipe.vocabulary,
-        special_tokens=[END],
+        special_tokens=[END, *masks.values()],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -80,7 +82,7 @@ def train_tokenizer(recipe: Recipe, sentences: list[str]) -> PreTrainedTokenizer
         words += [f" {recall_question(city)}" for city in RECALL_CITIES]
         tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False, **masks
     )
 
 

@@ -1,5 +1,6 @@
 """Training sequences, each decided by its seed and index alone: the same for every mechanism, process count and resume point."""
 
+import hashlib
 import random
 from dataclasses import dataclass
 
@@ -21,7 +22,8 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
     """The sequences of a training run in order: text with facts at sentence ends and, later, their questions.
 
     Item: input_ids and kinds (TEXT, WORDS, VALUE or ANSWER), int64 of shape (train_length / length, length); length is
-    short_length in the first short_steps, train_length afterwards.
+    short_length in the first short_steps, afterwards train_length or, drawn for each step, one of the recipe's lengths. An
+    encoder's has `shown` too: input_ids with masks, as the model gets them.
     """
 
     recipe: Recipe
@@ -43,16 +45,34 @@ class Examples(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         short = index < self.recipe.short_steps * self.recipe.batch_size
-        length = self.recipe.short_length if short else self.recipe.train_length
+        length = self.length_of(index // self.recipe.batch_size)
         rng = random.Random(f"{self.seed}/{index}")
         plain = short or index < round(self.recipe.steps * self.recipe.plain_share) * self.recipe.batch_size
         mix = self.recipe.plain if plain else self.recipe
         count = length // (self.recipe.short_spacing if short else self.recipe.spacing)
         parts = [self.compose(rng, mix, count, length) for _ in range(self.recipe.train_length // length)]
-        return {
+        item = {
             "input_ids": torch.from_numpy(np.stack([ids for ids, _ in parts])),
             "kinds": torch.from_numpy(np.stack([kinds for _, kinds in parts])),
         }
+        return item | ({"shown": self.masked(f"{self.seed}/{index}", **item)} if self.recipe.is_encoder else {})
+
+    def length_of(self, step: int) -> int:
+        """Return how long the sequences of a step are, in tokens."""
+        if step < self.recipe.short_steps:
+            return self.recipe.short_length
+        return random.Random(f"{self.seed}/length/{step}").choice(self.recipe.lengths)
+
+    def masked(self, seed: str, input_ids: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
+        """Return ids with the mask token in place of every answer and of a share of the text, drawn by the seed.
+
+        Facts stay, and so do the words of questions: a masked fact could be read off its question only, and the other way round.
+        """
+        rng = np.random.default_rng([*hashlib.sha256(f"mask/{seed}".encode()).digest()])
+        drawn = torch.from_numpy(rng.random(kinds.shape)) < self.recipe.mask_share
+        return input_ids.masked_fill(
+            (kinds == ANSWER) | ((kinds == TEXT) & drawn), self.corpus.encoder.tokenizer.mask_token_id
+        )
 
     def compose(self, rng: random.Random, mix: Recipe, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids and kinds, int64, of one sequence of `length` tokens with up to `count` facts."""

@@ -12,7 +12,9 @@ BLOCKS = {
     "llama": ("rope", "p-rope", "nope"),
     "gpt2": ("learned", "nope"),
     "gpt-neox": ("rope", "p-rope", "nope"),
+    "eurobert": ("rope", "p-rope", "nope"),
 }
+ENCODERS = ("eurobert",)
 LEAST = {
     "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
     "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
@@ -28,7 +30,8 @@ RANGES: dict[str, tuple[float, float]] = {
 class Recipe:
     """A small model and how it is trained; lengths and sizes in tokens.
 
-    blocks: whose, of transformers: llama (Qwen3 with qk_norm, which no others have), gpt2, gpt-neox.
+    blocks: whose, of transformers: llama (Qwen3 with qk_norm, which no others have), gpt2, gpt-neox, or eurobert,
+    an encoder, whose rows see all of the text and which learns to fill masks in it.
     position: rope, p-rope (the slow half of the frequencies unrotated), nope, learned (GPT-2's table, which ends at
     train_length), or a bias (alibi, t5).
     text: generated (seeded prose) or a haystack: bible, a path, hf:DATASET.
@@ -36,8 +39,9 @@ class Recipe:
     spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
     digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
     `special magic`. short_length, short_spacing, short_share: the first steps run on shorter and denser sequences; without
-    them a model stays long at copying whatever value it sees. plain_share: the first steps, and all short ones, know
-    only cities and 7 digits.
+    them a model stays long at copying whatever value it sees. mixed_lengths: the sequences of each step
+    after those have one of `lengths`, drawn. plain_share: the first steps, and all short ones, know only cities and 7 digits.
+    mask_share: of an encoder's text, masked beside all answers.
     answer_weight, fact_weight, text_weight: loss weights of answers, of facts' values, and of the rest.
     """
 
@@ -59,6 +63,7 @@ class Recipe:
     short_length: int = 64
     short_spacing: int = 32
     short_share: float = 0.15
+    mixed_lengths: bool = False
     plain_share: float = 0.0
     learning_rate: float = 3e-3
     schedule: str = "cosine"
@@ -79,6 +84,7 @@ class Recipe:
     answer_weight: float = 3.0
     fact_weight: float = 0.1
     text_weight: float = 1.0
+    mask_share: float = 0.15
 
     def __post_init__(self) -> None:
         allowed = {
@@ -102,7 +108,7 @@ class Recipe:
             raise UserError("recipe text '': allowed are generated, bible, hf:DATASET, or a path")
         if not 1 <= self.digits[0] <= self.digits[1] <= 40:
             raise UserError(f"recipe digits {self.digits[0]}:{self.digits[1]}: allowed are A:B, 1 to 40, A not above B")
-        for name in ("short_share", "plain_share", "invented", "words", "uuids", "phrasings"):
+        for name in ("short_share", "plain_share", "invented", "words", "uuids", "phrasings", "mask_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"recipe {name} {getattr(self, name):g}: allowed are shares, 0 to 1")
         if self.hidden % self.heads or (self.hidden // self.heads) % 4:
@@ -130,6 +136,20 @@ class Recipe:
     def batch_size(self) -> int:
         """Sequences of train_length in a step."""
         return self.tokens_per_step // self.train_length
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether its model fills masks in a text that every row sees all of."""
+        return self.blocks in ENCODERS
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the sequences after the short steps: train_length, or from short_length on by doubling where they are mixed."""
+        doubled = [self.short_length << k for k in range(self.train_length.bit_length())] if self.mixed_lengths else []
+        return (
+            *(each for each in doubled if each < self.train_length and not self.train_length % each),
+            self.train_length,
+        )
 
     @property
     def short_steps(self) -> int:
@@ -207,6 +227,29 @@ RECIPES = {
             feed_forward=256,
             train_length=64,
             short_length=64,
+        ),
+        Recipe(
+            name="encoder",
+            blocks="eurobert",
+            qk_norm=False,
+            layers=2,
+            hidden=64,
+            heads=2,
+            feed_forward=128,
+            train_length=256,
+            short_length=32,
+            short_share=0.0,
+            mixed_lengths=True,
+            steps=800,
+            init_std=0.1,
+            learning_rate=5e-3,
+            warmup_steps=20,
+            weight_decay=0.0,
+            task="recall",
+            spacing=12,
+            questions=2,
+            text_characters=600_000,
+            answer_weight=4.0,
         ),
         Recipe(name="cpu", steps=700, short_share=0.3, text="bible"),
         Recipe(

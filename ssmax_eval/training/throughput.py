@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..mechanisms.layers import attends_both_ways
 from .recipes import Recipe
 
 MATMUL = {
@@ -35,7 +36,7 @@ def throughput(
     if not speeds:
         return {}
     tokens = sorted(speeds)[3 * len(speeds) // 4]
-    flops, most = tokens * flops_per_token(model, recipe.train_length), matmul_rate(device, dtype)
+    flops, most = tokens * flops_per_token(model, statistics.fmean(recipe.lengths)), matmul_rate(device, dtype)
     return {
         "tokens_per_second": round(tokens, 1),
         "flops_per_second": flops,
@@ -44,11 +45,11 @@ def throughput(
     }
 
 
-def flops_per_token(model: PreTrainedModel, length: int) -> float:
+def flops_per_token(model: PreTrainedModel, length: float) -> float:
     """Return the floating-point operations of a training step a token: 6 for each weight in a matrix product, and attention's.
 
-    The head counts, the lookup of embeddings does not; a row attends to (length + 1) / 2 keys on average, in two products,
-    three times (forward and both gradients). As in PaLM (arXiv 2204.02311, appendix B), but for causal attention.
+    The head counts, the lookup of embeddings does not; a row attends to (length + 1) / 2 keys on average, in an encoder
+    to all, in two products, three times (forward and both gradients). As in PaLM (arXiv 2204.02311, appendix B), but for causal attention.
     """
     config = model.config
     head = model.get_output_embeddings()
@@ -58,7 +59,8 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
     width = config.num_attention_heads * (
         getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     )
-    return 6 * weights + 3 * 2 * 2 * config.num_hidden_layers * width * (length + 1) / 2
+    keys = length if attends_both_ways(model) else (length + 1) / 2
+    return 6 * weights + 3 * 2 * 2 * config.num_hidden_layers * width * keys
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -37,6 +37,8 @@ SHAPE = (
     "blocks", "qk_norm", "layers", "hidden", "heads", "feed_forward", "vocabulary", "position", "rope_theta", "init_std",
 )  # fields of a recipe that a model to start from already has  # fmt: skip
 
+LATER = ("blocks", "mixed_lengths", "mask_share")  # fields that recipes of before did not have
+
 
 @dataclass(frozen=True)
 class Job:
@@ -84,13 +86,14 @@ class Job:
     def key(self, text_sha256: str) -> dict[str, Any]:
         """Return what decides the weights, in JSON's types; of a path only the name, which is what says something elsewhere."""
         key = asdict(self) | {"text_sha256": text_sha256, "start": self.start and resolve(self.start).fingerprint}
+        for name in LATER:  # a model of before is still the one that it was
+            if key["recipe"][name] == getattr(Recipe, name):
+                del key["recipe"][name]
         # code of a user's own decides weights too; of this package's own nothing is said, as before there was any other
         asked = [Attention.of(each).mechanism for each in (self.attention, self.swap_to) if each is not None]
         code = [code_source(each) for each in (*asked, biases().get(self.recipe.position))]
         if any(code):
             key["code"] = code
-        if self.recipe.blocks == "llama":  # as records said it before there were others
-            del key["recipe"]["blocks"]
         if Path(self.recipe.text).exists():
             key["recipe"]["text"] = Path(self.recipe.text).name
         if self.start is not None:  # the model at start has the shape it has
@@ -207,7 +210,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
     if job.start is None:
         tokenizer: PreTrainedTokenizerBase = train_tokenizer(job.recipe, sentences)
         model = build(job.recipe, tokenizer, job.seed)
-        attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed)
+        attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed, lengths=job.recipe.lengths)
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
         entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
@@ -215,7 +218,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
         check_position(asked or entry["attention"], position_of(model))
         continue_at(model, tokenizer, job.recipe.train_length, keeps)
         if not keeps:
-            attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed)
+            attach(model, asked or "softmax", bias=entry.get("position"), seed=job.seed, lengths=job.recipe.lengths)
     try_out(model)
     return with_mechanism(model), tokenizer
 

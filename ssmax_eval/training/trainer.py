@@ -32,8 +32,21 @@ def weighted_nll(logits: Tensor, ids: Tensor, kinds: Tensor, weights: Tensor) ->
     return (nll * weights[kinds]).sum(), seen
 
 
+def masked_nll(logits: Tensor, ids: Tensor, shown: Tensor, kinds: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what weighted_nll does of the tokens that are masked in `shown`, each predicted where it stands; others have no nll."""
+    masked = shown != ids
+    nll = cross_entropy(logits.float().flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+    with torch.no_grad():
+        text, answer = masked & (kinds == TEXT), masked & (kinds == ANSWER)
+        right = (logits.argmax(-1) == ids) & answer
+        seen = torch.stack([(nll * text).sum(), text.sum(), right.sum(), answer.sum()])
+    return (nll * weights[kinds] * masked).sum(), seen
+
+
 class WeightedTrainer(Trainer):
     """Train on the loss sum(weight * nll) / tokens, the weight that of the token's kind in the recipe.
+
+    An encoder's tokens that are not masked have no nll.
 
     The divisor is constant, so that gradients are the same whatever the number of processes. Nothing here waits for the
     device between two lines of the log.
@@ -45,11 +58,13 @@ class WeightedTrainer(Trainer):
         by_kind = [recipe.text_weight, recipe.text_weight, recipe.fact_weight, recipe.answer_weight]
         self.weights = torch.tensor(by_kind, device=self.args.device)
         self.seen: list[Tensor] = []  # of each step since the last line
-        self.nll = torch.compile(weighted_nll) if self.args.torch_compile else weighted_nll
+        nll = masked_nll if recipe.is_encoder else weighted_nll
+        self.nll: Any = torch.compile(nll) if self.args.torch_compile else nll
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        outputs = model(input_ids=inputs["input_ids"], use_cache=False)
-        total, seen = self.nll(outputs.logits, inputs["input_ids"], inputs["kinds"], self.weights)
+        shown = [inputs["shown"]] if "shown" in inputs else []
+        outputs = model(input_ids=(shown or [inputs["input_ids"]])[0], use_cache=False)
+        total, seen = self.nll(outputs.logits, inputs["input_ids"], *shown, inputs["kinds"], self.weights)
         self.seen.append(seen)
         loss = total / inputs["input_ids"].numel()
         return (loss, outputs) if return_outputs else loss

@@ -11,6 +11,7 @@ from ...mechanisms.recorder import Recorded
 from ...readers.answers import Score
 from ...readers.memory import Scorer
 from ...readers.reader import Reader
+from ...readers.transformers import TransformersReader
 
 MASSES = ("mass_answer", "mass_needle", "log_odds", "mass_answer_mean", "mass_next")
 MEASURES = (*MASSES, "mass_first", "mass_question", "entropy", "maximum", "maximum_at", "row_sum")
@@ -22,8 +23,9 @@ DIGITS = 6  # kept of each stored number
 class AttentionMass:
     """What every head does in the rows that predict the answers of prompts of equal length.
 
-    A reader hands it each layer's part while it reads; `of(i)` is prompt i's row part afterwards: layers, the index of each
-    layer that attends, and for each measure a list of those layers of heads. Of the row that predicts the answer's first token:
+    inputs: how many of a prompt's tokens the model is given; its last rows predict the answer. A reader hands over each layer's
+    part while it reads; `of(i)` is prompt i's row part afterwards: layers, the index of each layer that attends, and for each
+    measure a list of those layers of heads. Of the row that predicts the answer's first token:
     mass_answer and mass_needle, the attention summed over the value's tokens in the needle and over its whole sentence;
     log_odds, ln(mass_answer / mass elsewhere), exact where the mass itself rounds to 0 or 1; mass_first, on the prompt's
     first token (the sink); mass_question, on the tokens after the haystack; entropy of the row's shares, in nats; maximum, the
@@ -36,14 +38,13 @@ class AttentionMass:
     the highest of all heads of the mass on the answer and on the token to be written, in the row that predicts it.
     """
 
-    def __init__(self, prompts: list[Prompt]) -> None:
+    def __init__(self, prompts: list[Prompt], inputs: int) -> None:
         self.prompts = prompts
         self.positions = haystack_ends(prompts)
         self.kept: dict[int, Any] = {}
         self.nll: list[float | None] = []
         longest = max(prompt.answer_length for prompt in prompts)
-        inputs = len(prompts[0].ids) - 1
-        # the row in front of each answer token; shorter answers repeat their last one, with no weight
+        # the row that predicts each answer token, one of the last; shorter answers repeat their last one, with no weight
         rows = [[inputs - p.answer_length + min(i, p.answer_length - 1) for i in range(longest)] for p in prompts]
         weights = [[(i < p.answer_length) / p.answer_length for i in range(longest)] for p in prompts]
         self.weights = torch.tensor(weights)
@@ -174,8 +175,10 @@ def rounded(values: Tensor) -> list[float | int | None]:
 def masses_of(reader: Reader) -> Scorer:
     """Return what scores prompts of equal length, and tells what every head does in their answers' rows."""
 
+    assert isinstance(reader, TransformersReader)  # no other gives weights
+
     def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
-        masses = AttentionMass(prompts)
+        masses = AttentionMass(prompts, reader.inputs(prompts[0]))
         return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
 
     return score

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.documents import Documents, Window
+from ...errors import UserError
+from ...models.encoders import is_encoder
 from ...readers.parts import smaller_chunk
 from ...readers.prefill import is_out_of_memory
 from ...readers.reader import NLL, Reader, Unread
@@ -90,7 +92,15 @@ class LossProbe(Probe):
         return within([Sample(i, self.context_length) for i in range(self.documents)], self.limit_tokens)
 
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short."""
+        """Raise UserError if the tokenizer is not the model's, positions run out, or the text is too short.
+
+        Also for an encoder: no row of it is blind to the token that it would predict.
+        """
+        if model is not None and is_encoder(model):
+            raise UserError(
+                f"loss: not applicable to {type(model).__name__}, an encoder: it predicts no token from those before it; "
+                "use the needle or the attention probe"
+            )
         check_model(model, tokenizer, self.context_length, self.context_length, self.chunk)
         self.windows(tokenizer)
         if not self.gain_lengths():

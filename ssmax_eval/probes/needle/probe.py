@@ -59,7 +59,8 @@ class NeedleProbe(Probe):
     """Parameters of a needle grid.
 
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
-    haystack: a reference as data.haystacks.haystack takes it. scoring: forced or generate. controls: no-needle, needle-only.
+    haystack: a reference as data.haystacks.haystack takes it. scoring: forced (masked, where the model is an encoder) or
+    generate. controls: no-needle, needle-only.
     plan_version: 2, a trial is one haystack, shared by its lengths and depths, needle and value drawn for each prompt; 1, all
     is drawn for each prompt, as before there were two.
     attention_mass: also store what every head does in the answer's rows (../attention/masses.py), from the same forward.
@@ -212,8 +213,9 @@ class NeedleProbe(Probe):
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
                 scores = score(prompts)
+                scoring = self.scoring if self.scoring == "generate" else reader.scoring
                 rows = [
-                    self.row(sample, prompt, score)
+                    self.row(sample, prompt, score) | {"scoring": scoring}
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
                     if sample.name not in done
                 ]
