@@ -756,3 +756,132 @@ def only_the_systems_own_words_count(right, error):
 @fault("test_the_nearest_is_named", "errors.nearest")
 def nothing_is_near(right, *given):
     return ""
+
+
+# what somebody could do to a run, a launch or a page
+
+
+@fault("test_a_row_that_says_what_cannot_be", "probes.needle.rows.NeedleRow.score", swaps=True)
+def a_score_and_a_reason_for_none_go_together(right):
+    return None
+
+
+@fault("test_rows_of_another_setting_are_not_of", "record.shared_columns")
+def rows_belong_by_model_and_mechanism_alone(right, record):
+    return {name: value for name, value in right(record).items() if name in ("model", "fingerprint", "attention")}
+
+
+@fault("test_rows_of_another_setting_are_not_gone", "store.Run._refuse")
+def a_run_goes_on_with_any_rows(right, self, values, told):
+    return None
+
+
+@fault("test_a_renamed_sample", "store.Run.is_scored")
+def as_many_rows_are_the_rows(right, self, samples):
+    return right(self, [row["sample"] for row in self.rows()])
+
+
+@fault("test_a_plan_that_would_lose", "probes.kind.Probe.rows_planned")
+def names_are_taken_as_they_are(right, self):
+    return [name for sample in self.plan() for name in self.names(sample)]
+
+
+@fault("test_a_probes_row_that_is", "store.in_words")
+def what_is_wrong_is_not_said(right, error):
+    return ""
+
+
+@fault("test_no_models", "models.subjects.subjects")
+def no_models_are_run(right, models):
+    return right(models) if models else []
+
+
+@fault("test_categories_and", "statistics.series.uncategorical")
+def categories_stay(right, rows):
+    return rows
+
+
+@fault("test_an_option_that_is_given", "commands.options.Once.parse_args")
+def the_last_value_counts(right, self, ctx, args):
+    return super(type(self), self).parse_args(ctx, args)
+
+
+@fault("test_a_part_that_fails", "report.section.Found._shown")
+def a_part_that_fails_ends_the_page(right, self, show, instead):
+    return show()
+
+
+@fault("test_what_a_user_asks_wrongly", "report.section.UserError", swaps=True)
+def a_users_error_is_a_fault_of_the_page(right):
+    return KeyError
+
+
+@fault("test_a_mass_that_is", "probes.needle.sections.prompts.percent")
+def any_mass_is_a_percent(right, value):
+    return 0 if value is None or math.isnan(value) else int(min(100 * value, 1e300))
+
+
+@fault("test_a_launch_that_does_not_meet", "progress.said_after")
+def nobody_says_what_is_waited_for(right, seconds, note):
+    return nullcontext()
+
+
+@fault("test_a_run_that_could_not_be_read", "store.Run.verify")
+def rows_are_packed_unread(right, self):
+    return None
+
+
+@fault("test_a_pack_whose_bytes", "packs.BROKEN", swaps=True)
+def only_files_break(right):
+    return (OSError, ValueError)
+
+
+@fault("test_other_zip_files", "results.packed_by_the_way")
+def other_zip_files_are_left_out_in_silence(right, pack):
+    return []
+
+
+@fault("test_a_run_in_its_folder", "results.once_each")
+def a_run_counts_wherever_it_is(right, runs):
+    return [*runs]
+
+
+@fault("test_the_size_of_packed", "packs.PackedRun.size")
+def rows_are_as_small_as_they_are_packed(right, self):
+    from ssmax_eval.packs import opened
+
+    with opened(self.pack) as archive:
+        return self.entry(archive, "rows.jsonl").compress_size
+
+
+@fault("test_samples_of_lm_evals_own", "harness.samples.Samples.content")
+def samples_have_no_files(right, self, name):
+    return None
+
+
+@fault("test_a_value_is_not_found_inside", "data.prompts.value_spans")
+def a_value_is_found_anywhere(right, encoder, answer, text):
+    return tuple(encoder.find(answer, value) for value in text.split(", "))
+
+
+@fault("test_rows_of_a_users_probe_that", "statistics.series.SAMPLE", swaps=True)
+def rows_of_other_probes_are_what_they_are(right):
+    return ["no such column"]
+
+
+@fault("test_rows_are_told_by", "rows.TOLD_BY", swaps=True)
+def no_probe_says_what_tells_its_rows(right):
+    right.clear()
+    return right
+
+
+@fault("test_training_is_on", "report.TRAINING", swaps=True)
+def no_training(right):
+    from ssmax_eval.report.section import Section
+
+    return type("Nothing", (Section,), {"numbers": lambda self, rows, context: []})()
+
+
+@fault("test_a_cost_calls", "probes.loss.probe.LossProbe.sample_is", swaps=True)
+def documents_are_prompts(right):
+    return "prompt"

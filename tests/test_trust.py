@@ -1,5 +1,6 @@
 """What somebody could do to a run, a launch or a page: told in a line, and never a wrong number."""
 
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ from test_cli import call
 
 import ssmax_eval
 from ssmax_eval import statistics
+from ssmax_eval.data.encoding import Encoder
+from ssmax_eval.data.prompts import value_spans
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.loss.probe import LossProbe
@@ -252,3 +255,48 @@ def test_a_rank_that_is_none_says_which_are(monkeypatch):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(UserError, match=f"RANK '{rank}': allowed is {says}"):
             launched()
+
+
+@pytest.mark.parametrize("text", ["spicy-lamp, icy-lamp", "icy-lamp, spicy-lamp", "12, 2, 112"])
+def test_a_value_is_not_found_inside_another(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    spans = value_spans(Encoder(tokenizer, ".", " "), ids, text)
+    assert [start for start, _ in spans] == sorted({start for start, _ in spans})
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    found = [tokenizer.decode(ids[start:end]).strip(" ,") for start, end in spans]
+    assert found == text.split(", ")
+
+
+def test_rows_of_a_users_probe_that_were_run_twice_count_once(runs):
+    told = ["sample", "model", "attention", "attention_swapped", "rope", "fingerprint", "dtype", "error"]
+    own = load_results(runs[1])[told].assign(probe="mine", run_id="a")
+    failed = own.iloc[:1].assign(error="out of memory")
+    twice = pd.concat([own, own, failed, own.assign(run_id="b")], ignore_index=True)
+    found = statistics.with_series(twice)
+    assert found.groupby("run_id").size().to_dict() == {"a": len(own), "b": len(own)}
+    assert found["error"].isna().all()
+    both = pd.concat([load_results(runs[0]), twice], ignore_index=True)
+    assert len(statistics.with_series(both)) == 8 + 2 * len(own)
+
+
+def test_rows_are_told_by_what_their_probe_says(runs):
+    rows = load_results(*runs)
+    assert set(statistics.of_prompts(rows)["probe"]) == {"needle"}
+    assert set(statistics.of_documents(rows)["probe"]) == {"loss"}
+    assert statistics.of_prompts(rows.assign(probe="mine")).empty  # of none that is known
+    assert len(statistics.of_prompts(rows.drop(columns="probe"))) == 8
+
+
+def test_training_is_on_a_page_of_any_probe(runs, tmp_path):
+    for run in runs:
+        copy = changed(run, tmp_path)
+        record = copy.record()
+        record["model"]["training"] = {"log": [{"tokens": 10 * i, "text_loss": 3.0 - i} for i in range(3)]}
+        copy.record_path.write_text(json.dumps(record))
+        page = ssmax_eval.report(copy.folder, tmp_path / "page.html").read_text()
+        assert page.count("<h2>training</h2>") == 1, run.probe
+
+
+def test_a_cost_calls_samples_what_their_probe_does(runs, checkpoint, capsys):
+    for asked, says in ((("needle", *ASKED), "8 prompts"), (("loss", "--documents", 3), "3 documents")):
+        assert f"; {says};" in call(capsys, *asked, "--model", checkpoint, "--dry-run")[1]
