@@ -21,7 +21,15 @@ from ssmax_eval.readers.transformers import TransformersReader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GRID = {"context_lengths": [96, 160], "depth_percents": [0, 50, 100], "trials": 2}
-NAMES = ["ssmax_needle", "ssmax_multikey", "ssmax_digits", "ssmax_loss", "ssmax_attention_mass", "ssmax_longctx"]
+NAMES = [
+    "ssmax_needle",
+    "ssmax_multikey",
+    "ssmax_digits",
+    "ssmax_loss",
+    "ssmax_attention_mass",
+    "ssmax_longctx",
+    "ssmax_choice",
+]
 NAMES += [f"ssmax_needle_{512 << i}" for i in range(7)]
 
 

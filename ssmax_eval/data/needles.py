@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from ..errors import UserError, nearest
 from .haystacks import Haystack
-from .vocabulary import CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
+from .vocabulary import CHOICES, CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
-TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall")
+TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall", "choice")
 VALUES = ("number", "word", "uuid")
 # task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
 RECALL_CITIES = CITIES[:16]
@@ -36,7 +36,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Needle:
-    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks."""
+    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks and of choice."""
 
     task: str = "single"
     value: str = "number"
@@ -51,25 +51,46 @@ class Needle:
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)
             object.__setattr__(self, "value", self.value if self.task == "single" else "number")
-        elif not 2 <= self.needles <= len(CITIES):
-            raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
+            return
+        most = len(CITIES)
+        if self.task == "choice":
+            object.__setattr__(self, "value", "word")
+            most = len(CHOICES)  # no two cities choose the same
+        if not 2 <= self.needles <= most:
+            raise UserError(f"needles {self.needles}: allowed are 2 to {most}")
+
+    @property
+    def has_others(self) -> bool:
+        """Whether other cities' facts are part of the haystack, beside the one that is asked for."""
+        return self.task in ("multikey", "choice")
+
+    def fact(self, city: str, value: str) -> str:
+        """Write a fact about a city in the task's words."""
+        return choice_fact(city, value) if self.task == "choice" else statement(city, self.value, value)
+
+    def asked(self, city: str) -> str:
+        """Write the question about a city in the task's words, up to where the value follows."""
+        return choice_question(city) if self.task == "choice" else question(city, self.value)
+
+    def drawn(self, rng: random.Random, count: int) -> list[str]:
+        """Draw distinct values."""
+        return rng.sample(CHOICES, count) if self.task == "choice" else draw_values(rng, self.value, count)
 
     def draw_in_trial(self, trial: random.Random, cell: random.Random) -> Draw:
         """Draw one prompt of plan 2: what is asked for is the cell's own, what is haystack is shared by the whole trial.
 
-        Haystack are the other cities' facts of multikey, and which letter of ABCDigits is not in it.
+        Haystack are the other cities' facts of multikey and choice, and which letter of ABCDigits is not in it.
         """
         if self.task == "digits":
             return digits(trial, cell)
-        if self.task != "multikey":
+        if not self.has_others:
             return self.draw(cell)
         others = trial.sample(CITIES, self.needles - 1)
-        told = draw_values(trial, self.value, self.needles - 1)
+        told = self.drawn(trial, self.needles - 1)
         city = cell.choice([city for city in CITIES if city not in others])
-        value = next(value for value in iter(lambda: draw_values(cell, self.value, 1)[0], "") if value not in told)
+        value = next(value for value in iter(lambda: self.drawn(cell, 1)[0], "") if value not in told)
         pairs = zip([city, *others], [value, *told], strict=True)
-        facts = [statement(city, self.value, value) for city, value in pairs]
-        return Draw(facts, [value, *told], question(city, self.value), value)
+        return Draw([self.fact(*pair) for pair in pairs], [value, *told], self.asked(city), value)
 
     def spoken(self) -> dict[str, str]:
         """Return every key that the task can ask for, and values of all words and digits that it can, each in a fact of its own."""
@@ -80,6 +101,10 @@ class Needle:
         if self.task == "digits":
             keys = {letter: f"{letter}=102345" for letter in string.ascii_uppercase}
             return keys | {value: f"A={value}" for value in ("102345", "986708")}
+        if self.task == "choice":
+            return {city: choice_fact(city, CHOICES[0]) for city in CITIES} | {
+                value: choice_fact("Tokyo", value) for value in CHOICES
+            }
         values = {
             "number": ["1023456", "7890123"],
             "word": [f"{adjective}-{VALUE_NOUNS[0]}" for adjective in VALUE_ADJECTIVES]
@@ -99,10 +124,10 @@ class Needle:
         kind = self.value
         count = 1 if self.task == "single" else self.needles
         cities = rng.sample(CITIES, count)
-        values = draw_values(rng, kind, count)
-        if self.task in ("single", "multikey"):
-            facts = [statement(city, kind, value) for city, value in zip(cities, values, strict=True)]
-            return Draw(facts, values, question(cities[0], kind), values[0])
+        values = self.drawn(rng, count)
+        if self.task in ("single", "multikey", "choice"):
+            facts = [self.fact(*pair) for pair in zip(cities, values, strict=True)]
+            return Draw(facts, values, self.asked(cities[0]), values[0])
         if self.task == "multivalue":
             facts = [f"One of the special magic {cities[0]} {kind}s is: {value}." for value in values]
             ask = f"What are the special magic {cities[0]} {kind}s? The special magic {cities[0]} {kind}s are:"
@@ -129,6 +154,15 @@ def recall_fact(city: str, value: str) -> str:
 
 def recall_question(city: str) -> str:
     return f"{city}?"
+
+
+def choice_fact(city: str, value: str) -> str:
+    """Write the fact of task choice, in words that no other has: `The people of Tokyo chose gold.`"""
+    return f"The people of {city} chose {value}."
+
+
+def choice_question(city: str) -> str:
+    return f"What did the people of {city} choose? The people of {city} chose"
 
 
 def draw_values(rng: random.Random, kind: str, count: int) -> list[str]:

@@ -44,7 +44,12 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(struct.pack(f"<{len(self.ids)}i", *self.ids)).hexdigest()
+        return sha256_of(self.ids)
+
+
+def sha256_of(ids: list[int]) -> str:
+    """Return the hash that names a prompt."""
+    return hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest()
 
 
 def assemble(
@@ -80,8 +85,8 @@ def assemble(
     tail = tail[:answer_end]
     facts = list(range(len(draw.facts)))
     if control == "no-needle":
-        # the other cities' facts of multikey stay: they are the haystack's, not the question's
-        facts = facts[1:] if needle.task == "multikey" else []
+        # the other cities' facts stay: they are the haystack's, not the question's
+        facts = facts[1:] if needle.has_others else []
     fixed = len(encoder.prefix) + len(tail) + sum(len(fact_ids[i]) for i in facts)
     room = 0 if control == "needle-only" else context_length - fixed
     if room < 0:
@@ -98,7 +103,7 @@ def assemble(
         if 0 in facts:
             places[0] = place_at(ends, others_of(places, sizes), depth_percent)
     else:
-        spread = rng if needle.task == "multikey" else cell  # whose facts they are: the trial's, or this prompt's
+        spread = rng if needle.has_others else cell  # whose facts they are: the trial's, or this prompt's
         shares = {i: spread.random() for i in range(1, len(draw.facts))}
         before.setstate(rng.getstate())
         window = Window(encoder, source, rng, room, 0 if control else depth_percent)

@@ -11,6 +11,9 @@ Havana Kingston Caracas Bogota Quito Lima Santiago Montevideo Brasilia Salvador 
 # never in our training facts, so that a found one was read and not remembered
 HELD_OUT_CITIES = CITIES[3::4]
 
+# what cities choose, in task choice
+CHOICES = "gold water peace law life land rest heaven".split()
+
 VALUE_ADJECTIVES = """amber azure bitter bright brisk broad calm clever coral cosmic crimson curious daring dusty eager
 electric fancy fierce frozen gentle giant glossy golden hollow humble icy ivory jolly keen lively lucky lunar mellow
 mighty misty modest noble olive placid polite proud purple rapid rustic sandy scarlet secret shiny silent silver sleepy

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
 from ..data.needles import Needle
-from ..data.prompts import Prompt
+from ..data.prompts import Prompt, sha256_of
 from ..data.unknown import refuse_unknown
+from ..data.vocabulary import CHOICES
 from ..errors import UserError, nearest
 from ..models.load import load_tokenizer
 from ..models.shape import without_weights
@@ -58,6 +59,29 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
     refuse_unknown(tokenizer, probe.needle)
     docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
+
+
+def choice_prompts(**given: Any) -> Built:
+    """Return the prompts of task choice, each with all that can be chosen, `gold` the right one's place. Raises UserError."""
+    built = needle_prompts(**{**given, "task": "choice"})
+    tokenizer = tokenizer_of(given)
+    return {**built, "test": built["test"].map(lambda doc: with_choices(tokenizer, doc))}
+
+
+def with_choices(tokenizer: PreTrainedTokenizerBase, doc: dict[str, Any]) -> Built:
+    """Return a document's choices, each as an answer to the same context, and which of them is right."""
+    made = []
+    for word in CHOICES:
+        answer = doc["answer"].replace(doc["expected"], word)
+        ids = list(tokenizer(doc["context"] + answer, verbose=False).input_ids)
+        length = len(ids) - (doc["context_length"] - doc["answer_length"])
+        made.append({"answer": answer, "answer_length": length, "prompt_sha256": sha256_of(ids), "ids": None})
+    gold = CHOICES.index(doc["expected"])
+    if made[gold]["prompt_sha256"] != doc["prompt_sha256"] or min(each["answer_length"] for each in made) < 1:
+        raise UserError(
+            f"tokenizer {type(tokenizer).__name__}: choices do not follow a question as tokens of their own"
+        )
+    return {"choices": made, "gold": gold}
 
 
 def loss_documents(**given: Any) -> Built:

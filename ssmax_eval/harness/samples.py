@@ -142,7 +142,9 @@ def row_of(sample: dict[str, Any]) -> Fields:
     right = bool(sample["acc"])
     row = {**doc, **UNTOLD, "correct": right, "answer_nll": float(sample["nll"]), "error": None}
     # which of several values are right, a verdict over all of them does not tell
-    row["credit"] = float(right) if right or doc.get("needles") == 1 or doc.get("task") == "multikey" else None
+    row["credit"] = (
+        float(right) if right or doc.get("needles") == 1 or doc.get("task") in ("multikey", "choice") else None
+    )
     # masses come as one JSON text, with all that the native probe says of the answer
     return row | (json.loads(sample["resps"][0][0]) if "mass_answer" in sample else {})
 

@@ -76,6 +76,27 @@ class NeedleTask(ConfigurableTask):
         return self.metric_names()
 
 
+class ChoiceTask(NeedleTask):
+    """Multiple choice: acc, the right choice is likelier than any other, and nll, of the right one in nats; acc_<L> by context length."""
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> list[Instance]:
+        return [
+            Instance(
+                self.request_type, doc | choice, (doc["context"], choice["answer"]), i, metadata=options["metadata"]
+            )
+            for i, choice in enumerate(doc["choices"])
+        ]
+
+    def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+        return super().process_results(doc, [results])
+
+    def score(self, doc: dict[str, Any], answer: Any) -> dict[str, float]:
+        likelihoods = [likelihood for likelihood, _ in answer]
+        right = likelihoods[doc["gold"]]
+        others = [each for i, each in enumerate(likelihoods) if i != doc["gold"]]
+        return {"acc": float(right > max(others)), "nll": -right}
+
+
 class LossTask(NeedleTask):
     """Loss: nll, nats a token over the last `window` tokens of a document; nll_<L> with context from L tokens before its end."""
 

@@ -74,7 +74,7 @@ def train_tokenizer(recipe: Recipe, sentences: list[str]) -> PreTrainedTokenizer
         show_progress=False,
     )
     lines = [f" {line}" for line in text]
-    if recipe.task == "single":
+    if recipe.task != "recall":
         lines += [f" {line}" for fact in facts for line in (fact.statement, fact.question)]
     tokenizer.train_from_iterator(lines, trainer)
     if recipe.task == "recall":

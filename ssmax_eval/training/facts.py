@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from ..data.needles import (
     RECALL_CITIES,
     RECALL_VALUES,
+    choice_fact,
+    choice_question,
     draw_values,
     question,
     recall_fact,
     recall_question,
     statement,
 )
-from ..data.vocabulary import CITIES, HELD_OUT_CITIES
+from ..data.vocabulary import CHOICES, CITIES, HELD_OUT_CITIES
 from .recipes import Recipe
 
 TRAIN_CITIES = [city for city in CITIES if city not in HELD_OUT_CITIES]
@@ -54,10 +56,18 @@ def draw_facts(rng: random.Random, recipe: Recipe, count: int) -> list[Fact]:
             Fact(recall_fact(city, value), "", recall_question(city), "", value, "")
             for city, value in zip(cities, values, strict=True)
         ]
+    if recipe.task == "choice":
+        return [chosen(city, rng.choice(CHOICES)) for city in rng.sample(TRAIN_CITIES, min(count, len(TRAIN_CITIES)))]
     subjects: dict[str, None] = {}
     while len(subjects) < min(count, len(TRAIN_CITIES)):
         subjects[invented_name(rng) if rng.random() < recipe.invented else rng.choice(TRAIN_CITIES)] = None
     return [natural(rng, recipe, subject) for subject in subjects]
+
+
+def chosen(city: str, value: str) -> Fact:
+    """Write the fact of task choice."""
+    text = choice_fact(city, value)
+    return Fact(text, text[: text.rindex(value)], choice_question(city), " ", value, ".")
 
 
 def natural(rng: random.Random, recipe: Recipe, subject: str) -> Fact:

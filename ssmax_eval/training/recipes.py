@@ -35,7 +35,8 @@ class Recipe:
     position: rope, p-rope (the slow half of the frequencies unrotated), nope, learned (GPT-2's table, which ends at
     train_length), or a bias (alibi, t5).
     text: generated (seeded prose) or a haystack: bible, a path, hf:DATASET.
-    task: single (the paper's needle in words) or recall (facts of one token).
+    task: single (the paper's needle in words), recall (facts of one token), or choice (one of eight words, in a wording of
+    its own: to fine-tune on).
     spacing: tokens for each fact with its questions. invented: share of facts about made-up names instead of cities.
     digits: shortest and longest number. words, uuids: shares of such values. phrasings: share of facts that are not
     `special magic`. short_length, short_spacing, short_share: the first steps run on shorter and denser sequences; without
@@ -90,7 +91,7 @@ class Recipe:
         allowed = {
             "blocks": tuple(BLOCKS),
             "schedule": ("cosine", "constant"),
-            "task": ("single", "recall"),
+            "task": ("single", "recall", "choice"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -29,7 +29,7 @@ class GridOptions(Options):
     task: Annotated[
         str | None,
         Told(
-            "single, multikey, multivalue, multiquery, digits or recall. Default: what our recipe trained, else single."
+            "single, multikey, multivalue, multiquery, digits, recall or choice. Default: what our recipe trained, else single."
         ),
     ] = None
     value: Annotated[str, Told("What is hidden: number, word or uuid.")] = Needle.value

@@ -101,7 +101,7 @@ class NeedleProbe(Probe):
                 not several,
                 "task",
                 self.needle.task,
-                "those with one value to look at: single, multikey, digits, recall",
+                "those with one value to look at: single, multikey, digits, recall, choice",
             )
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
