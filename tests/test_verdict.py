@@ -97,7 +97,7 @@ def store(tmp_path, rows, training=None, **record):
             "parameters": {},
             "model": described,
             "attention": {"attention": "softmax", "unscaled_layers": []},
-            "rope": {"effective": None},
+            "rope": {"effective": {"requested": "as trained", "rope_type": "default", "rope_theta": 10000.0}},
         }
         known |= {"environment": {"device": "cpu"}, "rows": len(own), "tokens": 1, "seconds": 1, "command": "made up"}
         (folder / "run.json").write_text(json.dumps(known | record))
