@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-finetune}
-steps=${2:-100}
+steps=${2:-150}
 trials=${3:-20}
 mkdir -p "$folder" && cd "$folder"
 score() { # NAME MODEL
@@ -13,7 +13,7 @@ score() { # NAME MODEL
 }
 for law in softmax ssmax; do
     ssmax-eval train --recipe cpu --start "$law-bible-2m" --out "$law-choice" --set task=choice --set steps="$steps" \
-        --set short_share=0 --set learning_rate=1e-3 --set warmup_steps=10
+        --set short_share=0 --set warmup_steps=10 --set spacing=40 --set answer_weight=4 --set text_weight=0.3
     score "$law-before" "$law-bible-2m"
     score "$law-after" "./$law-choice"
 done

@@ -85,6 +85,19 @@ def test_probes_read_it_and_say_where_positions_end(trained):
     assert rows["nll_sum"].map(math.isfinite).all()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lm_eval_reads_it_as_the_probe_does(trained):
+    """Through lm-eval's own model type, beyond the training length too where positions do not end."""
+    from harnessed import evaluate, stock
+
+    _, position, _, folder = trained
+    grid = {"context_lengths": [64 if position == "learned" else 128], "depth_percents": [50], "trials": 1}
+    native = api.needle(str(folder), **grid, dtype="float32", device="cpu", output_path=folder / "native")
+    lm = stock(folder, dtype="float32", batch_size=1)
+    (sample,) = evaluate(lm, "ssmax_needle", pretrained=str(folder), **grid)["samples"]["ssmax_needle"]
+    assert sample["nll"] == pytest.approx(native["answer_nll"].item(), abs=1e-3)
+
+
 def test_record_and_card_say_the_blocks_and_training_goes_on(trained, tmp_path):
     blocks, position, mechanism, folder = trained
     record = read_record(folder)

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.encoding import Encoder
 from ..data.prompts import Prompt
 from ..errors import UserError
-from ..position.rope import rotary_modules
+from ..position.learned import position_end
 from ..probes.checks import check_tokenizer
 
 EXACT, MASS = "exact_loglikelihood", "attention_mass"
@@ -58,7 +58,8 @@ def reads_as(lm: TemplateLM, prompt: Prompt, doc: dict[str, Any]) -> bool:
 def reading(lm: Any, tokens: int) -> Iterator[None]:
     """Let a model read sequences of `tokens`; raise UserError where it would cut off their start, or has no positions for them.
 
-    A transformers model with RoPE has no length of its own, so where its user set no max_length, it is `tokens` for this block.
+    A transformers model whose positions do not end has no length of its own, so where its user set no max_length, it is `tokens`
+    for this block.
     """
     limit = getattr(lm, "max_length", None)
     model = getattr(lm, "model", None)
@@ -68,7 +69,7 @@ def reading(lm: Any, tokens: int) -> Iterator[None]:
     if limit is None or tokens <= limit:
         yield
         return
-    if own or not isinstance(model, PreTrainedModel) or not rotary_modules(model):
+    if own or not isinstance(model, PreTrainedModel) or position_end(model) is not None:
         raise UserError(
             f"prompts of {tokens} tokens: the model's max_length is {limit}, and lm-eval would cut their start off; "
             f"put max_length={tokens} into --model_args, or ask for shorter ones"
