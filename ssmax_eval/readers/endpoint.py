@@ -5,6 +5,7 @@ forward does. What it gives is asked of it on a short text first, and compared w
 that numbers its tokens otherwise would be believed wrongly.
 """
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -25,6 +26,9 @@ SECONDS = 600.0  # that one request may take
 TRIED = "The grass is green. The sky is blue. The sun is yellow. The grass is"
 WRITTEN = 8  # tokens that are written, then read again
 NEAR = 0.1  # nats by which a token that the server wrote may be off its argmax when it is read: batches round otherwise
+# puts out what would make another decoding than greedy of temperature 0: llama-cpp-python has a penalty of 1.1 unless told
+# otherwise, vLLM takes a model's own; each has its word for it
+PLAINLY = {"repetition_penalty": 1.0, "repeat_penalty": 1.0}
 PASSING = (408, 409, 425, 429, 502, 503, 504)  # statuses of a server that is busy, starting or between two others
 TOP = 2  # log-probabilities a token: the argmax, and the best rival of a right one
 
@@ -38,10 +42,13 @@ class Token(NamedTuple):
 
 
 class Offered(NamedTuple):
-    """What a server was found to give. ids: whether it takes token ids. why: there is no forced scoring, if there is none."""
+    """What a server was found to give. ids: whether it takes token ids. plainly: whether it takes PLAINLY. counts: whether it says how
+    many tokens it read. why: there is no forced scoring, if there is none.
+    """
 
     gives: frozenset[str]
     ids: bool
+    plainly: bool
     counts: bool
     why: str | None
 
@@ -65,7 +72,10 @@ class EndpointReader(ForeignReader):
         by = "the server's count of each prompt" if self.offered.counts else "nothing: the server does not count"
         if needs & {ANSWERS, NLL}:
             by = "the tokens that the server gives back of each prompt"
-        return {"tokens": 0, "prompts_as": taken, "length_proved_by": by, "no_forced_scoring": self.offered.why}
+        penalties = "put out" if self.offered.plainly else "the server's own, if it has any"
+        return {"tokens": 0, "prompts_as": taken, "length_proved_by": by, "penalties": penalties} | (
+            {"no_forced_scoring": self.offered.why} if self.offered.why else {}
+        )
 
     def prompt(self, ids: list[int]) -> list[int] | str:
         """Return token ids as the server takes them: what the tokenizer puts in front of a text, a server that takes text puts there."""
@@ -109,7 +119,9 @@ class EndpointReader(ForeignReader):
         """Score what is written after one prompt's question."""
         ids = prompt.ids[: -prompt.answer_length]
         try:
-            found = complete(self.endpoint, self.prompt(ids), prompt.answer_length + EXTRA_GENERATED_TOKENS)
+            found = complete(
+                self.endpoint, self.prompt(ids), prompt.answer_length + EXTRA_GENERATED_TOKENS, self.offered.plainly
+            )
             refuse_cut(found, len(ids))
         except Unread as error:
             return unscored(str(error))
@@ -122,7 +134,7 @@ class EndpointReader(ForeignReader):
 
     def read(self, ids: list[int]) -> list[Token]:
         """Return the prompt's tokens as the server has them. Raises Unread if it has others or fewer, or does not answer."""
-        found = complete(self.endpoint, self.prompt(ids), 1, echo=True)
+        found = complete(self.endpoint, self.prompt(ids), 1, self.offered.plainly, echo=True)
         refuse_cut(found, len(ids))
         tokens = tokens_of(found)
         if len(tokens) - len(ids) not in (0, 1):  # with the one that it wrote
@@ -184,11 +196,14 @@ def key() -> str:
     return os.environ.get(KEY) or "none"
 
 
-def complete(endpoint: Endpoint, prompt: list[int] | str, tokens: int, echo: bool = False, retry: bool = True) -> Any:
+def complete(
+    endpoint: Endpoint, prompt: list[int] | str, tokens: int, plainly: bool, echo: bool = False, retry: bool = True
+) -> Any:
     """Return the server's completion, greedy. Raises Unread for whatever goes wrong."""
     client = client_of(endpoint.url, key())
     client = client if retry else client.with_options(max_retries=0)
-    more = {"echo": True, "logprobs": TOP} if echo else {}
+    more: dict[str, Any] = {"echo": True, "logprobs": TOP} if echo else {}
+    more |= {"extra_body": PLAINLY} if plainly else {}
     try:
         found = client.completions.create(model=endpoint.name, prompt=prompt, max_tokens=tokens, temperature=0, **more)
         if not found.choices or not isinstance(found.choices[0].text, str):
@@ -224,24 +239,23 @@ def offered(endpoint: Endpoint) -> Offered:
     refuse_unknown_name(endpoint, shown)
     ids: list[int] = endpoint.counting.tokenizer(TRIED).input_ids
     why, whole = None, None
-    for prompt in (ids, TRIED):
+    for takes_ids, plainly in itertools.product((True, False), (True, False)):
         try:
-            whole = complete(endpoint, prompt, WRITTEN, retry=False)
+            whole = complete(endpoint, ids if takes_ids else TRIED, WRITTEN, plainly, retry=False)
             break
         except Unread as error:
             why = str(error)
             refuse_passing(error, shown)
     if whole is None:
         raise UserError(f"{shown}: {why}")
-    takes_ids = prompt is ids
     try:
         refuse_cut(whole, len(ids))
     except Unread as error:
         raise UserError(f"{shown}: {error}") from error
     counts = whole.usage is not None and whole.usage.prompt_tokens is not None
-    why = unlike_its_own(endpoint, ids, whole.choices[0].text, takes_ids, shown)
+    why = unlike_its_own(endpoint, ids, whole.choices[0].text, takes_ids, plainly, shown)
     gives = {GENERATE} if why else {GENERATE, ANSWERS, NLL}
-    return Offered(frozenset(gives), takes_ids, counts, why)
+    return Offered(frozenset(gives), takes_ids, plainly, counts, why)
 
 
 def refuse_passing(error: Unread, shown: str) -> None:
@@ -269,12 +283,14 @@ def refuse_unknown_name(endpoint: Endpoint, shown: str) -> None:
         raise UserError(f"{shown}: the server has no such model; it has {', '.join(names[:5])}")
 
 
-def unlike_its_own(endpoint: Endpoint, ids: list[int], text: str, takes_ids: bool, shown: str) -> str | None:
+def unlike_its_own(
+    endpoint: Endpoint, ids: list[int], text: str, takes_ids: bool, plainly: bool, shown: str
+) -> str | None:
     """Return why log-probabilities of prompts are not to be had or to be believed; None if they agree with what the server writes."""
     tokenizer = endpoint.counting.tokenizer
     whole = [*ids, *tokenizer(text, add_special_tokens=False).input_ids]
     try:
-        tokens = tokens_of(complete(endpoint, whole if takes_ids else TRIED + text, 1, echo=True, retry=False))
+        tokens = tokens_of(complete(endpoint, whole if takes_ids else TRIED + text, 1, plainly, echo=True, retry=False))
     except Unread as error:
         refuse_passing(error, shown)
         return str(error)
