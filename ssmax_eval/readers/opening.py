@@ -2,8 +2,9 @@
 
 from ..models.foreign import Endpoint, Function
 from ..models.subjects import RunOptions, Subject
-from .endpoint import EndpointReader, offered
+from .endpoint import EndpointReader
 from .function import FunctionReader
+from .offered import offered
 from .reader import Reader
 from .transformers import TransformersReader
 
