@@ -11,12 +11,15 @@ import torch
 class Served:
     """What a server does. echo: of a prompt's log-probabilities, right, late by one token (llama-cpp-python's), or none.
 
-    cut: the most tokens that it reads of a prompt. fails: how many long completions fail with status 500 first. said: what it
-    says then. busy: it answers 503.
+    strict: it refuses what is not OpenAI's; else it has a penalty unless told otherwise. cut: the most tokens that it reads of a
+    prompt. fails: how many long completions fail with status 500 first. said: what it says then. busy: it answers 503.
     """
 
-    def __init__(self, model, tokenizer, *, ids=True, echo="right", cut=None, usage=True, names=("tiny",)):
+    def __init__(
+        self, model, tokenizer, *, ids=True, echo="right", cut=None, usage=True, strict=False, names=("tiny",)
+    ):
         self.model, self.tokenizer, self.names = model, tokenizer, names
+        self.strict = strict
         self.ids, self.echo, self.cut, self.usage = ids, echo, cut, usage
         self.fails, self.busy, self.said, self.keys, self.asked = 0, False, "out of order", set(), 0
         self.lock = threading.Lock()
@@ -25,6 +28,9 @@ class Served:
         prompt = asked["prompt"]
         if not isinstance(prompt, str) and not self.ids:
             return 422, {"detail": "prompt must be a string"}
+        penalty = asked.get("repeat_penalty", 1.0 if self.strict else 4.0)
+        if self.strict and {"repeat_penalty", "repetition_penalty"} & {*asked}:
+            return 400, {"error": {"message": "unknown field"}}
         if asked["model"] not in self.names:
             return 404, {"error": {"message": f"the model {asked['model']} does not exist"}}
         if self.busy and asked.get("echo"):
@@ -33,7 +39,7 @@ class Served:
             self.fails -= 1
             return 500, {"error": {"message": self.said}}
         ids = (self.tokenizer(prompt).input_ids if isinstance(prompt, str) else prompt)[-(self.cut or 10**9) :]
-        written = self.write(ids, asked["max_tokens"])
+        written = self.write(ids, asked["max_tokens"], penalty)
         text = self.tokenizer.decode(written)
         told = None
         if asked.get("echo") and self.echo != "none":
@@ -45,9 +51,11 @@ class Served:
         return 200, whole | ({"usage": count} if self.usage else {})
 
     @torch.inference_mode()
-    def write(self, ids, count):
+    def write(self, ids, count, penalty):
         given = torch.tensor([ids])
-        out = self.model.generate(given, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+        out = self.model.generate(
+            given, max_new_tokens=count, min_new_tokens=count, do_sample=False, repetition_penalty=penalty
+        )
         return out[0, len(ids) :].tolist()
 
     @torch.inference_mode()

@@ -14,8 +14,10 @@ from ssmax_eval.models.sources import packaged_path
 from ssmax_eval.results import find_runs
 
 pytestmark = pytest.mark.slow
-GRID = {"context_lengths": [128, 256], "depth_percents": [0, 50, 100], "trials": 2}
-LEAST = 11  # of 12 verdicts: llama.cpp multiplies in 8 bits, we in float32, so a near tie can fall either way
+GRID = {"depth_percents": [0, 50, 100], "trials": 2}
+# llama-cpp-python sorts the whole vocabulary for each token of an echoed prompt, which takes a second for ten of them
+LENGTHS = {"as it is": [128, 256], "corrected": [128]}
+OFF = 1  # verdict that may differ: llama.cpp multiplies in 8 bits, we in float32, so a near tie can fall either way
 # llama-cpp-python gives each token of an echoed prompt the log-probabilities of the row after it: here they are put right
 CORRECTED = """
 import numpy, sys
@@ -66,8 +68,9 @@ def test_a_real_server_answers_as_our_own_reader(server, smollm2, tmp_path):
     kind, url = server
     scoring = "forced" if kind == "corrected" else "generate"
     model, tokenizer = smollm2
-    theirs = ssmax_eval.needle({"server": f"{url}#smol"}, tokenizer="smollm2-135m", **GRID, output_path=tmp_path)
-    ours = ssmax_eval.needle({"ours": (model.float(), tokenizer)}, **GRID, scoring=scoring, output_path=tmp_path)
+    grid = GRID | {"context_lengths": LENGTHS[kind]}
+    theirs = ssmax_eval.needle({"server": f"{url}#smol"}, tokenizer="smollm2-135m", **grid, output_path=tmp_path)
+    ours = ssmax_eval.needle({"ours": (model.float(), tokenizer)}, **grid, scoring=scoring, output_path=tmp_path)
     assert list(theirs["prompt_sha256"]) == list(ours["prompt_sha256"])
     assert theirs["error"].isna().all()
     assert set(theirs["scoring"]) == {scoring}
@@ -82,4 +85,4 @@ def test_a_real_server_answers_as_our_own_reader(server, smollm2, tmp_path):
         away = (theirs["answer_nll"] - ours["answer_nll"]).abs()
         print("nll away by at most", away.max(), "of", ours["answer_nll"].abs().mean())
         assert away.max() < 0.1 * ours["answer_nll"].mean()
-    assert equal >= LEAST
+    assert equal >= len(ours) - OFF

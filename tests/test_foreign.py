@@ -280,10 +280,10 @@ LOSS = {"context_length": 128, "documents": 2, "window": 32}
 SAME = ["sample", "prompt_sha256", "correct", "first_correct", "expected", "expected_tokens", "predicted_tokens"]
 
 
-@pytest.mark.parametrize("ids", [True, False])
-def test_a_server_that_echoes_scores_as_one_forward_does(ids, pair, ours, tmp_path):
+@pytest.mark.parametrize(("ids", "strict"), [(True, False), (False, False), (True, True)])
+def test_a_server_that_echoes_scores_as_one_forward_does(ids, strict, pair, ours, tmp_path):
     """Verdicts, first tokens, nll, margins and losses are our own reader's, of the same weights: all rows."""
-    with serving(Served(*pair, ids=ids)) as url:
+    with serving(Served(*pair, ids=ids, strict=strict)) as url:
         how = {"tokenizer": MODEL, "output_path": tmp_path}
         rows = ssmax_eval.needle({"s": f"{url}#tiny"}, **SMALL, **how)
         losses = ssmax_eval.loss({"s": f"{url}#tiny"}, **LOSS, **how)
@@ -294,6 +294,7 @@ def test_a_server_that_echoes_scores_as_one_forward_does(ids, pair, ours, tmp_pa
     np.testing.assert_allclose(losses["nll_sum_near"], ours["loss"]["nll_sum_near"], atol=2e-3)
     record = find_runs(tmp_path / "needle")[0].record()
     assert record["preflight"]["prompts_as"] == ("token ids" if ids else "text")
+    assert record["preflight"]["penalties"] == ("the server's own, if it has any" if strict else "put out")
     assert record["preflight"]["length_proved_by"] == "the tokens that the server gives back of each prompt"
     assert record["model"]["foreign"]["url"] == url
 

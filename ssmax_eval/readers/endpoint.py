@@ -5,45 +5,19 @@ forward does. What it gives is asked of it on a short text first, and compared w
 that numbers its tokens otherwise would be believed wrongly.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..data.prompts import Prompt
-from ..errors import UserError
 from ..models.foreign import Endpoint
 from .answers import EXTRA_GENERATED_TOKENS, Score, Watch
-from .foreign import ForeignReader, described, one_line, unscored, written
-from .reader import ANSWERS, GENERATE, NLL, Unread, refuse_lacking
-
-KEY = "OPENAI_API_KEY"
-SECONDS = 600.0  # that one request may take
-TRIED = "The grass is green. The sky is blue. The sun is yellow. The grass is"
-WRITTEN = 8  # tokens that are written, then read again
-NEAR = 0.1  # nats by which a token that the server wrote may be off its argmax when it is read: batches round otherwise
-PASSING = (408, 409, 425, 429, 502, 503, 504)  # statuses of a server that is busy, starting or between two others
-TOP = 2  # log-probabilities a token: the argmax, and the best rival of a right one
-
-
-class Token(NamedTuple):
-    """A prompt's token as the server has it: its text, its log-probability in nats (None for the first), the best ones there."""
-
-    text: str
-    logprob: float | None
-    top: dict[str, float]
-
-
-class Offered(NamedTuple):
-    """What a server was found to give. ids: whether it takes token ids. why: there is no forced scoring, if there is none."""
-
-    gives: frozenset[str]
-    ids: bool
-    counts: bool
-    why: str | None
+from .foreign import ForeignReader, described, unscored, written
+from .offered import offered
+from .reader import ANSWERS, NLL, Unread, refuse_lacking
+from .server import Token, complete, other_length, refuse_cut, tokens_of
 
 
 class EndpointReader(ForeignReader):
@@ -65,7 +39,10 @@ class EndpointReader(ForeignReader):
         by = "the server's count of each prompt" if self.offered.counts else "nothing: the server does not count"
         if needs & {ANSWERS, NLL}:
             by = "the tokens that the server gives back of each prompt"
-        return {"tokens": 0, "prompts_as": taken, "length_proved_by": by, "no_forced_scoring": self.offered.why}
+        penalties = "put out" if self.offered.plainly else "the server's own, if it has any"
+        return {"tokens": 0, "prompts_as": taken, "length_proved_by": by, "penalties": penalties} | (
+            {"no_forced_scoring": self.offered.why} if self.offered.why else {}
+        )
 
     def prompt(self, ids: list[int]) -> list[int] | str:
         """Return token ids as the server takes them: what the tokenizer puts in front of a text, a server that takes text puts there."""
@@ -109,7 +86,9 @@ class EndpointReader(ForeignReader):
         """Score what is written after one prompt's question."""
         ids = prompt.ids[: -prompt.answer_length]
         try:
-            found = complete(self.endpoint, self.prompt(ids), prompt.answer_length + EXTRA_GENERATED_TOKENS)
+            found = complete(
+                self.endpoint, self.prompt(ids), prompt.answer_length + EXTRA_GENERATED_TOKENS, self.offered.plainly
+            )
             refuse_cut(found, len(ids))
         except Unread as error:
             return unscored(str(error))
@@ -122,7 +101,7 @@ class EndpointReader(ForeignReader):
 
     def read(self, ids: list[int]) -> list[Token]:
         """Return the prompt's tokens as the server has them. Raises Unread if it has others or fewer, or does not answer."""
-        found = complete(self.endpoint, self.prompt(ids), 1, echo=True)
+        found = complete(self.endpoint, self.prompt(ids), 1, self.offered.plainly, echo=True)
         refuse_cut(found, len(ids))
         tokens = tokens_of(found)
         if len(tokens) - len(ids) not in (0, 1):  # with the one that it wrote
@@ -147,141 +126,3 @@ def lead(token: Token) -> float | None:
     if token.logprob < best[0]:
         return token.logprob - best[0]
     return token.logprob - best[1] if len(best) > 1 else None
-
-
-def tokens_of(found: Any) -> list[Token]:
-    """Return the tokens of an echoed prompt, and of what was written."""
-    told = found.choices[0].logprobs
-    if told is None or not told.tokens or not told.token_logprobs or not told.top_logprobs:
-        raise Unread("the server gives no log-probabilities of the prompt")
-    return [
-        Token(*each[:2], each[2] or {})
-        for each in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True)
-    ]
-
-
-def refuse_cut(found: Any, length: int) -> None:
-    """Raise Unread if the server counts other tokens in a prompt than it has."""
-    if found.usage is not None and found.usage.prompt_tokens not in (None, length):
-        raise Unread(other_length(found.usage.prompt_tokens, length))
-
-
-def other_length(read: int, length: int) -> str:
-    return f"the server read {read} tokens of {length}: it cuts prompts, or its tokenizer is another (--tokenizer)"
-
-
-@lru_cache(maxsize=64)
-def client_of(url: str, key: str) -> Any:
-    """Return the client of a server; it tries again what failed by chance. Raises UserError."""
-    try:
-        from openai import OpenAI
-    except ModuleNotFoundError as error:
-        raise UserError(f"model {url}: to read a server needs openai; run: pip install openai") from error
-    return OpenAI(base_url=url, api_key=key, timeout=SECONDS)
-
-
-def key() -> str:
-    return os.environ.get(KEY) or "none"
-
-
-def complete(endpoint: Endpoint, prompt: list[int] | str, tokens: int, echo: bool = False, retry: bool = True) -> Any:
-    """Return the server's completion, greedy. Raises Unread for whatever goes wrong."""
-    client = client_of(endpoint.url, key())
-    client = client if retry else client.with_options(max_retries=0)
-    more = {"echo": True, "logprobs": TOP} if echo else {}
-    try:
-        found = client.completions.create(model=endpoint.name, prompt=prompt, max_tokens=tokens, temperature=0, **more)
-        if not found.choices or not isinstance(found.choices[0].text, str):
-            raise Unread("the server's answer is no completion")
-    except Unread:
-        raise
-    except Exception as error:  # of the client, of the connection below it, and of answers that are no JSON
-        raise Unread(reason(error)) from error
-    return found
-
-
-def reason(error: Exception) -> str:
-    """Say why a request failed, in one line, without the key."""
-    import openai
-
-    if isinstance(error, openai.APITimeoutError):
-        return f"the server did not answer within {SECONDS:.0f} s"
-    if isinstance(error, openai.APIConnectionError):
-        return one_line(f"the server cannot be reached ({error.__cause__ or error})")
-    text = error.message if isinstance(error, openai.APIError) else f"{type(error).__name__}: {error}"
-    if isinstance(error, openai.APIStatusError):
-        body = error.body if isinstance(error.body, dict) else {}
-        text = f"the server answered {error.status_code}: {body.get('message') or body.get('detail') or text}"
-        if error.status_code in (401, 403):
-            text += f" (its key is read from {KEY})"
-    return one_line(text, (key(),))
-
-
-@lru_cache(maxsize=64)
-def offered(endpoint: Endpoint) -> Offered:
-    """Ask a server, once, what it gives. Raises UserError for one that does not answer, or has no such model."""
-    shown = f"model {endpoint.url}#{endpoint.name}"
-    refuse_unknown_name(endpoint, shown)
-    ids: list[int] = endpoint.counting.tokenizer(TRIED).input_ids
-    why, whole = None, None
-    for prompt in (ids, TRIED):
-        try:
-            whole = complete(endpoint, prompt, WRITTEN, retry=False)
-            break
-        except Unread as error:
-            why = str(error)
-            refuse_passing(error, shown)
-    if whole is None:
-        raise UserError(f"{shown}: {why}")
-    takes_ids = prompt is ids
-    try:
-        refuse_cut(whole, len(ids))
-    except Unread as error:
-        raise UserError(f"{shown}: {error}") from error
-    counts = whole.usage is not None and whole.usage.prompt_tokens is not None
-    why = unlike_its_own(endpoint, ids, whole.choices[0].text, takes_ids, shown)
-    gives = {GENERATE} if why else {GENERATE, ANSWERS, NLL}
-    return Offered(frozenset(gives), takes_ids, counts, why)
-
-
-def refuse_passing(error: Unread, shown: str) -> None:
-    """Raise UserError for a failure that may pass: it tells nothing of what the server gives."""
-    import openai
-
-    cause = error.__cause__
-    busy = isinstance(cause, openai.APIStatusError) and cause.status_code in PASSING
-    if busy or isinstance(cause, openai.APIConnectionError):
-        raise UserError(f"{shown}: {error}; the same command asks again") from error
-
-
-def refuse_unknown_name(endpoint: Endpoint, shown: str) -> None:
-    """Raise UserError if the server lists its models and this is none of them: some answer with another model then."""
-    client = client_of(endpoint.url, key()).with_options(max_retries=0)
-    try:
-        names = [each.id for each in client.models.list().data or []]
-    except Exception as error:
-        import openai
-
-        if isinstance(error, openai.APIConnectionError):
-            raise UserError(f"{shown}: {reason(error)}; is it running?") from error
-        return  # not every server has a list
-    if names and endpoint.name not in names and not endpoint.name.startswith(("/", ".")):  # a path is in no list
-        raise UserError(f"{shown}: the server has no such model; it has {', '.join(names[:5])}")
-
-
-def unlike_its_own(endpoint: Endpoint, ids: list[int], text: str, takes_ids: bool, shown: str) -> str | None:
-    """Return why log-probabilities of prompts are not to be had or to be believed; None if they agree with what the server writes."""
-    tokenizer = endpoint.counting.tokenizer
-    whole = [*ids, *tokenizer(text, add_special_tokens=False).input_ids]
-    try:
-        tokens = tokens_of(complete(endpoint, whole if takes_ids else TRIED + text, 1, echo=True, retry=False))
-    except Unread as error:
-        refuse_passing(error, shown)
-        return str(error)
-    read = tokens[len(ids) : len(whole)]
-    if len(tokens) - len(whole) not in (0, 1) or not read:
-        return "the server gives no log-probabilities of a prompt's own tokens"
-    off = [max(token.top.values(), default=0.0) - token.logprob for token in read if token.logprob is not None]
-    if len(off) < len(read) or max(off) > NEAR:
-        return "the server's log-probabilities of a prompt do not agree with what it writes itself"
-    return None

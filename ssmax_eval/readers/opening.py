@@ -3,9 +3,10 @@
 from ..models.encoders import is_encoder
 from ..models.foreign import Endpoint, Function
 from ..models.subjects import RunOptions, Subject
-from .endpoint import EndpointReader, offered
+from .endpoint import EndpointReader
 from .function import FunctionReader
 from .masked import MaskedReader
+from .offered import offered
 from .reader import Reader
 from .transformers import TransformersReader
 
