@@ -38,7 +38,7 @@ class Row(Struct, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(description=WHO)]
     fingerprint: Annotated[Text, Meta(description=WHO)] = None
     dtype: Annotated[Text, Meta(description=WHO)] = None
-    attention: Annotated[str, Meta(description=MECHANISM)]
+    attention: Annotated[Text, Meta(description=MECHANISM)]
     attention_swapped: Annotated[bool, Meta(description=MECHANISM)] = False
     rope: Annotated[str, Meta(description=ROPE)]
     rope_theta: Annotated[Number, Meta(description=ROPE)] = None

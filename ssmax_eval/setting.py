@@ -255,13 +255,14 @@ class Effective:
         """Return what a run's record tells of the setting."""
         asked = self.setting.position
         effective = None if self.rope is None else {k: None if v != v else v for k, v in asdict(self.rope).items()}
+        reach = None if model is None else reach_of(model)
         return {
             "attention": {
                 **asdict(self.attached),
                 "swapped": self.setting.attention is not None,
                 "learned": {} if model is None else learned_of(model),
                 **self.sources(),
-                **({} if (reach := reach_of(model)) is None else {"reach": reach}),
+                **({} if reach is None else {"reach": reach}),
             },
             "rope": {"requested": asdict(asked.rope), "effective": effective}
             | ({} if asked.instead is None else {"position": asked.instead}),
