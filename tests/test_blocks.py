@@ -121,7 +121,7 @@ def test_record_and_card_say_the_blocks_and_training_goes_on(trained, tmp_path):
 @pytest.mark.parametrize(
     ("blocks", "position"), [(b, p) for b in TYPES for p in (*BLOCKS[b], *biases()) if "rope" not in p or b != "gpt2"]
 )
-def test_first_weights_are_the_same_for_every_mechanism(words, blocks, position):
+def test_weights_of_blocks_are_the_same_for_every_mechanism(words, blocks, position):
     chosen = small(blocks, position)
     plain = build(chosen, words, 5).state_dict()
     for mechanism in ("ssmax", "learned-p", "differential"):
@@ -168,7 +168,7 @@ def test_nothing_but_the_position_tells_tokens_apart(words, blocks):
 
 
 @pytest.mark.parametrize("blocks", TYPES)
-def test_operations_are_those_that_torch_counts(words, blocks):
+def test_operations_of_blocks_are_those_that_torch_counts(words, blocks):
     """As for Llama in test_throughput.py: a learned table is looked up, a bias's table is no matrix product."""
     model = build(small(blocks, "t5" if blocks == "gpt-neox" else "learned"), words, 0)
     before = flops_per_token(model, 48)

@@ -18,8 +18,8 @@ from ssmax_eval.studies.league import NOT_TRAINED, League, entries
 from ssmax_eval.training.recipes import recipe
 
 SMALL = (
-    "--set", "steps=2", "--set", "hidden=32", "--set", "feed_forward=16", "--set", "text_characters=60000",
-    "--seeds", "0,1", "--trials", "1", "--device", "cpu",
+    "--set", "steps=2", "--set", "train_length=32", "--set", "short_length=32", "--set", "hidden=32",
+    "--set", "feed_forward=16", "--set", "text_characters=60000", "--seeds", "1", "--trials", "1", "--device", "cpu",
 )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_a_league_from_nothing_goes_on_and_takes_one_more(tmp_path, monkeypatch,
         said = json.loads(out)
         assert {line["configuration"] for line in said["league"]} == {"softmax", "ssmax", "own-sigmoid:factor=2"}
         own = next(line for line in said["league"] if line["configuration"].startswith("own"))
-        assert (own["family"], own["seeds"], own["parameters"]) == ("yours", 2, 16)
+        assert (own["family"], own["seeds"], own["parameters"]) == ("yours", 1, 16)
         assert own["step"] > 0
         assert own["mass_short"] is not None
         assert weights.stat().st_mtime_ns == made

@@ -102,7 +102,15 @@ def prepared(line, checkpoint):
     if words[0] == "league":
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
-        words += [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+        tiny = {
+            **TINY,
+            "layers": 4,
+            "heads": 4,
+            "train_length": 32,
+            "short_length": 32,
+            "steps": 2,
+        }  # read at 64 times that
+        words += [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] in ("needle", "attention", "run"):

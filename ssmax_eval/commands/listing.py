@@ -61,7 +61,7 @@ def lines_of(told: dict[str, Any]) -> list[tuple[str, ...]]:
         "source: ": told["reference"] or told["file"],
         "ours: ": told["choices"],
     }
-    folded = TextWrapper(54, subsequent_indent="  ", break_on_hyphens=False)
+    folded = TextWrapper(51, subsequent_indent="  ", break_on_hyphens=False)
     text = [line for what, said in paragraphs.items() if said for line in folded.wrap(what + said)]
     learned = [*told["learned"], f"{told['learned_numbers']:,} numbers"] if told["learned"] else []
     flags = {"signed": told["signed"], "sparse": told["sparse"], "sum not 1": not told["normalised"]}

@@ -10,6 +10,7 @@ from .registry import register
 from .scales import scaled
 from .seen import Seen
 
+TOLD_AT = 1024  # n for which a record tells the scale
 HIDDEN_CHANNELS = 64  # of both networks, as in the code that they are from
 
 
@@ -58,7 +59,7 @@ class ScaleNQ(Mechanism):
         return scaled(q, self.of_n(seen.n) * self.of_q(q))
 
     def learned(self) -> dict[str, list[float]]:
-        """Return f at n = L for each head, the mean of its channels."""
+        """Return f at n = 1,024 for each head, the mean of its channels."""
         with torch.no_grad():
-            at = torch.full((1, 1, 1), float(self.layer.train_length), device=self.n_in.device)
-            return {"f(L)": [round(value, 4) for value in self.of_n(at).mean(-1).flatten().tolist()]}
+            at = torch.full((1, 1, 1), float(TOLD_AT), device=self.n_in.device)
+            return {f"f({TOLD_AT})": [round(value, 4) for value in self.of_n(at).mean(-1).flatten().tolist()]}
