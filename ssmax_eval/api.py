@@ -88,8 +88,8 @@ def train(
     text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
+    from .training.job import Job
     from .training.recipes import recipe as find
-    from .training.train import Job
     from .training.train import train as run_training
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})

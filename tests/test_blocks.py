@@ -23,9 +23,10 @@ from ssmax_eval.setting import Setting
 from ssmax_eval.training.architecture import build
 from ssmax_eval.training.card import write_card
 from ssmax_eval.training.folder import read_record
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.recipes import BLOCKS, recipe
 from ssmax_eval.training.throughput import flops_per_token
-from ssmax_eval.training.train import Job, first_model, train
+from ssmax_eval.training.train import first_model, train
 
 STEPS = TINY | {"steps": "4", "text": "generated", "qk_norm": "false"}
 TYPES = {"gpt2": "gpt2", "gpt-neox": "gpt_neox"}

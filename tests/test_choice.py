@@ -20,8 +20,9 @@ from ssmax_eval.training.card import write_card
 from ssmax_eval.training.corpus import Corpus
 from ssmax_eval.training.examples import ANSWER, Examples
 from ssmax_eval.training.facts import draw_facts
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.recipes import recipe
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GRID = {"context_lengths": [192, 256], "depth_percents": [0, 100], "trials": 2}

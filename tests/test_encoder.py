@@ -23,8 +23,9 @@ from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.masked import MaskedReader
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, TEXT, VALUE, WORDS, Examples
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.recipes import RECIPES
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 from ssmax_eval.training.trainer import masked_nll
 
 LENGTH = 40

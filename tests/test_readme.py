@@ -19,8 +19,8 @@ from ssmax_eval.probes.attention.rows import AttentionRow
 from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.probes.needle.rows import NeedleRow
 from ssmax_eval.rows import Row, table
+from ssmax_eval.training.job import SHAPE
 from ssmax_eval.training.recipes import RECIPES
-from ssmax_eval.training.train import SHAPE
 
 ROOT = Path(__file__).parent.parent
 PAGES = {

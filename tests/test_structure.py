@@ -17,8 +17,9 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.projections import Changed
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.mechanisms.recurrent import scan
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.recipes import recipe
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 
 OURS = [*structure_references.TABLE, "hgrn2"]
 LENGTH = 70

@@ -26,9 +26,10 @@ from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, Examples
 from ssmax_eval.training.facts import TRAIN_CITIES, draw_facts, invented_name
 from ssmax_eval.training.folder import read_log, read_record
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.jobs import swapped_after
 from ssmax_eval.training.recipes import recipe
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 from ssmax_eval.training.trainer import WeightedTrainer
 
 # a run of seconds: the shape of a recipe, not its size

@@ -15,8 +15,9 @@ from ssmax_eval.mechanisms.attach import learned_of
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.training.folder import held
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.jobs import swapped_after
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 
 SMALL = [part for key, value in (TINY | {"steps": "8"}).items() for part in ("--set", f"{key}={value}")]
 

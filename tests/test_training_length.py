@@ -19,9 +19,10 @@ from ssmax_eval.models.load import load_model
 from ssmax_eval.probes.by_model import default_lengths
 from ssmax_eval.training.card import write_card
 from ssmax_eval.training.folder import read_record
+from ssmax_eval.training.job import Job
 from ssmax_eval.training.length import continue_at
 from ssmax_eval.training.recipes import recipe
-from ssmax_eval.training.train import Job, train
+from ssmax_eval.training.train import train
 
 
 def logits_of(model, length=40):

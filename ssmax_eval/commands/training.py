@@ -69,8 +69,8 @@ def train_command(
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     from ..mechanisms.spelling import Attention
     from ..training.folder import read_record
+    from ..training.job import SHAPE, Job
     from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all
-    from ..training.train import SHAPE, Job
 
     shaped = sorted({key for key, _ in pairs} & set(SHAPE))
     if start is not None and shaped:

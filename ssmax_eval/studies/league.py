@@ -20,9 +20,9 @@ from ..run import run_probes
 from ..setting import settings_of
 from ..store import Run
 from ..training.folder import read_record
+from ..training.job import Job
 from ..training.jobs import train_all
 from ..training.recipes import Recipe
-from ..training.train import Job
 
 BASELINES = ("softmax", "ssmax")  # always trained: what all others stand beside
 NEEDLE_TIMES, LOSS_TIMES = (1, 2, 4, 8, 16, 32, 64), 16  # of the training length

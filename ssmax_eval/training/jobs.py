@@ -20,7 +20,8 @@ from ..printable import ErrorStream, PrintableStream
 from ..progress import Progress
 from ..quiet import quiet_libraries
 from .folder import held, read_record
-from .train import Job, train
+from .job import Job
+from .train import train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
 TRAINED = {"a": "softmax", "b": "ssmax", "c": "ssmax-fixed", "d": "ssmax-bias", "f": "softmax", "p": "learned-p"}
