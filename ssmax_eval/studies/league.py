@@ -4,6 +4,7 @@ What is there stays: trained models, runs, times. So a league that was stopped g
 own training and runs alone.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..training.job import Job
 from ..training.jobs import train_all
 from ..training.recipes import Recipe
 
+log = logging.getLogger(__name__)
 BASELINES = ("softmax", "ssmax")  # always trained: what all others stand beside
 NEEDLE_TIMES, LOSS_TIMES = (1, 2, 4, 8, 16, 32, 64), 16  # of the training length
 FACTORS = (1.0, 4.0, 16.0, 64.0)  # of RoPE's theta, for what is trained with full RoPE
@@ -114,6 +116,13 @@ def entries(recipe: Recipe, asked: Sequence[str] = (), rope: Sequence[str] = ())
 def trained(league: League, folder: Path, jobs: int = 1, device: str = "auto") -> dict[str, Path]:
     """Train what is missing below a folder, and return the folders of all models by label."""
     folders = {league.label(entry, seed): folder / league.label(entry, seed) for entry, seed in league.models}
+    missing = sum(not any(each.glob("*.safetensors")) for each in folders.values())
+    log.warning(
+        "ssmax-eval: cost: %d models of %d mechanisms, %d of them to be trained",
+        len(folders),
+        len(league.entries),
+        missing,
+    )
     train_all(
         [league.job(entry, seed) for entry, seed in league.models], [*folders.values()], device, side_by_side=jobs
     )
