@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from tiny import needed_by
 from transformers import AutoModelForMaskedLM, EuroBertConfig, EuroBertForMaskedLM, PreTrainedTokenizerFast
 
 import ssmax_eval.api as api
@@ -13,7 +14,7 @@ from ssmax_eval.mechanisms.attach import attach, mechanisms_of
 from ssmax_eval.mechanisms.interface import our_function, recording
 from ssmax_eval.mechanisms.layers import attends_both_ways
 from ssmax_eval.mechanisms.recorder import Recorder
-from ssmax_eval.mechanisms.registry import MECHANISMS
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.seen import Forward, Seen
 from ssmax_eval.models.encoders import is_encoder
 from ssmax_eval.models.retrofit import retrofit
@@ -42,7 +43,7 @@ def encoder(**changes):
     }
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "mask_token_id": 3}
     torch.manual_seed(0)
-    return EuroBertForMaskedLM(EuroBertConfig(**sizes, **heads, **special, **changes)).eval()
+    return EuroBertForMaskedLM(EuroBertConfig(**{**sizes, **heads, **special, **changes})).eval()
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,22 @@ def test_s_starts_at_one_over_the_mean_of_ln_n_over_the_lengths():
         attach(model, "ssmax", lengths=lengths)
         for mechanism in mechanisms_of(model).values():
             assert mechanism.s.tolist() == pytest.approx([1 / wanted] * 4)
+
+
+@pytest.mark.parametrize("name", sorted(mechanisms()))
+def test_every_mechanism_sees_all_of_a_text_or_is_refused(name):
+    model = encoder(**needed_by(name))
+    if mechanisms()[name].causal_only or mechanisms()[name].carries:
+        with pytest.raises(UserError, match="it is defined for rows that see nothing after them"):
+            attach(model, name)
+        return
+    attach(model, name)
+    ids = torch.randint(5, 100, (1, 12), generator=torch.Generator().manual_seed(0))
+    other = ids.clone()
+    other[0, -1] += 1
+    with torch.no_grad():
+        first, second = (model(input_ids=each).logits[0, 0] for each in (ids, other))
+    assert (first - second).abs().max() > 0  # the first row looks at the last token
 
 
 def test_a_mechanism_that_needs_an_order_is_refused(with_mask):
@@ -344,7 +361,7 @@ def test_what_an_encoder_cannot_be_asked_is_said(trained, with_mask, tokenizer, 
         LossProbe(context_length=64).check(model, own)
     with pytest.raises(UserError, match="chunk 16: .* it is an encoder, which reads a text whole"):
         NeedleProbe(context_lengths=(64,), needle=api_needle(), chunk=16).check(model, own)
-    with pytest.raises(UserError, match="MaskedReader: it cannot give generate"):
+    with pytest.raises(UserError, match="an encoder writes nothing"):
         api.needle({"x": (model, own)}, context_lengths=(64,), task="recall", scoring="generate", output_path=tmp_path)
     with pytest.raises(UserError, match="is an encoder, not a causal .* no mask token"):
         MaskedReader(encoder(), tokenizer)

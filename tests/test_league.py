@@ -18,7 +18,7 @@ from ssmax_eval.studies.league import NOT_TRAINED, League, entries
 from ssmax_eval.training.recipes import recipe
 
 SMALL = (
-    "--set", "steps=2", "--set", "train_length=32", "--set", "short_length=32", "--set", "hidden=32",
+    "--set", "steps=2", "--set", "train_length=32", "--set", "short_length=32", "--set", "hidden=32", "--set", "heads=2",
     "--set", "feed_forward=16", "--set", "text_characters=60000", "--seeds", "1", "--trials", "1", "--device", "cpu",
 )  # fmt: skip
 
@@ -52,6 +52,7 @@ def test_reach_is_the_geometric_mean_over_seeds_with_students_interval(three):
     assert np.isnan(table.loc["a", ["low", "high"]].astype(float)).all()  # equal seeds are no proof
     # log2 of 128 and 64, mean 6.5: half a step either way, times t of one degree of freedom, beyond what was tested
     assert table.loc["b", ["low", "high"]].tolist() == [64, 256]
+    assert table.loc["c", "low"] == 32  # what finds nothing at the shortest counts as half of it
     assert table.loc["b", ["least", "most"]].tolist() == [64, 128]
 
 
@@ -114,6 +115,7 @@ def test_every_mechanism_that_training_changes_is_in_it():
         (lambda: entries(recipe("league"), ["softmaxx"]), "unknown attention mechanism 'softmaxx'"),
         (lambda: entries(recipe("league").changed({"position": "rope"}), (), ["ssmax"]), "leave it out"),
         (lambda: League(recipe("league"), [], (1, 1)), "seeds 1,1: allowed are different whole numbers"),
+        (lambda: League(recipe("encoder"), []), "recipe encoder: the league reads texts in order"),
     ],
 )
 def test_what_cannot_be_is_said(make, line):
@@ -135,12 +137,14 @@ def test_a_league_from_nothing_goes_on_and_takes_one_more(tmp_path, monkeypatch,
         assert "own-sigmoid" not in page
         weights = tmp_path / "results/models/league-ssmax-s1/model.safetensors"
         made = weights.stat().st_mtime_ns
-        code, out, err = call(capsys, *arguments, "--attention", "own-sigmoid:factor=2", "--import", "own.py", "--json")
+        more = ("--attention", "own-sigmoid:factor=2", "--import", "own.py", "--attention", "mswa", "--json")
+        code, out, err = call(capsys, *arguments, *more)
         assert code == 0, err
         said = json.loads(out)
+        assert "mswa is left out: attention mswa: 2 heads are not four groups" in err  # and the others are there
         assert {line["configuration"] for line in said["league"]} == {"softmax", "ssmax", "own-sigmoid:factor=2"}
         own = next(line for line in said["league"] if line["configuration"].startswith("own"))
-        assert (own["family"], own["seeds"], own["parameters"]) == ("yours", 1, 16)
+        assert (own["family"], own["seeds"], own["parameters"]) == ("yours", 1, 8)
         assert own["step"] > 0
         assert own["mass_short"] is not None
         assert weights.stat().st_mtime_ns == made

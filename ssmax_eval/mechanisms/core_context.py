@@ -23,6 +23,7 @@ class CCA(Mechanism):
         "g 16 and s 1024 unless given; groups count from the first token that is no padding; a position's bias is pooled as the "
         "scores are; the paper trains further after the swap, and its learned projections are left as they are"
     )
+    causal_only = True
     cache = "whole"  # a group is pooled by a query, and a cache holds none
 
     def __init__(self, layer: Layer, *, g: int = 16, s: int = 1024) -> None:

@@ -54,6 +54,7 @@ class FoX(Mechanism):
         "b is fox-bias's at first, and w N(0, .02); the authors start b at 0, which is shortest=1.4427,longest=1.4427. "
         "Their code keeps the sums beside the KV cache, ours does not"
     )
+    causal_only = True
     swap = False
     cache = "whole"
     needs_input = True

@@ -27,6 +27,7 @@ class HGRN2(Mechanism):
         "q, k and v are the block's own projections, grouped heads share a state; no short convolution; q through SiLU is the "
         "output gate, as in the flash-linear-attention code; the norm has no weights; a model with QK-norm normalises gates too"
     )
+    causal_only = True
     swap = False
     cache = "whole"
     has_map = False

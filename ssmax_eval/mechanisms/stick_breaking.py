@@ -19,6 +19,7 @@ class StickBreaking(Mechanism):
     name = "stick-breaking"
     reference = "Tan et al., arXiv 2410.17980"
     choices = "a row's own key is left out, as in the authors' code"
+    causal_only = True
     swap = False
     sparse = True
     normalised = False

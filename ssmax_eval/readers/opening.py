@@ -1,6 +1,6 @@
 """Who reads a model: the one place that chooses a reader."""
 
-from ..models.encoders import is_encoder
+from ..models.encoders import HEAD, is_encoder
 from ..models.foreign import Endpoint, Function
 from ..models.subjects import RunOptions, Subject
 from .endpoint import EndpointReader
@@ -31,4 +31,14 @@ def gives_of(each: Subject) -> tuple[frozenset[str], str]:
     if isinstance(each.foreign, Endpoint):
         found = offered(each.foreign)
         return found.gives, found.why or "a server shows no attention"
+    if fills_masks(each):
+        return MaskedReader.gives, "an encoder writes nothing, and predicts no token from those before it"
     return TransformersReader.gives, ""
+
+
+def fills_masks(each: Subject) -> bool:
+    """Tell whether a model is an encoder, from its config alone where it is not loaded."""
+    if each.loaded is not None:
+        return is_encoder(each.loaded[0])
+    named = (each.source.config() if each.source else {}).get("architectures") or [""]
+    return isinstance(named, list) and str(named[0]).endswith(HEAD)

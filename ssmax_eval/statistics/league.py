@@ -24,7 +24,7 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     learned: whether it finds LEARNED at the shortest length, mean over seeds: how far one reaches that finds little says little.
     rows: with_series of needle rows of one task. configurations: {series: (configuration, seed)}. effective_length: the geometric
     mean over seeds of each one's (effective_lengths), in tokens; low, high its 95% interval, Student's t over the seeds'
-    logarithms, cut at the lengths that were tested; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
+    logarithms, cut at what there can be; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
     length, so that the mean is at least this. nothing: how many find nothing at the shortest length; they count as half of it.
     least, most: the worst and the best seed. accuracy: the mean over lengths and seeds. rank_least, rank_most: the best and the
     worst place among the configurations of one seed. `vs NAME` with low and high: the paired difference of accuracy from each
@@ -49,7 +49,7 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
         shortest, longest = float(part["shortest"].min()), float(part["longest"].max())
         lines.append(
             {"configuration": name, "seeds": len(part), "effective_length": float(2 ** log.mean())}
-            | {"low": max(2**low, shortest), "high": min(2**high, longest)}
+            | {"low": max(2**low, min(shortest, part["tokens"].min())), "high": min(2**high, longest)}
             | {"least": float(part["tokens"].min()), "most": float(part["tokens"].max()), "longest": longest}
             | {"beyond": int(part["beyond"].sum()), "nothing": int(part["effective_length"].isna().sum())}
             | {"accuracy": float(part["mean_accuracy"].mean()), "short_accuracy": float(part["accuracy"].mean())}
@@ -99,14 +99,18 @@ def concordance(rows: pd.DataFrame, configurations: Configurations) -> float:
 def attention_standings(rows: pd.DataFrame, configurations: Configurations) -> pd.DataFrame:
     """Return a line for each configuration with attention masses: what its strongest head does, mean over seeds.
 
-    mass_short, mass_long: at the shortest and the longest length, the mass on the answer of each prompt's highest head;
-    entropy_short, entropy_long: that head's entropy in nats, NaN where it is not defined. b: the fading exponent of the head
-    that holds most at the shortest length (fading), NaN where log-odds are not defined.
+    mass_short, mass_long: at the shortest and the longest length, the mass on the answer of each prompt's highest head, as a
+    share of its row's sum; NaN where weights can be negative, as there is no whole to have a share of. entropy_short,
+    entropy_long: that head's entropy in nats. fading_exponent: of the head that holds most at the shortest length (fading). All
+    NaN where they are not defined.
     """
     lines = []
     for name, (configuration, _) in once(configurations).items():
-        by_head = heads(rows[rows["series"] == name], ("mass_answer", "log_odds", "entropy"))
-        if by_head.empty:
+        by_head = heads(rows[rows["series"] == name], ("mass_answer", "log_odds", "entropy", "row_sum"))
+        by_head["mass_answer"] = by_head["mass_answer"] / by_head["row_sum"].fillna(1.0).where(
+            by_head["entropy"].notna()
+        )
+        if by_head["mass_answer"].isna().all():
             continue
         top = top_heads(by_head)
         ends = [top[top["context_length"] == at] for at in (top["context_length"].min(), top["context_length"].max())]
@@ -117,9 +121,9 @@ def attention_standings(rows: pd.DataFrame, configurations: Configurations) -> p
             {"configuration": configuration}
             | {f"mass_{end}": part["mass_answer"].mean() for end, part in zip(("short", "long"), ends, strict=True)}
             | {f"entropy_{end}": part["entropy"].mean() for end, part in zip(("short", "long"), ends, strict=True)}
-            | {"b": float(fading(strongest)["b"].iloc[0])}
+            | {"fading_exponent": float(fading(strongest)["b"].iloc[0])}
         )
-    names = ["configuration", "mass_short", "mass_long", "entropy_short", "entropy_long", "b"]
+    names = ["configuration", "mass_short", "mass_long", "entropy_short", "entropy_long", "fading_exponent"]
     return pd.DataFrame(lines, columns=names).groupby("configuration", sort=False).mean().reset_index()
 
 

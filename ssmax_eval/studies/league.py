@@ -5,8 +5,9 @@ own training and runs alone.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from ..errors import UserError
@@ -29,8 +30,8 @@ log = logging.getLogger(__name__)
 BASELINES = ("softmax", "ssmax")  # always trained: what all others stand beside
 NEEDLE_TIMES, LOSS_TIMES = (1, 2, 4, 8, 16, 32, 64), 16  # of the training length
 FACTORS = (1.0, 4.0, 16.0, 64.0)  # of RoPE's theta, for what is trained with full RoPE
-# C(n) is 1, or one number, up to the training length: their training is softmax's own
-NOT_TRAINED = ("constant-n", "log-n", "llama4", "ministral3", "yarn-factor", "grok")
+# C(n) is one fixed number up to the training length, and nothing is learned: softmax's own training, for a swap afterwards
+NOT_TRAINED = ("log-n", "llama4", "ministral3", "yarn-factor", "grok")
 # options with which a mechanism's training at this size works: first values and lengths (see each one's `choices`)
 OPTIONS = {
     "entmax-1.5": "factor=0.3",
@@ -72,6 +73,11 @@ class League:
     depths: tuple[float, ...] = field(default=tuple(float(depth) for depth in range(0, 101, 10)))
 
     def __post_init__(self) -> None:
+        if self.recipe.is_encoder or self.recipe.position == "learned":
+            raise UserError(
+                f"recipe {self.recipe.name}: the league reads texts in order and at {NEEDLE_TIMES[-1]} times the training length; "
+                "use a decoder's recipe whose positions do not end"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds {','.join(map(str, self.seeds))}: allowed are different whole numbers, one or more")
 
@@ -113,8 +119,15 @@ def entries(recipe: Recipe, asked: Sequence[str] = (), rope: Sequence[str] = ())
     return found
 
 
-def trained(league: League, folder: Path, jobs: int = 1, device: str = "auto") -> dict[str, Path]:
-    """Train what is missing below a folder, and return the folders of all models by label."""
+def trained(
+    league: League, folder: Path, jobs: int = 1, device: str = "auto"
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Train what is missing below a folder; return the folders of all models by label, and why entries could not be trained.
+
+    One that cannot be, as the recipe has too few heads for it, leaves the others as they are. Raises UserError for a baseline.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs {jobs}: allowed are whole numbers from 1")
     folders = {league.label(entry, seed): folder / league.label(entry, seed) for entry, seed in league.models}
     missing = sum(not any(each.glob("*.safetensors")) for each in folders.values())
     log.warning(
@@ -123,10 +136,33 @@ def trained(league: League, folder: Path, jobs: int = 1, device: str = "auto") -
         len(league.entries),
         missing,
     )
-    train_all(
-        [league.job(entry, seed) for entry, seed in league.models], [*folders.values()], device, side_by_side=jobs
-    )
-    return folders
+    failed: dict[str, str] = {}
+    for at_once in batched(league.models, jobs):
+        wanted = [(entry, seed) for entry, seed in at_once if entry.name not in failed]
+        try:
+            train_all(
+                [league.job(*each) for each in wanted],
+                [folders[league.label(*each)] for each in wanted],
+                device,
+                side_by_side=jobs,
+            )
+        except UserError:
+            for entry, seed in wanted:  # one after the other, to know which
+                try:
+                    train_all([league.job(entry, seed)], [folders[league.label(entry, seed)]], device)
+                except UserError as error:
+                    if entry.name in BASELINES:
+                        raise
+                    failed[entry.name] = str(error)
+                    log.warning("ssmax-eval: note: %s is left out: %s", entry.name, error)
+    return folders, failed
+
+
+def batched(models: Sequence[tuple[Entry, int]], size: int) -> Iterator[list[tuple[Entry, int]]]:
+    """Yield models a few at a time (itertools.batched is of Python 3.12)."""
+    left = iter(models)
+    while some := list(islice(left, size)):
+        yield some
 
 
 def probed(league: League, folders: Mapping[str, Path], options: RunOptions) -> list[Run]:
@@ -135,7 +171,7 @@ def probed(league: League, folders: Mapping[str, Path], options: RunOptions) -> 
     groups: dict[tuple[bool, bool], dict[str, str]] = {}
     for entry, seed in league.models:
         # masses only where there is a map over the keys
-        kind = (Attention.of(entry.attention).mechanism.has_map, entry.position == "rope" and not entry.of_recipe)
+        kind = (Attention.of(entry.attention).mechanism.has_map, entry.position == "rope")
         label = league.label(entry, seed)
         groups.setdefault(kind, {})[label] = str(folders[label])
     runs = []

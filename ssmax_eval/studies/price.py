@@ -1,19 +1,23 @@
 """What a mechanism costs beside softmax: seconds of a training step and of reading a prompt, measured in turns on this machine."""
 
 import json
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
 from ..disk import whole
+from ..environment import environment
 from ..models.load import load_model
 from ..models.sources import resolve
 
+PACKAGE = Path(__file__).parents[1]
 TURNS = 5
 STEP_SEQUENCES, READ_TIMES = 16, 16  # of the training length
 
@@ -23,25 +27,35 @@ def prices(models: Mapping[str, Path], baseline: str, train_length: int, file: P
 
     models: folders by label, baseline among them. step: forward and backward of 16 sequences of train_length. token: reading one
     prompt of 16 times that. Each is the median over turns of the ratio, the two models in turns, so that what else the machine
-    does falls on both. file: keeps what was measured; a model that is in it with the same weights is not measured again.
+    does falls on both. Seconds are the process's own, of all its threads; a step has no optimizer, which costs all alike. file:
+    keeps what was measured; a model that is in it is not measured again, unless weights, code, libraries or machine are others.
     """
     known: dict[str, dict[str, float | str]] = {}
     with suppress(OSError, ValueError):
         known = json.loads(file.read_text())
-    prints = {label: resolve(str(folder)).fingerprint for label, folder in models.items()}
+    weights = {label: resolve(str(folder)).fingerprint for label, folder in models.items()}
+    where = {name: value for name, value in environment(None).items() if name not in ("device", "git_revision")}
+    told = json.dumps([where, platform.processor(), code(), weights[baseline]], sort_keys=True)
+    prints = {label: sha256(f"{each} {told}".encode()).hexdigest()[:16] for label, each in weights.items()}
     base: PreTrainedModel | None = None
     for label, folder in models.items():
-        if label == baseline or known.get(label, {}).get("weights") == prints[label]:
+        if label == baseline or known.get(label, {}).get("measured") == prints[label]:
             continue
         base = base or load_model(str(models[baseline]), dtype="float32", device="cpu")[0]
         own = load_model(str(folder), dtype="float32", device="cpu")[0]
-        known[label] = {"weights": prints[label], **beside(own, base, train_length)}
+        known[label] = {"measured": prints[label], **beside(own, base, train_length)}
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole(file) as half:
             half.write_text(json.dumps(known, indent=1))
     found = {label: known[label] for label in models if label != baseline}
     measured = {label: {name: float(each[name]) for name in ("step", "token")} for label, each in found.items()}
     return measured | {baseline: {"step": 1.0, "token": 1.0}}
+
+
+def code() -> str:
+    """Return a hash of what computes: the files of mechanisms and positions."""
+    files = sorted(file for room in ("mechanisms", "position") for file in (PACKAGE / room).glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def beside(own: PreTrainedModel, base: PreTrainedModel, train_length: int) -> dict[str, float]:

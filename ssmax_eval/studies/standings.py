@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Standings:
     concordance: float
     train_length: int
     seeds: int
-    trials: int
+    reach: Mapping[str, int]
+    failed: Mapping[str, str]
 
     @property
     def families(self) -> dict[str, str]:
@@ -45,11 +46,14 @@ def standings(
     train_length: int,
     parameters: Mapping[str, int],
     prices: Mapping[str, Mapping[str, float]],
+    reach: Mapping[str, int] | None = None,
+    failed: Mapping[str, str] | None = None,
 ) -> Standings:
     """Return the numbers of a league.
 
     rows: of its needle and loss runs. configurations: each model's entry and seed, by its label. parameters, prices: of each
-    model, by label. What was read at several thetas counts at the one that finds most in each cell, which flatters it.
+    model, by label. reach: of entries whose mechanism carries nothing further, in tokens. failed: why entries are not in it. What
+    was read at several thetas counts at the one that finds most in each cell, which flatters it; its loss is at theta as trained.
     """
     prompts = statistics.with_series(statistics.of_prompts(rows))
     best = statistics.best_theta(prompts)
@@ -76,7 +80,8 @@ def standings(
         statistics.concordance(prompts, named),
         train_length,
         int(table["seeds"].max()),
-        int(prompts["trial"].nunique()),
+        reach or {},
+        failed or {},
     )
 
 
@@ -87,14 +92,22 @@ def written(
 
     models: the folder of the models' folders. jobs: models to train at a time. Raises UserError.
     """
-    folders = trained(league, models, jobs, options.device)
+    folders, failed = trained(league, models, jobs, options.device)
+    if failed:
+        league = replace(league, entries=[entry for entry in league.entries if entry.name not in failed])
+        folders = {label: folders[label] for label in league.configurations}
     runs = probed(league, folders, options)
     first = {label: folders[label] for label, (_, seed) in league.configurations.items() if seed == league.seeds[0]}
     base = next(label for label in first if league.configurations[label][0] == "softmax")
     costs = prices(first, base, league.recipe.train_length, options.output_path / "prices.json")
     rows, context = tables(runs, ("entropy",)), context_of(runs, figures_folder)
-    parameters = learned_parameters(folders)
-    numbers = standings(rows, league.configurations, league.entries, league.recipe.train_length, parameters, costs)
+    reach = {
+        league.configurations[record["model"]["label"]][0]: int(record["attention"]["reach"])
+        for record in context.records
+        if "reach" in record["attention"]
+    }
+    of = (rows, league.configurations, league.entries, league.recipe.train_length, learned_parameters(folders), costs)
+    numbers = standings(*of, reach, failed)
     findings = Findings([Found(SECTION, [numbers])], [], {})
     return findings, write_page(out, "The league of attention mechanisms", findings, context)
 
@@ -165,40 +178,51 @@ def told(entry: Entry) -> tuple[str, str, str]:
 
 def sentences(found: Standings) -> Iterator[str]:
     """Yield what the league says, in words."""
-    table = found.table
-    reached = {line["configuration"]: line for line in table.to_dict("records")}
-    first = table.iloc[0]
-    furthest = (
-        f"{first['configuration']} reaches furthest: {tokens(first)} of {first['longest']:,.0f} tested tokens at 85% of what it "
-        f"finds at {found.train_length:,}."
-    )
+    lines = found.table.to_dict("records")
+    learned = [line for line in lines if line["learned"]]
     seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
-    told = furthest if first["learned"] else "None of them learned the task."
-    yield f"{told} {len(table)} mechanisms, {seeds}, trained on the same batches."
+    yield f"{first_of(learned, found)} {len(lines)} lines, {seeds}, all trained on the same batches."
     for baseline in BASELINES:
-        above, below = (
-            [
-                line["configuration"]
-                for line in reached.values()
-                if (line[f"vs {baseline} low"] > 0 if sign > 0 else line[f"vs {baseline} high"] < 0)
-            ]
-            for sign in (1, -1)
-        )
-        known = sum(not math.isnan(line[f"vs {baseline} low"]) for line in reached.values())
+        known = [line for line in lines if not math.isnan(line[f"vs {baseline} low"])]
+        if not known:
+            continue
+        above = [line["configuration"] for line in known if line[f"vs {baseline} low"] > 0]
+        below = [line["configuration"] for line in known if line[f"vs {baseline} high"] < 0]
         yield (
             f"Against {baseline}, on the same prompts over all lengths: {len(above)} find more ({', '.join(above) or 'none'}), "
-            f"{len(below)} find less ({', '.join(below) or 'none'}); for the other {known - len(above) - len(below)} with an interval the "
-            "seeds do not tell. These intervals are each line's own: among so many some lie off 0 by chance."
+            f"{len(below)} find less ({', '.join(below) or 'none'}). The interval of the other {len(known) - len(above) - len(below)} "
+            "holds 0. Each interval is its line's own: of so many some lie off 0 by chance."
         )
-    if unlearned := [line["configuration"] for line in reached.values() if not line["learned"]]:
+    if found.seeds == 1:
+        yield "One seed gives no interval over seeds: another seed can change any place."
+    if unlearned := [line["configuration"] for line in lines if not line["learned"]]:
         yield (
-            f"Below {statistics.LEARNED:.2f} at the training length itself, and so last, as their reach says little: "
-            f"{', '.join(unlearned)}."
+            f"These stand last, as they find less than {statistics.LEARNED:.2f} at the training length itself: {', '.join(unlearned)}."
         )
+    for name, reach in found.reach.items():
+        yield f"{name} carries nothing further than {reach:,} tokens: its windows add up to that over all layers."
+    for name, reason in found.failed.items():
+        yield f"{name} is not in it: {reason}."
     if not math.isnan(found.concordance):
         yield (
-            f"Agreement of the seeds' rankings: Kendall's W = {found.concordance:.2f} (1: all rank alike, 0: nothing in common)."
+            f"Agreement of the seeds' rankings by accuracy over all lengths: Kendall's W = {found.concordance:.2f} (1: all rank "
+            "alike, 0: nothing in common)."
         )
+
+
+def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
+    """Say which lines reach furthest: all that hold to the longest length, or else the first."""
+    if not learned:
+        return "None of them learned the task."
+    to_the_end = [line["configuration"] for line in learned if line["beyond"] == line["seeds"]]
+    longest = f"{learned[0]['longest']:,.0f}"
+    if to_the_end:
+        keeps = "keeps" if len(to_the_end) == 1 else "keep"
+        return f"{', '.join(to_the_end)} {keeps} 85% of what is found at {found.train_length:,} tokens to the longest length, {longest}."
+    return (
+        f"{learned[0]['configuration']} reaches furthest: {tokens(learned[0])} of {longest} tested tokens at 85% of what it finds "
+        f"at {found.train_length:,}."
+    )
 
 
 def tokens(line: Mapping[str, Any]) -> str:
@@ -242,10 +266,18 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
 
 def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
     columns = ["mechanism", "loss at 1x", "loss at 16x", "mass at 1x", "mass at longest", "entropy at 1x", "at longest"]
-    columns += ["fading exponent", "learned parameters", "step, times softmax", "token, times softmax"]
+    columns += ["fading exponent", "parameters more than softmax", "step, times softmax", "token, times softmax"]
     lines = []
     for line in found.table.to_dict("records"):
-        names = ("loss_short", "loss_long", "mass_short", "mass_long", "entropy_short", "entropy_long", "b")
+        names = (
+            "loss_short",
+            "loss_long",
+            "mass_short",
+            "mass_long",
+            "entropy_short",
+            "entropy_long",
+            "fading_exponent",
+        )
         costs = (number(line["parameters"], 0), number(line["step"]), number(line["token"]))
         lines.append([line["configuration"], *(number(line[name]) for name in names), *costs])
     return columns, lines

@@ -78,9 +78,12 @@ class WeightedTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Decay matrices and embeddings only: s, b, p_n, norms and biases are of rank 1 (the paper's rule), a position's are tables."""
-        parameters = model.named_parameters()
-        return [name for name, parameter in parameters if parameter.ndim >= 2 and ".position_bias." not in name]
+        """Decay matrices and embeddings only (the paper's rule): not s, b, p_n, norms, biases, or a position's tables."""
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim >= 2 and ".position_bias." not in name and not name.endswith("_bias")
+        ]
 
 
 class LateMechanism(TrainerCallback):
