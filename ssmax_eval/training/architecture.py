@@ -33,8 +33,8 @@ def classes_of(recipe: Recipe) -> tuple[Any, Any]:
     """Return the config and model class of a recipe's blocks.
 
     Of transformers' encoders EuroBERT is Llama whose rows see everything: the same layers and initialisation, RoPE, p-RoPE and
-    NoPE by the same parameters, so that positions do not end. Its attention gets biases, as BERT's has: every masked token is the
-    same to the first layer, which without them could hardly tell its neighbours' places from their words.
+    NoPE by the same parameters, so that positions do not end. Its attention gets biases, as BERT's has, so that a masked token
+    can look at a place in the first layer, whatever word is there.
     """
     if recipe.is_encoder:
         return EuroBertConfig, EuroBertForMaskedLM
