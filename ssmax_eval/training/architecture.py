@@ -110,8 +110,7 @@ def eurobert(recipe: Recipe, shared: dict[str, Any]) -> Made:
     """Return config and class of EuroBERT's blocks, of transformers' encoders the one that is Llama whose rows see everything.
 
     The same layers and initialisation, RoPE, p-RoPE and NoPE by the same parameters, so that positions do not end. Its attention
-    gets biases, as BERT's has: every masked token is the same to the first layer, which without them could hardly tell its
-    neighbours' places from their words.
+    gets biases, as BERT's has, so that a masked token can look at a place in the first layer, whatever word is there.
     """
     return EuroBertConfig(**shared, **like_llama(recipe), attention_bias=True), EuroBertForMaskedLM
 
