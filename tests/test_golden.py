@@ -1,10 +1,13 @@
 """The rows of today's house, which a rebuilt one must give: to a rounding where they were made, else to 1 part in 1,000."""
 
+from itertools import islice
 from typing import Any
 
 import golden
 import pytest
 import torch
+
+PARTS = 3
 
 
 @pytest.fixture
@@ -35,13 +38,14 @@ def same(found: Any, stored: Any, where: str, exactly: bool) -> None:
 
 
 @pytest.mark.slow
-def test_rows_are_the_golden_ones(as_they_were_made):
+@pytest.mark.parametrize("part", range(PARTS))  # for several workers
+def test_rows_are_the_golden_ones(part, as_they_were_made):
     compared = 0
-    for name, model, length in golden.subjects():
+    for name, model, length in islice(golden.subjects(), part, None, PARTS):
         assert golden.path_of(name).exists(), f"no golden rows of {name}: python tests/golden.py"
         stored = golden.read(name)
         exactly = stored["machine"] == golden.machine()
         found = golden.plain(dict(golden.runs(name, model, length)))
         same(found, stored["rows"], name, exactly)
         compared += 1
-    assert compared >= 12
+    assert compared >= 4
