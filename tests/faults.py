@@ -45,7 +45,7 @@ def rows_of_later_blocks_are_not_kept(right, kept, *rest):
     return right(kept, *rest) if kept is None else kept
 
 
-@fault("test_what_swaps_a_mechanism", "mechanisms.attach.own_bias")
+@fault("test_what_swaps_a_mechanism", "mechanisms.attach.own_position")
 def a_swap_forgets_the_models_position(right, model):
     return None
 
