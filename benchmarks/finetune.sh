@@ -4,11 +4,11 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-finetune}
-steps=${2:-150}
+steps=${2:-300}
 trials=${3:-20}
 mkdir -p "$folder" && cd "$folder"
 score() { # NAME MODEL
-    [ -d "runs/$1" ] || ssmax-eval lm-eval --model ssmax-eval --model_args "pretrained=$2" --tasks ssmax_choice --batch_size auto \
+    [ -d "runs/$1" ] || ssmax-eval lm-eval --model ssmax-eval --model_args "pretrained=$2,dtype=float32" --tasks ssmax_choice --batch_size auto \
         --metadata "{\"context_lengths\": [256, 1024, 4096], \"trials\": $trials}" --output_path "runs/$1" --log_samples
 }
 for law in softmax ssmax; do

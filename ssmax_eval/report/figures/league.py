@@ -66,7 +66,10 @@ def reach(ax: Axes, standings: pd.DataFrame, shades: Sequence[tuple[float, float
     ax.axvline(1, color="0.4", lw=1, ls="--", zorder=0)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
-    ax.set(xlabel="effective context length, times the tokens trained at", title="longest length with 85% of its short accuracy")
+    ax.set(
+        xlabel="effective context length, times the tokens trained at",
+        title="longest length with 85% of its short accuracy",
+    )
     ax.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
