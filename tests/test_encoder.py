@@ -150,19 +150,23 @@ def test_s_starts_at_one_over_the_mean_of_ln_n_over_the_lengths():
 
 
 @pytest.mark.parametrize("name", sorted(mechanisms()))
-def test_every_mechanism_sees_all_of_a_text_or_is_refused(name):
-    model = encoder(**needed_by(name))
+def test_every_mechanism_reads_a_text_alike_from_both_ends_or_is_refused(name):
+    """Without rotation nothing tells an encoder's rows which end is the first: a text turned round gives its rows turned round."""
+    still = {"rope_type": "proportional", "rope_theta": 10_000.0, "partial_rotary_factor": 0.0}
+    spelling = {"cca": "cca:g=4,s=8"}.get(name, name)  # as large as it is by default it is softmax here
+    model = encoder(rope_parameters=still, **needed_by(name))
     if mechanisms()[name].causal_only or mechanisms()[name].carries:
         with pytest.raises(UserError, match="it is defined for rows that see nothing after them"):
-            attach(model, name)
+            attach(model, spelling)
         return
-    attach(model, name)
-    ids = torch.randint(5, 100, (1, 12), generator=torch.Generator().manual_seed(0))
+    attach(model, spelling)
+    ids = torch.randint(5, 100, (1, 40), generator=torch.Generator().manual_seed(0))
     other = ids.clone()
     other[0, -1] += 1
     with torch.no_grad():
-        first, second = (model(input_ids=each).logits[0, 0] for each in (ids, other))
-    assert (first - second).abs().max() > 0  # the first row looks at the last token
+        rows, turned, changed = (model(input_ids=each).logits[0] for each in (ids, ids.flip(1), other))
+    assert (rows[0] - changed[0]).abs().max() > 0  # the first row looks at the last token
+    assert (rows - turned.flip(0)).abs().max() < 1e-4 * rows.abs().max()
 
 
 def test_a_mechanism_that_needs_an_order_is_refused(with_mask):

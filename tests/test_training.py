@@ -187,6 +187,17 @@ def test_only_matrices_and_embeddings_decay(corpora, mechanism):
     }[mechanism]  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "kept"), [("scale-nq", "n_out_bias"), ("hgrn2", "bounds")])
+def test_what_a_mechanism_says_is_no_matrix_is_not_decayed(corpora, name, kept):
+    """scale-nq's bias makes it softmax at first, and has three axes; decay would pull it to 0."""
+    chosen, tokenizer, _ = corpora["cpu"]
+    model = build(chosen, tokenizer, 0)
+    attach(model, name)
+    decayed = WeightedTrainer.get_decay_parameter_names(None, model)
+    assert not [each for each in decayed if each.endswith(f".{kept}")]
+    assert [each for each in decayed if each.endswith("q_proj.weight")]
+
+
 def weights(folder):
     return load_file(folder / "model.safetensors")
 

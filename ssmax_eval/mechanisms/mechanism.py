@@ -84,7 +84,8 @@ class Mechanism(nn.Module):
     needs_input, whether `seen.input` is wanted; carries, whether a block of rows needs what earlier ones left in `seen.carry`,
     and so all keys in each; windowed, whether it also stands on layers with a window; has_map, whether it weighs keys at all,
     so that there are masses to record; position, the only one that it can be trained with, None for any; causal_only, whether its
-    formula needs rows that see nothing after them, so that an encoder cannot have it (one that carries cannot either).
+    formula needs rows that see nothing after them, so that an encoder cannot have it (one that carries cannot either). undecayed,
+    parameters of several axes that are no matrices (biases, tables), which weight decay leaves alone in training.
     """
 
     name: ClassVar[str]
@@ -100,6 +101,7 @@ class Mechanism(nn.Module):
     carries: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     has_map: ClassVar[bool] = True
+    undecayed: ClassVar[tuple[str, ...]] = ()
     position: ClassVar[str | None] = None
     causal_only: ClassVar[bool] = False
 

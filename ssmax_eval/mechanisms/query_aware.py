@@ -28,6 +28,7 @@ class ScaleNQ(Mechanism):
         "f is 1 at first (last layer 0, its bias 1), which is softmax; there it is drawn around 0. Hidden layers are N(0, 1 / inputs), "
         "there uniform. n is each row's, there one for all rows"
     )
+    undecayed = ("n_out_bias",)
 
     def __init__(self, layer: Layer, *, channels: int = 0) -> None:
         super().__init__(layer)

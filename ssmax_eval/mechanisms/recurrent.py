@@ -32,6 +32,7 @@ class HGRN2(Mechanism):
     cache = "whole"
     has_map = False
     position = "nope"
+    undecayed = ("bounds",)
 
     def __init__(self, layer: Layer, *, first: "HGRN2 | None" = None) -> None:
         super().__init__(layer)

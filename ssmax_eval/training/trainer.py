@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
+from ..mechanisms.mechanism import Mechanism
+from ..position.bias import Bias
 from ..progress import Progress
 from .examples import ANSWER, TEXT
 from .recipes import Recipe
@@ -78,12 +81,18 @@ class WeightedTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Decay matrices and embeddings only (the paper's rule): not s, b, p_n, norms, biases, or a position's tables."""
-        return [
-            name
-            for name, parameter in model.named_parameters()
-            if parameter.ndim >= 2 and ".position_bias." not in name and not name.endswith("_bias")
-        ]
+        """Decay matrices and embeddings only (the paper's rule): not s, b, p_n, norms, biases, or tables."""
+        spared = {id(parameter) for parameter in undecayed(model)}
+        return [name for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in spared]
+
+
+def undecayed(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield what the mechanisms and biases of a model say is no matrix, though it has several axes."""
+    for module in model.modules():
+        if isinstance(module, Bias):
+            yield from module.parameters()
+        elif isinstance(module, Mechanism):
+            yield from (getattr(module, name) for name in module.undecayed)
 
 
 class LateMechanism(TrainerCallback):
