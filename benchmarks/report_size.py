@@ -66,7 +66,7 @@ def rows(model: str, kind: str, trials: int) -> Iterator[dict[str, Any]]:
                 yield {
                     "model": model, "fingerprint": hashlib.sha256(model.encode()).hexdigest()[:16], "dtype": "bfloat16",
                     "attention": model.rpartition("-")[2], "attention_swapped": False, "rope": "as trained",
-                    "rope_theta": 10000.0, "rope_theta_factor": 1.0, "rope_scaling": None,
+                    "rope_theta": None, "rope_theta_factor": 1.0, "rope_scaling": None,
                     "sample": f"grid/{length}/{depth:g}/{trial}", "task": "single", "value": "number", "needles": 1,
                     "haystack": "novel.txt" if kind == "text" else "text", "scoring": "forced", "control": None,
                     "context_length": length, "depth_percent": depth, "realised_depth_percent": 100 * at / (length - 60),

@@ -9,7 +9,7 @@ import pytest
 from test_report import data_of, frame, page_of, row
 from test_trials import alike, grid
 
-from ssmax_eval import statistics
+from ssmax_eval import load_results, statistics
 from ssmax_eval.probes.needle.sections import prompts
 from ssmax_eval.report import figures
 from ssmax_eval.statistics import clusters, exact, reach
@@ -135,3 +135,19 @@ def test_of_many_prompts_a_figure_draws_some():
     assert (len(places), places.min(), places.max()) == (200, 1, 1000)
     assert ax.get_xlabel() == "prompts, sorted; 200 of a series drawn"
     assert figures.sorted_trials(Figure().subplots(), top[:50], 512).get_xlabel() == "prompts, sorted"
+
+
+def test_the_benchmark_of_many_rows_writes_what_can_be_read(tmp_path):
+    """Its made-up rows and records pass the checks that stored ones do, of each kind."""
+    import sys
+    from pathlib import Path
+
+    folder = Path(__file__).parent.parent / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        import report_size as benchmark
+    finally:
+        sys.path.remove(str(folder))
+    for kind in ("made", "text", "masses"):
+        count = benchmark.write(tmp_path / kind, kind, 1)
+        assert len(load_results(tmp_path / kind)) == count > 0
