@@ -25,7 +25,6 @@ from ssmax_eval.training.recipes import recipe
 
 PACKING = 25.0  # seconds kept for it
 LEAST = 20.0  # seconds left under which no stage is begun
-TRAINING_SECONDS = 150.0  # of a model, by the pilot's speed; never more than the recipe's steps
 SMALL = {  # of --toy
     "layers": 2, "hidden": 64, "heads": 2, "feed_forward": 128, "vocabulary": 512, "train_length": 256, "short_length": 64,
     "tokens_per_step": 1024, "steps": 40, "text_characters": 200_000,
@@ -77,7 +76,10 @@ class Work:
         print(f"[{self.left:5.0f} s left] {name}: {' '.join(map(str, command))}", flush=True)
         log.parent.mkdir(exist_ok=True)
         started = time.monotonic()
-        environment = {**os.environ, "PYTHONPATH": ".", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+        paths = os.pathsep.join(
+            filter(None, (".", os.environ.get("PYTHONPATH")))
+        )  # what was carried there by hand, too
+        environment = {**os.environ, "PYTHONPATH": paths, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
         with log.open("a") as stream:
             arguments = [sys.executable, *map(str, command)]
             process = subprocess.Popen(arguments, stdout=stream, stderr=subprocess.STDOUT, env=environment)
@@ -147,7 +149,7 @@ def stages(work: Work) -> Iterator[str]:
     yield "pilot"
     pair = [work.train(f"gpu-{law}-s0", law, **chosen) for law in ("softmax", "ssmax")]
     yield "pair"
-    work.grid("needle", pair)
+    work.grid("needle", pair, trials=work.given.trials)
     yield "needle"
     labelled = [part for model in pair for part in ("--model", f"{model.name}={model}")]
     few = [work.train_length * factor for factor in (1, 2 if work.toy else 8, 4 if work.toy else 16)]
@@ -215,9 +217,9 @@ def pilot(work: Work) -> dict[str, Any]:
         return dict(chosen)
     short = {**PILOT, "steps": 8} if work.toy else PILOT
     records = {}
-    for arm, changes in ARMS.items():
+    for arm in work.given.arms:
         try:
-            folder = work.train(f"pilot-{arm}", **{**short, **changes})
+            folder = work.train(f"pilot-{arm}", **{**short, **ARMS[arm]})
         except Failed:
             continue
         record = json.loads((folder / "training.json").read_text())
@@ -232,7 +234,7 @@ def pilot(work: Work) -> dict[str, Any]:
     shape = recipe("gpu").changed({key: str(value) for key, value in work.base.items()})
     steps = shape.steps
     if not work.toy and (speed := records[best].get("tokens_per_second")):
-        steps = min(steps, int(TRAINING_SECONDS * speed / shape.tokens_per_step))
+        steps = min(steps, int(work.given.training_seconds * speed / shape.tokens_per_step))
     chosen = {**ARMS[best], "steps": steps}
     work.write("pilot.json", {"arms": records, "margin": MARGIN, "best": best})
     work.write("chosen.json", chosen)
@@ -264,6 +266,11 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("results/gpu"), help="kept between calls")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "results/gpu-out")))
     parser.add_argument("--seconds", type=float, default=560.0, help="of this call")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="of the pilot, the recipe's first"
+    )
+    parser.add_argument("--training-seconds", type=float, default=150.0, help="of a model, by the pilot's speed")
+    parser.add_argument("--trials", type=int, default=40, help="prompts in a cell of the pair's grid")
     parser.add_argument("--toy", action="store_true", help="rehearse at a small size")
     parser.add_argument("--compile", action="store_true", help="with --toy: torch.compile on a processor too")
     parser.add_argument(

@@ -15,7 +15,7 @@ import pandas as pd
 from .. import statistics
 from ..errors import UserError
 from ..probes import PROBES, families, rows_of
-from ..results import details_of, find_runs, tables, with_details
+from ..results import details_of, find_runs, seldom_collected, tables, with_details
 from ..rows import columns
 from ..store import Run
 from .context import Context
@@ -80,6 +80,7 @@ def context_of(
     return Context(records, folder, baseline, thresholds(records, attended, blow_up))
 
 
+@seldom_collected()
 def written(out: str | Path, title: str, findings: Findings, context: Context) -> Path:
     """Write the page of what was found, and its figures where they are wanted, and return its path."""
     page = write(Path(out), html(title, findings.found, findings.names, context))
@@ -99,6 +100,7 @@ def read(runs: Sequence[Run], context: Context) -> tuple[pd.DataFrame, Context]:
     return whole[[name for name in whole if name not in left]], replace(context, details=partial(with_details, whole))
 
 
+@seldom_collected()
 def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
     """Return what every section has to show of rows, in the order of the page. Of runs no more is read than that takes."""
     rows, context = (data, context) if isinstance(data, pd.DataFrame) else read(data, context)
