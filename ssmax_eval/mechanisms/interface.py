@@ -10,8 +10,9 @@ another one. Our function stands in for it where a mechanism or a recorder needs
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
-from .layers import attention_modules, layer_in, layer_list
+from .edit import Edit
+from .layers import attention_modules, layer_in, layer_indices, layer_list
 from .mechanism import Layer, Mechanism
 from .recorder import Recorded, Recorder
 from .registry import is_own
@@ -85,6 +87,7 @@ def attention_forward(
     mechanism = carried if carried is not None and carried.active else SOFTMAX
     biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
     watched: Watched | None = getattr(module, "watched", None)
+    edit: Edit | None = vars(module).get("edit")
     seen = Seen(forward_of(module, query, key, attention_mask, **kwargs))
     if carried is not None:
         refuse_narrowed(mechanism, seen, kwargs.get("sliding_window"))
@@ -92,6 +95,7 @@ def attention_forward(
         # in float32 and rounded once: a rounded C(n) would be a wrong temperature
         with torch.autocast(query.device.type, enabled=False):
             query, key = mechanism.query(query, seen), mechanism.key(key, seen)
+            query, attention_mask, seen = edited_by(edit, mechanism, query, key, seen)
         output, none = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         if watched is not None:
             with torch.autocast(query.device.type, enabled=False):
@@ -104,6 +108,7 @@ def attention_forward(
     # autocast would round the products to bfloat16 again, and softmax and sums of them
     with torch.autocast(query.device.type, enabled=False):
         query, key = mechanism.query(query, seen).float(), mechanism.key(key, seen).float()
+        query, _, seen = edited_by(edit, mechanism, query, key, seen)
         out, weights, mixed = mechanism.attend(query, key, value.float(), seen, keep)
         if watched is not None and keep is not None:
             offered = None
@@ -112,6 +117,19 @@ def attention_forward(
                 offered = Recorded(mechanism, seen.at(keep), mechanism.join(value.float()), mixed, given=weights)
             watched.offer(offered)
     return out.transpose(1, 2).to(value.dtype).contiguous(), None
+
+
+def edited_by(
+    edit: Edit | None, mechanism: Mechanism, query: Tensor, key: Tensor, seen: Seen
+) -> tuple[Tensor, Tensor | None, Seen]:
+    """Return queries, mask and what rows see, as an experiment leaves them."""
+    if edit is None:
+        return query, seen.forward.attention_mask, seen
+    query = edit.scaled(query)
+    mask = edit.shifted(mechanism, query, key, seen)
+    if mask is None:
+        return query, seen.forward.attention_mask, seen
+    return query, mask, Seen(replace(seen.forward, attention_mask=mask))
 
 
 def refuse_narrowed(mechanism: Mechanism, seen: Seen, window: int | None) -> None:
@@ -238,3 +256,21 @@ def recording(model: PreTrainedModel, recorder: Recorder) -> Iterator[Recorder]:
             hook.remove()
         for module in modules.values():
             vars(module).pop("watched", None)
+
+
+@contextmanager
+def edited(model: PreTrainedModel, edits: Mapping[int, Edit]) -> Iterator[None]:
+    """Run a block with edits on layers, by their index in the decoder, through our attention function.
+
+    Raises UserError for a model whose attention our function cannot run.
+    """
+    modules, indices = attention_modules(model), layer_indices(model)
+    try:
+        for name, module in modules.items():
+            if indices[name] in edits:
+                vars(module)["edit"] = edits[indices[name]]
+        with our_function(model):
+            yield
+    finally:
+        for module in modules.values():
+            vars(module).pop("edit", None)
