@@ -10,7 +10,14 @@ from ssmax_eval.mechanisms.interface import edited
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.readers.again import Again
 
-NAMES = ["softmax", "ssmax", "entmax-1.5", "differential", "sigmoid", "cca:g=4,s=8"]  # the last reads whole sequences only
+NAMES = [
+    "softmax",
+    "ssmax",
+    "entmax-1.5",
+    "differential",
+    "sigmoid",
+    "cca:g=4,s=8",
+]  # the last reads whole sequences only
 ROWS = 6
 
 
