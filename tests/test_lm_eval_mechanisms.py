@@ -32,7 +32,8 @@ def differences(folder: Path) -> dict[str, float]:
         mine = model(input_ids=ids).logits.log_softmax(-1)
         logits = (mine - theirs(input_ids=ids).logits.log_softmax(-1)).abs().max()
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(TEXTS)]
-    lms = [kind(folder, dtype="float32", batch_size=2) for kind in (stock, ours)]
+    # lm-eval's own type cuts texts to the length that a model was trained at, unless it is told another
+    lms = [stock(folder, dtype="float32", batch_size=2, max_length=512), ours(folder, dtype="float32", batch_size=2)]
     found = [[value for value, _ in lm.loglikelihood(requests, disable_tqdm=True)] for lm in lms]
     own = []
     for context, answer in (lms[0]._encode_pair(*pair) for pair in TEXTS):
