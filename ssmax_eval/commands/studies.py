@@ -1,13 +1,18 @@
-"""The commands that combine trainings and runs: league."""
+"""The commands that combine trainings and runs: league, advise."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UserError
+from ..probes.defaults import SEED
+from ..probes.options import numbers
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
+
+log = logging.getLogger(__name__)
 
 
 def league_command(
@@ -64,3 +69,67 @@ def league_command(
     options = RunOptions(device=device, output_path=output_path)
     findings, page = written(league, models_path, options, out, figures, jobs)
     print_found(findings, {"report": str(page)}, as_json)
+
+
+def advise_command(
+    model: Annotated[
+        str, typer.Option(metavar="[LABEL=]REF", help="A bundled or known name, directory, .gguf file or hub id.")
+    ],
+    context_lengths: Annotated[
+        str | None,
+        typer.Option(metavar="N,...", help="Tokens; the first tells the price. Default: as the needle takes them."),
+    ] = None,
+    depth_percents: Annotated[
+        str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
+    ] = "0,25,50,75,100",
+    trials: Annotated[
+        int, typer.Option(help="Trials of a whole grid; the race takes under half of one for each setting.")
+    ] = 16,
+    task: Annotated[
+        str | None, typer.Option(help="What is asked. Default: what our recipe trained, else single.")
+    ] = None,
+    haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="Of the race.")] = "text",
+    other_haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="That the winner is checked on.")] = "bible",
+    seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = SEED,
+    output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results"),
+    page: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/advice.html"),
+    out: Annotated[Path | None, typer.Option(help="Save the model in the setting advised here.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also write figures here, as SVG, PNG and PDF.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a checkpoint brings.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Find the setting that reads a model best beyond its training length, if any helps, and say what it costs."""
+    quiet_libraries()
+    from ..models.retrofit import refuse_occupied, retrofit
+    from ..models.subjects import RunOptions
+    from ..studies.advice import helps, written
+    from ..studies.advise import Asked
+    from ..terminal import print_found
+
+    if out is not None:
+        refuse_occupied(out)
+    lengths = () if context_lengths is None else numbers(int)("context lengths", context_lengths)
+    asked = Asked(
+        model,
+        lengths,
+        numbers(float)("depth percents", depth_percents),
+        trials,
+        task,
+        haystack,
+        other_haystack,
+        seed=seed,
+    )
+    options = RunOptions(dtype=dtype, device=device, output_path=output_path, trust_remote_code=trust_remote_code)
+    findings, written_to, advice = written(asked, options, page, figures)
+    told = {"report": str(written_to)}
+    if out is not None and helps(advice):
+        attention = advice.setting.attention
+        reference = asked.subject.reference
+        told["saved"] = str(
+            retrofit(reference, None if attention is None else str(attention), out, dtype, advice.setting.position.rope)
+        )
+    print_found(findings, told, as_json)
+    if out is not None and "saved" not in told:
+        log.warning("ssmax-eval: note: nothing is saved at %s, as nothing helps for sure", out)

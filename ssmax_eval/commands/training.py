@@ -129,16 +129,27 @@ def retrofit_command(
         str, typer.Option(metavar="REF", help="A softmax model: directory, .gguf file, hub id or known name.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new checkpoint.")],
-    attention: Annotated[str, typer.Option(metavar="NAME[:key=value,...]", help="The mechanism it gets.")] = "ssmax",
+    attention: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:key=value,...]",
+            help="The mechanism it gets. Default: ssmax; where RoPE is changed, the model's own.",
+        ),
+    ] = None,
+    rope_theta: Annotated[float | None, typer.Option(help="Absolute RoPE theta.")] = None,
+    rope_theta_factor: Annotated[float, typer.Option(help="Multiply RoPE theta.")] = 1.0,
+    rope_scaling: Annotated[str | None, typer.Option(metavar="TYPE:FACTOR", help="As the probes take it.")] = None,
     imports: IMPORTS = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Save a model under another attention mechanism; `ssmax-eval train --start` trains it further."""
+    """Save a model under another attention mechanism or RoPE; `ssmax-eval train --start` trains it further."""
     quiet_libraries()
     import_files(imports)
     from ..models.retrofit import retrofit
+    from ..position.rope import RopeSetting
 
-    print(retrofit(model, attention, out, dtype))
+    rope = RopeSetting(rope_theta_factor, rope_theta, rope_scaling)
+    print(retrofit(model, attention or (None if rope.changes else "ssmax"), out, dtype, rope))
 
 
 def recipes_command(

@@ -1,36 +1,48 @@
-"""Turn a softmax checkpoint into one with another mechanism, without training."""
+"""Turn a softmax checkpoint into one with another mechanism, or another RoPE, without training."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 from ..disk import whole
 from ..errors import UserError
 from ..mechanisms.spelling import Attention
+from ..position.rope import RopeSetting, rope_scaled, rotary_modules
 from .checkpoint import save_model
 from .load import load_model
 from .sources import TRAINING, resolve
 
+AS_IT_IS = RopeSetting()
 
-def retrofit(reference: str, attention: str, folder: str | Path, dtype: str = "auto") -> Path:
+
+def retrofit(
+    reference: str, attention: str | None, folder: str | Path, dtype: str = "auto", rope: RopeSetting = AS_IT_IS
+) -> Path:
     """Save a model under a mechanism, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
 
-    reference: a model as load_model takes it; what it learned of that very mechanism it keeps. Returns the folder, which is
-    there whole or not at all and opens like any checkpoint of ours. Raises UserError.
+    reference: a model as load_model takes it; what it learned of that very mechanism it keeps. attention: None keeps its own.
+    rope: what becomes of its RoPE, in its config. Returns the folder, which is there whole or not at all and opens like any
+    checkpoint of ours. Raises UserError.
     """
     folder = Path(folder)
     refuse_occupied(folder)
     source = resolve(reference)
-    asked = str(Attention.of(attention))
+    asked = None if attention is None else str(Attention.of(attention))
     own = source.config().get("ssmax") if not source.is_gguf else None
-    keeps = isinstance(own, dict) and own.get("attention") == asked
+    keeps = asked is None or (isinstance(own, dict) and own.get("attention") == asked)
     model, tokenizer = load_model(source, attention=None if keeps else asked, dtype=dtype, device="cpu")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole(folder) as made:
+        with whole(folder) as made, rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling):
+            for rotary in rotary_modules(model).values():  # a changed one has a config of its own
+                changed: Any = rotary.config
+                model.config.get_text_config().rope_parameters = copy.deepcopy(changed.rope_parameters)
             save_model(model, tokenizer, made)
             if record := source.training():
                 # how the weights came about stays true; what the mechanism learned does not
                 record |= {} if keeps else {"retrofitted": attention, "learned": {}}
+                record |= {"rope": str(rope)} if rope.changes else {}
                 (made / TRAINING).write_text(json.dumps(record, indent=2))
     except OSError as error:
         refuse_occupied(folder)  # another process was faster

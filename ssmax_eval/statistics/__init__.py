@@ -9,6 +9,7 @@ from .kinds import of_documents, of_prompts
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
 from .paired import Beside, beside, compare
+from .ranking import chosen, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
@@ -46,6 +47,7 @@ __all__ = [
     "best_theta",
     "cause_counts",
     "cells",
+    "chosen",
     "compare",
     "compare_reach",
     "compare_seeds",
@@ -64,6 +66,8 @@ __all__ = [
     "of_prompts",
     "over_seeds",
     "paired_interval",
+    "price",
+    "ranked",
     "smallest_difference",
     "standings",
     "task_name",

@@ -1,5 +1,6 @@
 """Figures: functions that take an Axes and return it, and those that draw a whole Figure."""
 
+from .advice import advice_figure
 from .causes import causes, causes_figure
 from .curves import PANELS, curves
 from .fading import fading_figure, save_as
@@ -12,7 +13,7 @@ from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
 
 __all__ = [
-    "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
+    "PANELS", "advice_figure", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
     "fading_figure", "grid", "grids", "ink", "key_of", "league_figure", "loss", "loss_figure", "mass_by_length", "pivot", "save",
     "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip

@@ -1,0 +1,59 @@
+"""Which setting to read a model with: candidates ranked on few prompts, and the one that is left judged on others."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .clusters import CONFIDENCE
+from .kinds import on_documents, on_prompts
+
+NEAR = 0.05  # of accuracy: what a choice may find less than the best at any one length
+
+
+@on_prompts
+def ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a line for each series, the best first: prompts, accuracy, probability, lost.
+
+    accuracy: mean over lengths, each alike. probability: likewise of e^-nll, the probability of the whole answer, which tells more
+    of few prompts. lost: the most that it finds less than the best of them at any one length. The order is by the mean of
+    accuracy and probability.
+    """
+    known = rows[rows["correct"].notna()]
+    right = known["correct"].astype(float)
+    sure = np.exp(-known["answer_nll"].astype(float)).fillna(right)
+    by_length = known.assign(right=right, sure=sure).groupby(["series", "context_length"], sort=False)
+    means = by_length[["right", "sure"]].mean().reset_index()
+    best = means.groupby("context_length")["right"].transform("max")
+    each = means.assign(lost=best - means["right"]).groupby("series", sort=False)
+    out = each.agg(accuracy=("right", "mean"), probability=("sure", "mean"), lost=("lost", "max")).reset_index()
+    out.insert(1, "prompts", out["series"].map(known["series"].value_counts()).astype(int))
+    order = (out["accuracy"] + out["probability"]).sort_values(ascending=False, kind="stable").index
+    return out.loc[order].reset_index(drop=True)
+
+
+@on_prompts
+def chosen(rows: pd.DataFrame) -> str:
+    """Return the series to take: the best ranked of those that lose at most NEAR at any length, else that which loses least."""
+    table = ranked(rows)
+    near = table[table["lost"] <= NEAR + 1e-9]
+    return str((near if len(near) else table.sort_values("lost", kind="stable"))["series"].iloc[0])
+
+
+@on_documents
+def price(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return a line for each series but the baseline: what it costs on the same documents, nats a token, and documents.
+
+    The mean over documents of the difference of their mean nll, with Student's t interval low, high (95%).
+    """
+    part = rows[(rows["measure"] == "position") & rows["nll_sum"].notna()]
+    sums = part.groupby(["series", "document"], sort=False)[["nll_sum", "tokens"]].sum()
+    loss = (sums["nll_sum"].astype(float) / sums["tokens"]).unstack("document")
+    lines = []
+    for name in loss.index.drop(baseline):
+        difference = (loss.loc[name] - loss.loc[baseline]).dropna()
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, max(1, len(difference) - 1)) * difference.sem()
+        mean = float(difference.mean())
+        lines.append(
+            {"series": name, "nats": mean, "low": mean - half, "high": mean + half, "documents": len(difference)}
+        )
+    return pd.DataFrame(lines, columns=["series", "nats", "low", "high", "documents"])

@@ -1,0 +1,193 @@
+"""Advice in words, tables, a page and JSON."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .. import statistics
+from ..models.subjects import RunOptions
+from ..report import Findings, context_of, figures, found_in
+from ..report import written as write_page
+from ..report.context import Context
+from ..report.section import Found, Section, Table, records
+from ..setting import Setting
+from .advise import AS_TRAINED, Advice, Asked, advise
+
+
+class AdviceSection(Section[Advice]):
+    """Which setting to read a model with, and how sure that is."""
+
+    heading = "advice"
+
+    def tables(self, found: Sequence[Advice]) -> Iterator[Table | str]:
+        """Yield the advice, what it rests on, and what the race saw."""
+        for each in found:
+            yield from sentences(each)
+            yield Table("on prompts that decided nothing: share found", *check_lines(each))
+            yield Table("the race: share found, mean over lengths", *race_lines(each))
+
+    def summary(self, found: Sequence[Advice]) -> dict[str, Any]:
+        return {
+            "advice": [
+                {
+                    "model": each.model,
+                    "helps": helps(each),
+                    "setting": str(each.setting),
+                    "options": options_of(each.setting),
+                    "in_words": [*sentences(each)],
+                    "held_out": records([checks(each)])[0],
+                    "gain": records([gains(each)])[0],
+                    "price": records([each.price])[0],
+                    "race": records(each.race),
+                    "refused": {str(setting): why for setting, why in each.refused.items()},
+                    "tokens": dict(each.tokens),
+                }
+                for each in found
+            ]
+        }
+
+    def page(self, found: Sequence[Advice], context: Context) -> Markup:
+        parts = [
+            {
+                "sentences": [*sentences(each)],
+                "figure": context.drawn(
+                    figures.advice_figure(checks(each), dict.fromkeys(each.series.values(), each.train_length)),
+                    f"advice-{i:02}",
+                ),
+                "tables": [each for each in self.tables([each]) if isinstance(each, Table)],
+            }
+            for i, each in enumerate(found, 1)
+        ]
+        return self.rendered(context, parts=parts)
+
+
+SECTION = AdviceSection()
+
+
+def written(
+    asked: Asked, options: RunOptions, out: Path, figures_folder: Path | None = None
+) -> tuple[Findings, Path, Advice]:
+    """Advise on a model, write the page, and return what was found, the page's path and the advice. Raises UserError."""
+    advice = advise(asked, options)
+    context = context_of(advice.runs, figures_folder, advice.own)
+    shown = found_in(advice.runs, context)
+    first = Found(SECTION, [advice])
+    page = write_page(out, f"Advice on {advice.model}", replace(shown, found=[first, *shown.found]), context)
+    return Findings([first], shown.names, shown.failed), page, advice
+
+
+def gains(advice: Advice) -> pd.DataFrame:
+    """Return how much more the setting finds than the model as trained over all lengths, a line a check (statistics.compare)."""
+    return with_check(statistics.compare(advice.held_out, advice.own, ()))
+
+
+def with_check(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the name of each line's check: what was asked, in which haystack."""
+    return table.assign(
+        check=[f"{task}, {haystack}" for task, haystack in zip(table["task"], table["haystack"], strict=True)]
+    )
+
+
+def helps(advice: Advice) -> bool:
+    """Tell whether the setting finds more on prompts that decided nothing, beyond chance, over all lengths."""
+    if advice.setting == AS_TRAINED:
+        return False
+    return bool(gains(advice).iloc[0]["low"] > 0)
+
+
+def options_of(setting: Setting) -> str:
+    """Return a setting as options of the command line."""
+    rope = setting.position.rope
+    parts = [f"--attention {setting.attention}"] if setting.attention else []
+    parts += [f"--rope-theta-factor {rope.theta_factor:g}"] if rope.theta_factor != 1 else []
+    parts += [f"--rope-scaling {rope.scaling}"] if rope.scaling else []
+    return " ".join(parts)
+
+
+def checks(advice: Advice) -> pd.DataFrame:
+    """Return accuracy with its interval, a line for each check, series and length."""
+    found = with_check(statistics.lengths(advice.held_out))
+    return found[["check", "series", "context_length", "accuracy", "low", "high", "scored"]]
+
+
+def sentences(advice: Advice) -> Iterator[str]:
+    """Yield the advice in words, the line to act on first."""
+    yield from verdict(advice)
+    shortest = int(advice.held_out["context_length"].min())
+    for cost in advice.price.to_dict("records"):
+        yield (
+            f"At {shortest:,} tokens it costs {cost['nats']:+.3f} nats a token ({cost['low']:+.3f} to {cost['high']:+.3f}, "
+            f"{cost['documents']} documents)."
+        )
+    choosing, checking, whole = (advice.tokens[name] for name in ("choosing", "checking", "the whole list"))
+    yield (
+        f"{len(advice.series)} settings were tried. {choosing:,} tokens were read to choose, {checking:,} to check: "
+        f"{(choosing + checking) / whole:.0%} of what a whole grid of each would take."
+    )
+    for setting, why in advice.refused.items():
+        yield f"Not tried: {setting}. {why}."
+
+
+def verdict(advice: Advice) -> Iterator[str]:
+    """Yield what to read the model with, and how far it then reaches."""
+    if advice.setting == AS_TRAINED:
+        best = advice.race[-1].set_index("series")["accuracy"]
+        rivals = best.drop(advice.own)
+        beside = f" Of the others {rivals.idxmax()} came nearest: {rivals.max():.2f} against {best[advice.own]:.2f}."
+        yield f"Nothing helps: read {advice.model} as it was trained.{beside if len(rivals) else ''}"
+        return
+    line = gains(advice).iloc[0]
+    told = (
+        f"it finds {line['accuracy']:.2f} against {line['accuracy_baseline']:.2f} as trained, {line['difference']:+.2f} (95% "
+        f"interval {line['low']:+.2f} to {line['high']:+.2f}), over all lengths on {line['pairs']} prompts that decided nothing."
+    )
+    if helps(advice):
+        yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
+    else:
+        yield (
+            f"Nothing helps for sure: with {options_of(advice.setting)}, the best of the race, {told} The interval holds 0: read "
+            f"{advice.model} as it was trained, or ask with more trials."
+        )
+    reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
+    yield f"It keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to {tokens(reach.loc[advice.own])}."
+
+
+def tokens(line: "pd.Series[Any]") -> str:
+    """Write an effective length with what bounds it."""
+    if math.isnan(line["effective_length"]):
+        return "none of the"
+    return f"{'at least ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
+
+
+def check_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
+    table = checks(advice)
+    lengths = sorted(table["context_length"].unique())
+    wide = table.pivot_table(index=["check", "series"], columns="context_length", values="accuracy", sort=False)
+    against = gains(advice).set_index("check")
+    lines = []
+    for (check, series), line in wide.iterrows():
+        found = against.loc[check] if series != advice.own and check in against.index else None
+        gain = "" if found is None else f"{found['difference']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+        lines.append(
+            [check, series, *("" if math.isnan(line[each]) else f"{line[each]:.2f}" for each in lengths), gain]
+        )
+    return ["prompts", "setting", *(f"{length:,}" for length in lengths), "over all, against as trained [95%]"], lines
+
+
+def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
+    columns = ["round", "setting", "prompts", "share found", "probability of the answer", "most it lost at a length"]
+    return columns, [
+        [
+            str(number),
+            line["series"],
+            str(line["prompts"]),
+            *(f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
+        ]
+        for number, table in enumerate(advice.race, 1)
+        for line in table.to_dict("records")
+    ]

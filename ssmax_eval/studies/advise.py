@@ -1,0 +1,197 @@
+"""Which setting to read a model with beyond its training length, if any: candidates race, and the winner is checked on other prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from .. import statistics
+from ..errors import UserError
+from ..models.subjects import RunOptions, Subject, subjects
+from ..probes import PROBES
+from ..probes.by_model import default_lengths, default_task, training_length
+from ..probes.defaults import DEPTH_PERCENTS
+from ..probes.loss.options import LossOptions
+from ..probes.needle.options import NeedleOptions
+from ..results import tables
+from ..run import run_probes
+from ..setting import Setting
+from ..store import Run
+
+AS_TRAINED = Setting()
+# what is tried: no change, a query scale, RoPE turned slower
+CANDIDATES = (
+    AS_TRAINED,
+    *(Setting.of(name) for name in ("ssmax", "constant-n", "log-n")),
+    *(Setting.of(rope_theta_factor=factor) for factor in (2.0, 4.0, 8.0)),
+    Setting.of(rope_scaling="yarn:2"),
+)
+# of the trials, and of the candidates, those that are left: the model as trained always is
+ROUNDS = ((1 / 8, len(CANDIDATES)), (3 / 16, 4), (3 / 16, 3))
+# of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
+CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
+OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What advice is asked about: a model, at which lengths, and with how many prompts.
+
+    lengths: the first is the training length, or near it. trials: what a whole grid of each candidate would take; the race takes
+    under half of those tokens. haystack: another one, that the choice is checked on. documents: that tell the price.
+    """
+
+    model: str | Mapping[str, Any]
+    lengths: tuple[int, ...] = ()
+    depths: tuple[float, ...] = DEPTH_PERCENTS
+    trials: int = 16
+    task: str | None = None
+    haystack: str = "text"
+    other_haystack: str = "bible"
+    documents: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trials < 8:
+            raise UserError(
+                f"trials {self.trials}: allowed are whole numbers from 8, of which the first round takes an eighth"
+            )
+
+    @cached_property
+    def subject(self) -> Subject:
+        return subjects(self.model)[0]
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """The model by its label, as runs take it."""
+        return {self.subject.label: self.model} if isinstance(self.model, str) else dict(self.model)
+
+    @cached_property
+    def own_task(self) -> str:
+        return self.task or default_task(self.model)
+
+    @cached_property
+    def context_lengths(self) -> tuple[int, ...]:
+        return self.lengths or default_lengths(self.model)
+
+    def grid(
+        self, share: float, seed: int, depths: int | None = None, haystack: str | None = None, task: str | None = None
+    ) -> NeedleOptions:
+        """Return a grid of a share of the trials, at so many depths spread evenly, whose prompts are those of no other seed."""
+        last, count = len(self.depths) - 1, min(depths or len(self.depths), len(self.depths))
+        places = [last // 2] if count == 1 else [round(i * last / (count - 1)) for i in range(count)]
+        return NeedleOptions(
+            context_lengths=self.context_lengths,
+            depth_percents=tuple(self.depths[place] for place in places),
+            trials=max(1, round(share * self.trials)),
+            seed=self.seed + seed,
+            haystack=haystack or self.haystack,
+            task=task or self.own_task,
+        )
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do with a model, and why.
+
+    setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round. held_out: rows
+    of the model as trained and in its setting, of prompts that decided nothing: the same task, another haystack, another task.
+    price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list.
+    """
+
+    model: str
+    setting: Setting
+    train_length: int | None
+    race: Sequence[pd.DataFrame]
+    series: Mapping[Setting, str]
+    held_out: pd.DataFrame
+    price: pd.DataFrame
+    refused: Mapping[Setting, str]
+    tokens: Mapping[str, int]
+    runs: Sequence[Run] = field(default=(), repr=False)
+
+    @property
+    def own(self) -> str:
+        """The series of the model as trained."""
+        return self.series[AS_TRAINED]
+
+    @property
+    def name(self) -> str:
+        """The series of the model in the setting that won the race."""
+        return self.series[self.setting]
+
+
+def advise(asked: Asked, options: RunOptions) -> Advice:
+    """Let candidates race, and check the one that is left. Raises UserError for what cannot be read."""
+    subject = asked.subject
+    refused = applicable(subject, asked, options)
+    left = [setting for setting in CANDIDATES if setting not in refused]
+    runs: list[Run] = []
+    race: list[pd.DataFrame] = []
+    series: dict[Setting, str] = {}
+    for number, (share, keep) in enumerate(ROUNDS):
+        if race:  # as trained, and the best of the others
+            names = [name for name in race[-1]["series"] if name != series[AS_TRAINED]][: keep - 1]
+            left = [each for each in left if each == AS_TRAINED or series[each] in names]
+        runs += read(asked, asked.grid(share, number), left, options)
+        rows = statistics.with_series(statistics.of_prompts(tables(runs)))
+        own = rows.drop_duplicates("run_id").set_index("run_id")["series"]
+        series |= {setting: str(own[run.run_id]) for setting, run in zip(left, runs[-len(left) :], strict=True)}
+        rows = rows[rows["series"].isin([series[each] for each in left])]
+        race.append(statistics.ranked(rows))
+    winner = next(each for each in left if series[each] == statistics.chosen(rows))
+    spent = {"choosing": tokens_of(runs)}
+    pair = [AS_TRAINED] if winner == AS_TRAINED else [AS_TRAINED, winner]
+    checks: list[Run] = []
+    others = ((None, None), (asked.other_haystack, None), (None, OTHER_TASK.get(asked.own_task, "single")))
+    for number, (how, other) in enumerate(zip(CHECKS, others, strict=True), len(ROUNDS)):
+        share, depths = how
+        checks += read(asked, asked.grid(share, number, depths, *other), pair, options)
+    document = LossOptions(context_length=asked.context_lengths[0], documents=asked.documents, seed=asked.seed)
+    losses = run_probes([PROBES["loss"].make(asked.models, document)], asked.models, pair, options)
+    spent |= {"checking": tokens_of(checks) + tokens_of(losses)}
+    # of a whole grid for each candidate, at what these prompts took
+    spent |= {"the whole list": round(tokens_of(runs[: len(race[0])]) / ROUNDS[0][0])}
+    return Advice(
+        subject.label,
+        winner,
+        training_length(asked.model),
+        race,
+        series,
+        statistics.with_series(statistics.of_prompts(tables(checks))),
+        statistics.price(statistics.with_series(statistics.of_documents(tables(losses))), series[AS_TRAINED]),
+        refused,
+        spent,
+        [*runs, *checks, *losses],
+    )
+
+
+def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
+    """Run a needle grid on the model in several settings, and return a run for each."""
+    return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
+
+
+def applicable(subject: Subject, asked: Asked, options: RunOptions) -> dict[Setting, str]:
+    """Return the candidates that a model cannot take, or on which they have no effect, and why."""
+    if subject.foreign is not None:
+        raise UserError(
+            f"model {subject.label}: advice is on settings, which no function or server can be put in; give a model"
+        )
+    refused: dict[Setting, str] = {}
+    model, _ = subject.load(options)
+    for setting in CANDIDATES:
+        try:
+            with setting(model, max(asked.context_lengths)):
+                pass
+        except UserError as error:
+            refused[setting] = str(error)
+    if AS_TRAINED in refused:
+        raise UserError(refused[AS_TRAINED])
+    return refused
+
+
+def tokens_of(runs: Sequence[Run]) -> int:
+    """Return the tokens that runs read."""
+    return sum(int(run.record()["tokens"]) for run in runs)
