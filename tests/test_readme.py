@@ -113,6 +113,8 @@ def prepared(line, checkpoint):
         words += [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
+    if words[0] == "advise":
+        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "8"]
     if words[0] in ("needle", "attention", "run"):
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]

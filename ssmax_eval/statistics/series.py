@@ -110,5 +110,5 @@ def tasks(rows: pd.DataFrame, by: list[str] = TASK) -> Iterator[tuple[Any, pd.Da
 def task_name(rows: pd.DataFrame) -> str:
     """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text, plan 2`."""
     task, value, needles, haystack, plan = rows.iloc[0][TASK]
-    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles} {value}s")
+    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles:.0f} {value}s")
     return ", ".join(filter(None, [task, what, f"haystack {haystack}", "plan 2" if plan == BY_TRIAL else ""]))

@@ -40,10 +40,10 @@ class AdviceSection(Section[Advice]):
                     "setting": str(each.setting),
                     "options": options_of(each.setting),
                     "in_words": [*sentences(each)],
-                    "held_out": records([checks(each)])[0],
-                    "gain": records([gains(each)])[0],
-                    "price": records([each.price])[0],
-                    "race": records(each.race),
+                    "held_out": records([checks(each)]),
+                    "gain": records([gains(each)]),
+                    "price": records([each.price]),
+                    "race": records([table.assign(round=i) for i, table in enumerate(each.race, 1)]),
                     "refused": {str(setting): why for setting, why in each.refused.items()},
                     "tokens": dict(each.tokens),
                 }
@@ -51,10 +51,12 @@ class AdviceSection(Section[Advice]):
             ]
         }
 
+    def lead(self, found: Sequence[Advice], context: Context) -> Markup:
+        return context.render("studies/lead.html.j2", parts=[[*sentences(each)] for each in found])
+
     def page(self, found: Sequence[Advice], context: Context) -> Markup:
         parts = [
             {
-                "sentences": [*sentences(each)],
                 "figure": context.drawn(
                     figures.advice_figure(checks(each), dict.fromkeys(each.series.values(), each.train_length)),
                     f"advice-{i:02}",

@@ -1,5 +1,6 @@
 """Which setting to read a model with beyond its training length, if any: candidates race, and the winner is checked on other prompts."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +21,7 @@ from ..run import run_probes
 from ..setting import Setting
 from ..store import Run
 
+log = logging.getLogger(__name__)
 AS_TRAINED = Setting()
 # what is tried: no change, a query scale, RoPE turned slower
 CANDIDATES = (
@@ -126,44 +128,47 @@ class Advice:
 def advise(asked: Asked, options: RunOptions) -> Advice:
     """Let candidates race, and check the one that is left. Raises UserError for what cannot be read."""
     subject = asked.subject
-    refused = applicable(subject, asked, options)
+    refused, grids = applicable(subject, asked, options)
     left = [setting for setting in CANDIDATES if setting not in refused]
-    runs: list[Run] = []
-    race: list[pd.DataFrame] = []
-    series: dict[Setting, str] = {}
-    for number, (share, keep) in enumerate(ROUNDS):
-        if race:  # as trained, and the best of the others
-            names = [name for name in race[-1]["series"] if name != series[AS_TRAINED]][: keep - 1]
-            left = [each for each in left if each == AS_TRAINED or series[each] in names]
-        runs += read(asked, asked.grid(share, number), left, options)
-        rows = statistics.with_series(statistics.of_prompts(tables(runs)))
-        own = rows.drop_duplicates("run_id").set_index("run_id")["series"]
-        series |= {setting: str(own[run.run_id]) for setting, run in zip(left, runs[-len(left) :], strict=True)}
+    runs = read(asked, asked.grid(ROUNDS[0][0], 0), left, options)
+    # the names that rows of all candidates have beside each other; rows of fewer would be told apart by less
+    first = statistics.with_series(statistics.of_prompts(tables(runs))).drop_duplicates("run_id").set_index("run_id")
+    series = {setting: str(first["series"][run.run_id]) for setting, run in zip(left, runs, strict=True)}
+    whole_list = round(tokens_of(runs) / ROUNDS[0][0])
+    names = {run.run_id: series[setting] for setting, run in zip(left, runs, strict=True)}
+
+    def rows_of(some: Sequence[Run]) -> pd.DataFrame:
+        rows = tables(some)
+        return rows.assign(series=rows["run_id"].map(names))
+
+    def more(made: Sequence[Run], settings: Sequence[Setting]) -> list[Run]:
+        names.update({run.run_id: series[setting] for setting, run in zip(settings, made, strict=True)})
+        return [*made]
+
+    race = [statistics.ranked(rows_of(runs))]
+    for number, (share, keep) in enumerate(ROUNDS[1:], 1):
+        best = [name for name in race[-1]["series"] if name != series[AS_TRAINED]][: keep - 1]
+        left = [each for each in left if each == AS_TRAINED or series[each] in best]
+        runs += more(read(asked, asked.grid(share, number), left, options), left)
+        rows = rows_of(runs)
         rows = rows[rows["series"].isin([series[each] for each in left])]
         race.append(statistics.ranked(rows))
     winner = next(each for each in left if series[each] == statistics.chosen(rows))
-    spent = {"choosing": tokens_of(runs)}
     pair = [AS_TRAINED] if winner == AS_TRAINED else [AS_TRAINED, winner]
-    checks: list[Run] = []
-    others = ((None, None), (asked.other_haystack, None), (None, OTHER_TASK.get(asked.own_task, "single")))
-    for number, (how, other) in enumerate(zip(CHECKS, others, strict=True), len(ROUNDS)):
-        share, depths = how
-        checks += read(asked, asked.grid(share, number, depths, *other), pair, options)
+    checks = [run for grid in grids for run in more(read(asked, grid, pair, options), pair)]
     document = LossOptions(context_length=asked.context_lengths[0], documents=asked.documents, seed=asked.seed)
-    losses = run_probes([PROBES["loss"].make(asked.models, document)], asked.models, pair, options)
-    spent |= {"checking": tokens_of(checks) + tokens_of(losses)}
-    # of a whole grid for each candidate, at what these prompts took
-    spent |= {"the whole list": round(tokens_of(runs[: len(race[0])]) / ROUNDS[0][0])}
+    losses = more(run_probes([PROBES["loss"].make(asked.models, document)], asked.models, pair, options), pair)
     return Advice(
         subject.label,
         winner,
         training_length(asked.model),
         race,
         series,
-        statistics.with_series(statistics.of_prompts(tables(checks))),
-        statistics.price(statistics.with_series(statistics.of_documents(tables(losses))), series[AS_TRAINED]),
+        rows_of(checks),
+        statistics.price(rows_of(losses), series[AS_TRAINED]),
         refused,
-        spent,
+        # the list: a whole grid for each candidate, at what these prompts took
+        {"choosing": tokens_of(runs), "checking": tokens_of(checks) + tokens_of(losses), "the whole list": whole_list},
         [*runs, *checks, *losses],
     )
 
@@ -173,14 +178,17 @@ def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options
     return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
 
 
-def applicable(subject: Subject, asked: Asked, options: RunOptions) -> dict[Setting, str]:
-    """Return the candidates that a model cannot take, or on which they have no effect, and why."""
+def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dict[Setting, str], list[NeedleOptions]]:
+    """Return the candidates that have no effect on a model or that it cannot take, and why; and the checks that it can take.
+
+    All of it before the race, which a refusal would waste. Raises UserError for what nothing is left of.
+    """
     if subject.foreign is not None:
         raise UserError(
             f"model {subject.label}: advice is on settings, which no function or server can be put in; give a model"
         )
     refused: dict[Setting, str] = {}
-    model, _ = subject.load(options)
+    model, tokenizer = subject.load(options)
     for setting in CANDIDATES:
         try:
             with setting(model, max(asked.context_lengths)):
@@ -189,7 +197,19 @@ def applicable(subject: Subject, asked: Asked, options: RunOptions) -> dict[Sett
             refused[setting] = str(error)
     if AS_TRAINED in refused:
         raise UserError(refused[AS_TRAINED])
-    return refused
+    others = ((None, None), (asked.other_haystack, None), (None, OTHER_TASK.get(asked.own_task, "single")))
+    checks: list[NeedleOptions] = []
+    for number, (how, other) in enumerate(zip(CHECKS, others, strict=True), len(ROUNDS)):
+        grid = asked.grid(how[0], number, how[1], *other)
+        try:
+            PROBES["needle"].make(asked.models, grid).check(model, tokenizer)
+        except UserError as error:
+            if not checks:  # the race asks the same
+                raise
+            log.warning("ssmax-eval: note: not checked on task %s in haystack %s: %s", grid.task, grid.haystack, error)
+            continue
+        checks.append(grid)
+    return refused, checks
 
 
 def tokens_of(runs: Sequence[Run]) -> int:

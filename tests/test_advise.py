@@ -1,0 +1,144 @@
+"""Advice: the numbers that rank candidates by closed forms, and a whole race on a tiny model."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_cli import call
+from test_comparison import rows_of
+
+from ssmax_eval import UserError, load_model, statistics
+from ssmax_eval.models.retrofit import retrofit
+from ssmax_eval.position.rope import RopeSetting
+from ssmax_eval.setting import Setting
+from ssmax_eval.studies.advice import options_of
+from ssmax_eval.studies.advise import CANDIDATES, CHECKS, ROUNDS, Asked
+
+SHORT = (
+    "--context-lengths",
+    "96,192",
+    "--depth-percents",
+    "0,50,100",
+    "--trials",
+    "8",
+    "--task",
+    "single",
+    "--device",
+    "cpu",
+)
+
+
+def found(series, by_length, nll=0.0):
+    return pd.concat(
+        [rows_of([True] * right + [False] * (10 - right), series, length) for length, right in by_length.items()]
+    ).assign(answer_nll=nll)
+
+
+def test_candidates_are_ranked_by_mean_accuracy_and_probability():
+    rows = pd.concat([found("even", {64: 9, 128: 9}, -np.log(0.5)), found("late", {64: 6, 128: 10}, -np.log(0.9))])
+    table = statistics.ranked(rows).set_index("series")
+    assert table.loc["even", ["accuracy", "probability", "lost"]].tolist() == pytest.approx([0.9, 0.5, 0.1])
+    assert table.loc["late", ["accuracy", "probability", "lost"]].tolist() == pytest.approx([0.8, 0.9, 0.3])
+    assert [*table.index] == ["late", "even"]  # 1.7 against 1.4
+    assert table["prompts"].tolist() == [20, 20]
+    assert statistics.chosen(rows) == "even"  # neither is near the best everywhere: the one that loses least
+    assert statistics.chosen(pd.concat([rows, found("best", {64: 9, 128: 10})])) == "best"
+
+
+def test_the_price_is_the_mean_difference_over_documents():
+    rows = pd.DataFrame(
+        [
+            {"probe": "loss", "series": series, "document": f"d{i}", "measure": "position", "nll_sum": nll, "tokens": 10}
+            for series, nlls in {"own": (20, 30), "other": (21, 33)}.items()
+            for i, nll in enumerate(nlls)
+            for _ in range(2)
+        ]
+    )  # fmt: skip
+    line = statistics.price(rows, "own").iloc[0]
+    assert line[["series", "documents"]].tolist() == ["other", 2]
+    assert line["nats"] == pytest.approx(0.2)
+    assert line["high"] - line["nats"] == pytest.approx(12.706 * 0.1, rel=1e-3)  # t of one degree of freedom
+
+
+def test_a_race_takes_under_half_of_a_grid_for_each():
+    asked = Asked("softmax-bible-2m")
+    per_trial = len(asked.depths)
+    race = sum(asked.grid(share, 0).trials * per_trial * keep for share, keep in ROUNDS)
+    checks = 2 * sum(
+        (grid := asked.grid(share, 0, depths)).trials * len(grid.depth_percents) for share, depths in CHECKS
+    )
+    assert race + checks < asked.trials * per_trial * (len(CANDIDATES) - 1) / 2  # one of them is refused by p-RoPE
+
+
+def test_options_are_those_of_the_command_line():
+    assert options_of(Setting.of("ssmax:s=0.2")) == "--attention ssmax:s=0.2"
+    assert options_of(Setting.of(rope_theta_factor=4)) == "--rope-theta-factor 4"
+    assert options_of(Setting.of("log-n", rope_scaling="yarn:2")) == "--attention log-n --rope-scaling yarn:2"
+
+
+def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path):
+    out = (
+        "--output-path",
+        str(tmp_path / "runs"),
+        "--page",
+        str(tmp_path / "a.html"),
+        "--out",
+        str(tmp_path / "saved"),
+    )
+    asked = ("advise", "--model", str(checkpoint), *SHORT, *out)
+    code, text, err = call(capsys, *asked, "--json")
+    assert code == 0, err
+    told = json.loads(text)
+    (advice,) = told["advice"]
+    assert advice["helps"] in (True, False)
+    assert (tmp_path / "saved").exists() == advice["helps"]
+    assert {line["check"] for line in advice["held_out"]} == {"single, text", "single, bible"}
+    assert (
+        "not checked on task multikey in haystack text: context length 96: shorter than" in err
+    )  # said before the race
+    assert err.index("not checked") < err.index("cost:")
+    assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [8, 4, 3]
+    page = (tmp_path / "a.html").read_text()
+    assert page.index("<h2>Advice</h2>") < page.index("<h2>Verdict</h2>")
+    before = sorted((tmp_path / "runs").rglob("rows.jsonl"))
+    times = [path.stat().st_mtime_ns for path in before]
+    code, text, _ = call(capsys, *asked[:-2], "--json")
+    assert json.loads(text)["advice"] == told["advice"]  # nothing is read again
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "runs").rglob("rows.jsonl"))] == times
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--trials", "4"), "trials 4: allowed are whole numbers from 8"),
+        (("--context-lengths", "many"), "context lengths 'many': allowed are whole numbers"),
+        (("--task", "singel"), "singel"),
+    ],
+)
+def test_bad_requests_are_one_line(capsys, checkpoint, tmp_path, options, says):
+    code, _, err = call(capsys, "advise", "--model", str(checkpoint), "--output-path", str(tmp_path / "runs"), *options)
+    assert code == 2
+    assert says in err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("rope", [RopeSetting(4.0), RopeSetting(scaling="yarn:2"), RopeSetting(scaling="ntk:2")])
+def test_a_model_saved_with_another_rope_computes_as_in_that_setting(checkpoint, tmp_path, rope):
+    folder = retrofit(str(checkpoint), None, tmp_path / "new", rope=rope)
+    model, _ = load_model(str(checkpoint))
+    ids = torch.arange(40)[None] % 90
+    with torch.inference_mode():
+        with Setting.of(rope_theta_factor=rope.theta_factor, rope_scaling=rope.scaling)(model, 96):
+            expected = model(input_ids=ids).logits
+        assert not torch.allclose(expected, model(input_ids=ids).logits, atol=1e-3)
+        saved, _ = load_model(str(folder))
+        assert torch.allclose(saved(input_ids=ids).logits, expected, atol=1e-5)
+
+
+def test_advice_on_what_has_no_settings_is_refused(tmp_path):
+    from ssmax_eval.models.subjects import RunOptions
+    from ssmax_eval.studies.advise import advise
+
+    with pytest.raises(UserError, match="no function or server"):
+        advise(Asked({"mine": lambda context, question: "x"}, lengths=(96,)), RunOptions(output_path=tmp_path))
