@@ -69,7 +69,7 @@ def test_a_race_takes_under_half_of_a_grid_for_each():
     checks = 2 * sum(
         (grid := asked.grid(share, 0, depths)).trials * len(grid.depth_percents) for share, depths in CHECKS
     )
-    assert race + checks < asked.trials * per_trial * (len(CANDIDATES) - 1) / 2  # one of them is refused by p-RoPE
+    assert race + checks < asked.trials * per_trial * (len(CANDIDATES) - 2) / 2  # RoPE of a kind refuses one, one is beside the list
 
 
 def test_options_are_those_of_the_command_line():

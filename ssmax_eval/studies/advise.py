@@ -31,7 +31,7 @@ CANDIDATES = (
     Setting.of(rope_scaling="yarn:2"),
 )
 # of the trials, and of the candidates, those that are left: the model as trained always is
-ROUNDS = ((1 / 8, len(CANDIDATES)), (3 / 16, 4), (3 / 16, 3))
+ROUNDS = ((1 / 8, len(CANDIDATES)), (1 / 8, 4), (3 / 16, 3))
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
 OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}

@@ -1,0 +1,68 @@
+"""Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--context-lengths N,...] [--output-path DIR]
+
+For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw (another seed, 8 trials, 3
+depths). Printed: what advice chose, the best of the list and how far the choice is below it at each length, and the tokens of
+choosing and of the whole list. A choice that does not help for sure counts as the model as trained, as advice says. All of it is
+stored, and goes on.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from ssmax_eval import statistics
+from ssmax_eval.models.subjects import RunOptions
+from ssmax_eval.probes import PROBES
+from ssmax_eval.results import tables
+from ssmax_eval.run import run_probes
+from ssmax_eval.setting import Setting
+from ssmax_eval.studies.advice import helps
+from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, Asked, advise
+
+# the list that a user would try by hand
+LIST = [each for each in CANDIDATES if str(each) != "log-n"]
+SEED = 1000
+
+
+def measured(asked: Asked, settings: list[Setting], options: RunOptions) -> pd.DataFrame:
+    """Return accuracy by length, a column for each setting, on prompts of another seed."""
+    grid = asked.grid(1 / 2, SEED, 3)
+    runs = run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
+    names = {run.run_id: str(setting) for run, setting in zip(runs, settings, strict=True)}
+    rows = tables(runs)
+    found = statistics.lengths(rows.assign(series=rows["run_id"].map(names)))
+    return found.pivot(index="context_length", columns="series", values="accuracy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--context-lengths", default="")
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--output-path", type=Path, default=Path("results"))
+    given = parser.parse_args()
+    logging.getLogger("ssmax_eval").setLevel(logging.ERROR)
+    options = RunOptions(device="cpu", output_path=given.output_path)
+    lengths = tuple(int(each) for each in given.context_lengths.split(",") if each)
+    for model in given.models:
+        asked = Asked(model, lengths, trials=given.trials)
+        advice = advise(asked, options)
+        taken = advice.setting if helps(advice) else AS_TRAINED
+        settings = [each for each in LIST if each not in advice.refused]
+        table = measured(asked, [*dict.fromkeys([*settings, taken])], options)
+        best = table[[str(each) for each in settings]].max(axis=1)
+        short = best - table[str(taken)]
+        tokens = advice.tokens
+        share = (tokens["choosing"] + tokens["checking"]) / (
+            tokens["the whole list"] * len(settings) / len(advice.series)
+        )
+        print(f"{model}: advice {taken}; {share:.0%} of the list's tokens", flush=True)
+        print(table.assign(**{"best of the list": best, "below it": short}).round(2).to_string(), flush=True)
+        print(f"  most below the best of the list: {short.max():+.2f}; mean over lengths {table[str(taken)].mean():.2f}, the list's best "
+              f"single setting {table[[str(each) for each in settings]].mean().max():.2f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
