@@ -30,6 +30,14 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 section.TOLERATED = ()  # a part of the page that fails, fails its test
 
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs lm-eval or SmolLM2, which is run where they are, by its name."""
+    for item in items:
+        if "lm_eval" in item.nodeid or "smollm2" in item.nodeid:
+            item.add_marker("beside")
+
+
 PEERS = Path(__file__).parent.parent / ".ci" / "peers"
 KINDS = ("digits", "multidigit", "bos", "gpt2", "llama3", "qwen3", "smollm2")
 
