@@ -4,6 +4,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -39,11 +40,20 @@ def environment(model: PreTrainedModel | None) -> dict[str, Any]:
     }
 
 
+PATH = re.compile(r"(?:(?<=^)|(?<=[=,]))[/~][^=,]*")  # an absolute one, alone or as a value
+
+
 def command() -> str | None:
-    """Return the command line that started this process, if it was ours."""
-    return (
-        shlex.join(["ssmax-eval", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("ssmax-eval", "__main__.py") else None
-    )
+    """Return the command line that started this process, if it was ours, with no more of a path than reproduces it."""
+    if Path(sys.argv[0]).name not in ("ssmax-eval", "__main__.py"):
+        return None
+    return shlex.join(["ssmax-eval", *(PATH.sub(lambda found: told(found[0]), each) for each in sys.argv[1:])])
+
+
+def told(path: str) -> str:
+    """Return what a record tells of a path: from the working directory, or else its last part, for records are passed on."""
+    whole = Path(os.path.abspath(os.path.expanduser(path)))
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else whole.name or "/"
 
 
 @functools.cache
