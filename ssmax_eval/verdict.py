@@ -43,6 +43,52 @@ def verdict(
     return out
 
 
+def headline(
+    means: pd.DataFrame, by_length: pd.DataFrame, baseline: str, train_lengths: dict[str, int | None], things: str
+) -> str:
+    """Return one sentence without statistics: what the series that differ most find, out of how many, and at what length.
+
+    means, by_length: statistics.lengths, and compare of each length. things: what is hidden, in the plural.
+    """
+    known = means[means["scored"] > 0]
+    if known.empty:
+        return "No prompt has a score."
+    names = [*known["series"].unique()]
+
+    def finds(name: str, length: int) -> str:
+        line = known[(known["series"] == name) & (known["context_length"] == length)].iloc[0]
+        return f"{round(line['accuracy'] * line['scored'])} of {line['scored']}"
+
+    if len(names) == 1 or by_length.empty:
+        own = known[known["series"] == names[0]]
+        short, long = int(own["context_length"].min()), int(own["context_length"].max())
+        said = f"{names[0]} finds {finds(names[0], short)} {things} {prompts_of(short, train_lengths.get(names[0]))}"
+        return said + (
+            "." if long == short else f", and {finds(names[0], long)} {prompts_of(long, train_lengths.get(names[0]))}."
+        )
+    real = by_length[by_length["p_holm"] < LEVEL]
+    table = real if len(real) else by_length
+    order = table.assign(size=table["difference"].abs()).sort_values(["size", "context_length"], kind="stable")
+    line = order.iloc[-1] if len(real) else table.sort_values("context_length", kind="stable").iloc[-1]
+    length, more = int(line["context_length"]), [line["series"], baseline]
+    first, second = more if line["difference"] >= 0 else more[::-1]
+    where_ = prompts_of(length, train_lengths.get(first))
+    if len(real):
+        return f"{first} finds {finds(first, length)} {things} {where_}; {second} finds {finds(second, length)}."
+    return f"These prompts do not tell {first} from {second}: {finds(first, length)} {things} found {where_}, and {finds(second, length)}."
+
+
+def prompts_of(length: int, train_length: int | None) -> str:
+    """Name prompts by their length beside what a model was trained on."""
+    if not train_length:
+        return f"in prompts of {length:,} tokens"
+    if length == train_length:
+        return f"in prompts as long as it was trained on ({length:,} tokens)"
+    if length < train_length:
+        return f"in prompts of {length:,} tokens (it was trained on {train_length:,})"
+    return f"in prompts {length / train_length:g} times as long as it was trained on ({length:,} tokens)"
+
+
 def against(
     lines: list[dict[str, Any]], pooled: list[dict[str, Any]], baseline: str, train_length: int | None
 ) -> list[str]:

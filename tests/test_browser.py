@@ -95,6 +95,12 @@ def some(browser, selector):
     return browser.find_elements(By.CSS_SELECTOR, selector)
 
 
+def unfold(browser):
+    """Open the prompts, which are there when they are asked for."""
+    assert not some(browser, "#prompts table")[0].is_displayed()
+    some(browser, "#all-prompts summary")[0].click()
+
+
 def requests(browser):
     """Return the addresses of all requests since the log was last read."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -128,6 +134,7 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
 def test_filters_and_sorting(opened):
     from selenium.webdriver.support.ui import Select
 
+    unfold(opened)
     pick = {name: Select(some(opened, f"#filter-{name}")[0]) for name in ("task", "length", "depth", "result")}
     count = lambda: some(opened, "#count")[0].text  # noqa: E731
     assert count() == "15 prompts"
@@ -151,6 +158,7 @@ def test_models_can_be_hidden(opened):
     key = box.get_attribute("data-series")
     everywhere = some(opened, f".{key}")
     assert {each.tag_name for each in everywhere} >= {"div", "tr", "p", "g"}  # cards, tables, verdict, figures
+    unfold(opened)
     box.click()
     assert not any(each.is_displayed() for each in some(opened, f".{key}"))
     assert [each.text for each in some(opened, "#prompts thead th")][-1] == "plain"
@@ -162,7 +170,7 @@ def test_the_keyboard_reaches_a_cell_and_opens_it(opened):
     from selenium.webdriver.common.keys import Keys
 
     cell = some(opened, "button[data-length]")[0]
-    for _ in range(12):
+    for _ in range(16):
         opened.switch_to.active_element.send_keys(Keys.TAB)
         if opened.switch_to.active_element == cell:
             break
@@ -188,6 +196,7 @@ def test_downloads_are_what_they_say(opened):
         "window.saved = []; URL.createObjectURL = blob => { window.saved.push(blob); return 'blob:none'; };"
         "HTMLAnchorElement.prototype.click = function () {};"
     )
+    unfold(opened)
     some(opened, "#csv")[0].click()
     read = "const done = arguments[0]; window.saved.pop().text().then(done)"
     import io
@@ -263,6 +272,7 @@ def test_ten_models_fit_on_a_page_and_open_at_once(browser, tmp_path):
         loaded.append(browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd"))
     assert min(loaded) < 2000, loaded
     assert len(some(browser, "button[data-length]")) == 10 * 20 * 21
+    unfold(browser)
     assert "8,400 prompts" in some(browser, "#count")[0].text
 
 

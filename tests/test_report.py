@@ -90,7 +90,7 @@ def test_cells_hold_the_means_of_their_trials(tmp_path):
     ]
     page = page_of(rows, tmp_path)
     assert grid_of(page, "m") == {(512, 0.0): ("1.00", 4), (512, 50.0): ("0.25", 4), (512, 100.0): ("0.00", 4)}
-    assert page.index(">0%<") < page.index(">50%<") < page.index(">100%<")
+    assert page.index(">0%</th>") < page.index(">50%</th>") < page.index(">100%</th>")
     assert ">0.42</span></td>" in page
 
 

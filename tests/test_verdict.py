@@ -11,7 +11,7 @@ from test_report import frame, row
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
-from ssmax_eval.verdict import verdict, where
+from ssmax_eval.verdict import headline, verdict, where
 
 FOUND = {"base": {256: 20, 1024: 6, 4096: 0}, "new": {256: 20, 1024: 18, 4096: 17}}  # of 20
 
@@ -73,6 +73,51 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     said = words([*failed, *grid({"new": {256: 20}})])
     assert said["base"] == "None of its prompts has a score."
     assert said["new"].startswith("It has no scores at a length and depth at which base has some.")
+
+
+def in_short(rows, baseline="base", train_length=256):
+    named = statistics.with_series(frame(rows))
+    compared = statistics.compare(named, baseline, ("context_length",))
+    trained = dict.fromkeys(named["series"], train_length)
+    return headline(statistics.lengths(named), compared, baseline, trained, "numbers")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            FOUND,  # the longest of the lengths that differ most
+            "new finds 17 of 20 numbers in prompts 16 times as long as it was trained on (4,096 tokens); base finds 0 of 20.",
+        ),
+        (
+            {"base": {256: 20, 512: 19}, "new": {256: 20, 512: 2}},
+            "base finds 19 of 20 numbers in prompts 2 times as long as it was trained on (512 tokens); new finds 2 of 20.",
+        ),
+        (
+            {"base": {128: 9}, "new": {128: 10}},
+            "These prompts do not tell new from base: 10 of 20 numbers found in prompts of 128 tokens (it was trained on 256), "
+            "and 9 of 20.",
+        ),
+        (
+            {"base": {256: 20, 1024: 6}},
+            "base finds 20 of 20 numbers in prompts as long as it was trained on (256 tokens), and 6 of 20 in prompts 4 times as "
+            "long as it was trained on (1,024 tokens).",
+        ),
+        ({"base": {256: 3}}, "base finds 3 of 20 numbers in prompts as long as it was trained on (256 tokens)."),
+    ],
+)
+def test_the_headline_counts(rows, says):
+    assert in_short(grid(rows)) == says
+
+
+def test_the_headline_of_three_is_of_the_two_that_differ_most():
+    said = in_short(grid({"base": {512: 2}, "mid": {512: 12}, "top": {512: 18}}), train_length=None)
+    assert said == "top finds 18 of 20 numbers in prompts of 512 tokens; base finds 2 of 20."
+
+
+def test_the_headline_without_scores():
+    failed = [{**each, "correct": None, "error": "out of memory"} for each in grid({"base": {256: 0}})]
+    assert in_short(failed) == "No prompt has a score."
 
 
 def test_lengths_in_words():

@@ -58,7 +58,10 @@ class AdviceSection(Section[Advice]):
         parts = [
             {
                 "figure": context.drawn(
-                    figures.advice_figure(checks(each), dict.fromkeys(each.series.values(), each.train_length)),
+                    figures.found_figure(
+                        {str(name): part for name, part in checks(each).groupby("check", sort=False)},
+                        dict.fromkeys(each.series.values(), each.train_length),
+                    ),
                     f"advice-{i:02}",
                 ),
                 "tables": [each for each in self.tables([each]) if isinstance(each, Table)],

@@ -1,9 +1,9 @@
 """Figures: functions that take an Axes and return it, and those that draw a whole Figure."""
 
-from .advice import advice_figure
 from .causes import causes, causes_figure
 from .curves import PANELS, curves
 from .fading import fading_figure, save_as
+from .found import found, found_figure
 from .grids import difference, grid, grids, pivot
 from .heads import attention_figure, exponents, mass_by_length, sorted_heads, sorted_trials
 from .league import league_figure
@@ -13,7 +13,8 @@ from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
 
 __all__ = [
-    "PANELS", "advice_figure", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
-    "fading_figure", "grid", "grids", "ink", "key_of", "league_figure", "loss", "loss_figure", "mass_by_length", "pivot", "save",
+    "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
+    "fading_figure", "found", "found_figure", "grid", "grids", "ink", "key_of", "league_figure",
+    "loss", "loss_figure", "mass_by_length", "pivot", "save",
     "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip

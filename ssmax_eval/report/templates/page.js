@@ -170,6 +170,7 @@ function draw() {
     asked.append(element("br"), element("span", prompt[5], "soft"), element("br"), element("code", prompt[8], "soft"));
     line.append(element("td", number(prompt[0])), element("td", `${prompt[1]}${prompt[3] === null ? "" : ` (${prompt[3]})`}`), element("td", prompt[2]), asked, element("td", prompt[6]));
     answersOf(i).filter(each => !hidden.has(each.series.key)).forEach(each => line.append(cellOf(each.answer, prompt)));
+    columns.forEach(([, label], k) => { line.cells[k].dataset.label = label; });  // where a line is a card, on a narrow screen
     return line;
   });
   const table = $("prompts").querySelector("table");
@@ -222,6 +223,7 @@ if (data.tasks.length) {
     filters.result.value = "all";
     shown = PAGE;
     draw();
+    $("all-prompts").open = true;
     $("prompts").scrollIntoView({block: "start"});
     $("prompts").focus({preventScroll: true});
   }));

@@ -15,10 +15,11 @@ from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
-from ....verdict import too_few, verdict
+from ....verdict import headline, too_few, verdict
 from ..depths import with_placed
 
 WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
+HIDDEN = {"number": "numbers", "word": "words", "uuid": "UUIDs"}
 UNTESTED: dict[str, Any] = {"placed": None, "accuracy": math.nan, "low": None, "high": None, "scored": 0, "failed": 0}
 
 
@@ -37,6 +38,7 @@ class Grid:
     by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
     reach: pd.DataFrame = field(default_factory=pd.DataFrame)
     verdict: list[dict[str, Any]] = field(default_factory=list)
+    headline: str = ""
 
 
 class Grids(Section[Grid]):
@@ -58,6 +60,7 @@ class Grids(Section[Grid]):
                 at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']:,.0f}"
                 yield f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts"
         for each in found:
+            yield each.headline
             for said in each.verdict:
                 yield " ".join([f"{said['series']}:", *said["sentences"]])
 
@@ -66,11 +69,15 @@ class Grids(Section[Grid]):
             "cells": records(each.cells for each in found),
             "effective_lengths": records(each.reach for each in found),
             "comparison": records(each.by_length for each in found),
+            "headline": [each.headline for each in found],
             "verdict": [said for each in found for said in each.verdict],
         }
 
     def lead(self, found: Sequence[Grid], context: Context) -> Markup:
-        return context.render("probes/needle/sections/verdict.html.j2", sections=found)
+        panels = {each.heading: each.means for each in found if len(each.means.dropna(subset=["accuracy"]))}
+        trained = {name: length for each in found for name, length in context.train_lengths(each.rows).items()}
+        drawn = context.drawn(figures.found_figure(panels, trained), "found-by-length") if panels else None
+        return context.render("probes/needle/sections/verdict.html.j2", sections=found, figure=drawn)
 
     def page(self, found: Sequence[Grid], context: Context) -> Markup:
         shown = [section(each, context) for each in found]
@@ -88,8 +95,10 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     baseline = context.baseline_of(of_grid(rows, WHOSE))
     reach, pairs = statistics.effective_lengths(rows), statistics.beside(rows, baseline)
     by_length, by_cell = statistics.compare(pairs, baseline, ("context_length",)), statistics.compare(pairs, baseline)
-    said = verdict(rows, baseline, reach, context.train_lengths(rows), pairs, by_length)
-    return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said)
+    trained = context.train_lengths(rows)
+    said = verdict(rows, baseline, reach, trained, pairs, by_length)
+    in_short = headline(means, by_length, baseline, trained, HIDDEN.get(str(rows["value"].iloc[0]), "answers"))
+    return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said, in_short)
 
 
 def section(grid: Grid, context: Context) -> dict[str, Any]:
