@@ -9,6 +9,8 @@ import pandas as pd
 from . import statistics
 
 LEVEL = 1 - statistics.CONFIDENCE
+SAME = 0.05  # of accuracy: a difference below it is none that matters
+MOST = 2000  # prompts or trials that advice goes up to
 LOW = 0.5  # a short score below which it says little how far it is kept
 
 
@@ -111,7 +113,7 @@ def against(
         word = "more" if total["difference"] > 0 else "less"
         sentences.append(f"At no single length can it be told from {baseline}, but over all it finds {word}.")
     elif not real:
-        sentences.append(f"It cannot be told from {baseline}.")
+        sentences.append(untold(lines, baseline))
     if calm := [line for line in lines if line["p_holm"] >= LEVEL]:
         at = where([line["context_length"] for line in calm], tested)
         sentences.append(f"No significant difference {at}{able(calm)}.")
@@ -121,6 +123,25 @@ def against(
         "lengths adjusted for their number, Holm.)"
     )
     return sentences
+
+
+def untold(lines: list[dict[str, Any]], baseline: str) -> str:
+    """Say why two series are not told apart: they find about as much, or there are too few prompts, and how many would be enough."""
+    line = max(lines, key=lambda line: (abs(line["difference"]), line["context_length"]))
+    size, units = abs(line["difference"]), line["trials"] or line["pairs"]
+    if size < SAME:
+        return f"It finds about as much as {baseline} at every length."
+    if not units:
+        return f"Too few prompts tell it from {baseline}."
+    enough = next((n for n in range(2, MOST) if statistics.smallest_difference(n, LEVEL / len(lines)) <= size), MOST)
+    enough = max(enough, 2 * units)  # as many as there are were not enough
+    how = (
+        f"{enough} trials (--trials {enough})" if line["trials"] else f"{enough} prompts of that length (more --trials)"
+    )
+    at = f"{line['difference']:+.2f} at {line['context_length']:,} tokens"
+    return (
+        f"Too few prompts to tell it from {baseline}: a difference as large as here, {at}, would show with about {how}."
+    )
 
 
 def able(lines: list[dict[str, Any]]) -> str:
