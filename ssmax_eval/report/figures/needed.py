@@ -79,6 +79,9 @@ def needed_scale_figure(lines: pd.DataFrame, laws: pd.DataFrame, train_lengths: 
         axes = figure.subplots(down, across, squeeze=False, sharey=True).flat
         for ax, (name, colour) in zip(axes, colours(names).items(), strict=False):
             needed_scale(ax, shown[shown["series"] == name], laws, colour, train_lengths.get(name))
+            ax.label_outer(remove_inner_ticks=False)
+            ax.xaxis.set_tick_params(labelbottom=True)
+            ax.set_xlabel("context length")
         for ax in list(axes)[len(names) :]:
             ax.set_axis_off()
         there = [(law.name, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (laws["law"] == law.name).any()]
