@@ -233,7 +233,8 @@ def table_of(needed, trials=6, noise=0.0, lengths=LENGTHS, **told):
             away = [STEP * step - best for step in steps]
             rows.append(
                 made(
-                    NeededScaleRow, sample=f"{n}/{trial}", model="m", attention="softmax", attention_swapped=False, rope="as trained", task="single",
+                    NeededScaleRow, sample=f"{n}/{trial}", model="m", attention="softmax", attention_swapped=False,
+                    rope="as trained", task="single",
                     value="number", needles=1, haystack="text", context_length=n, depth_percent=50.0, trial=trial, plan=2,
                     seed=0, correct=True, scaled="all", prompt_sha256=f"{n}/{trial}", factors=[factor_of(s) for s in steps],
                     nlls=[3 * x**2 + 0.1 for x in away], verdicts=[abs(x) < 0.2 for x in away], **told,
@@ -365,7 +366,7 @@ def test_python_and_json_give_the_best_factors(capsys, checkpoint, tmp_path):
     found = json.loads(out)
     assert [line["best"] for line in found["needed_scale"]] == pytest.approx(table["best"])
     assert {line["law"] for line in found["scale_laws"]} >= {"1", "a", "s ln n", "a n^g"}
-    assert [line["series"] for line in found["s"]] == [table["series"].iloc[0]]
+    assert [line["series"] for line in found["needed_s"]] == [table["series"].iloc[0]]
 
 
 def test_a_learned_s_stands_beside_the_needed_one(capsys, tokenizer, tmp_path):
@@ -379,7 +380,7 @@ def test_a_learned_s_stands_beside_the_needed_one(capsys, tokenizer, tmp_path):
 
     runs = find_runs(tmp_path)
     [found] = found_in(runs, context_of(runs)).found
-    [line] = found.summary()["s"]
+    [line] = found.summary()["needed_s"]
     constant = next(line["a"] for line in found.summary()["scale_laws"] if line["law"] == "a")
     assert line["s_learned"] == pytest.approx(0.2)
     assert line["s_needed"] == pytest.approx(0.2 * constant)

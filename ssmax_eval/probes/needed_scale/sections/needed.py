@@ -59,7 +59,7 @@ class NeededScale(Section[Found]):
         return {
             "needed_scale": records(each.lines for each in found),
             "scale_laws": records(each.laws for each in found),
-            "s": [
+            "needed_s": [
                 {"series": name, "s_learned": learned, "s_needed": needed}
                 for each in found
                 for name, (learned, needed) in each.s.items()
