@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .probes import PROBES
     from .probes.attention.options import AttentionOptions
     from .probes.loss.options import LossOptions
+    from .probes.needed_scale.options import NeededScaleOptions
     from .probes.needle.options import NeedleOptions
     from .results import load_results
     from .setting import Setting
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     # for type checkers; at run time every probe of PROBES is a function, made when it is first used
     attention = function(AttentionOptions, PROBES["attention"])
     loss = function(LossOptions, PROBES["loss"])
+    needed_scale = function(NeededScaleOptions, PROBES["needed-scale"])
     needle = function(NeedleOptions, PROBES["needle"])
 
 _HOMES = {
@@ -62,6 +64,7 @@ __all__ = [
     "load_model",
     "load_results",
     "loss",
+    "needed_scale",
     "needle",
     "register",
     "register_bias",
@@ -75,13 +78,14 @@ __all__ = [
 def __dir__() -> list[str]:
     from .probes import PROBES
 
-    return sorted({*__all__, *PROBES})
+    return sorted({*__all__, *(kind.function for kind in PROBES.values())})
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         home = importlib.import_module(f".{_HOMES[name]}", __name__)
         return home if name == _HOMES[name] else getattr(home, name)
-    if not name.startswith("_") and name in importlib.import_module(".probes", __name__).PROBES:
+    probes = {} if name.startswith("_") else importlib.import_module(".probes", __name__).PROBES
+    if any(kind.function == name for kind in probes.values()):
         return getattr(importlib.import_module(".api", __name__), name)
     raise AttributeError(f"module 'ssmax_eval' has no attribute {name!r}")

@@ -23,7 +23,7 @@ def function(options: Callable[P, SomeOptions], kind: Kind[SomeOptions]) -> Call
 
     def call(models: Any, *arguments: P.args, **given: P.kwargs) -> pd.DataFrame:
         if unknown := next((name for name in given if name not in takes), None):
-            raise TypeError(f"{kind.name}() takes no {unknown!r}{nearest(unknown, takes)}")
+            raise TypeError(f"{kind.function}() takes no {unknown!r}{nearest(unknown, takes)}")
         return run(kind, models, options(*arguments, **given))
 
     parameters = [inspect.Parameter("models", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Any)]
@@ -31,7 +31,7 @@ def function(options: Callable[P, SomeOptions], kind: Kind[SomeOptions]) -> Call
         inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
         for each in takes.values()
     ]
-    call.__name__ = call.__qualname__ = kind.name
+    call.__name__ = call.__qualname__ = kind.function
     call.__signature__ = inspect.Signature(parameters, return_annotation=pd.DataFrame)  # type: ignore[attr-defined]
     told = [f"    models: {MODELS}", *(f"    {name}: {each.told.help}" for name, each in takes.items())]
     call.__doc__ = "\n".join(
@@ -62,9 +62,10 @@ def run(kind: Kind[SomeOptions], models: Any, options: SomeOptions) -> pd.DataFr
 
 
 def __getattr__(name: str) -> Any:
-    if name not in PROBES:
+    kind = next((each for each in PROBES.values() if each.function == name), None)
+    if kind is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()[name] = function(PROBES[name].options, PROBES[name])
+    made = globals()[name] = function(kind.options, kind)
     return made
 
 

@@ -149,12 +149,12 @@ def test_only_what_is_left_is_counted(capsys, checkpoint, tmp_path):
     assert run.is_complete
 
 
-def test_a_run_of_two_probes_says_both(capsys, checkpoint, tmp_path):
+def test_a_run_of_all_probes_says_each(capsys, checkpoint, tmp_path):
     given = ("--documents", "2", "--window", "16", "--output-path", tmp_path, "--no-report", "--limit-tokens", "800")
     code, _, err = call(capsys, "run", "--model", checkpoint, *GRID, *given)
     assert code == 0
     *_, prompts, tokens, _, _, cut = COST.fullmatch(without_note(err)).groups()
-    assert (prompts, tokens) == ("6 prompts; 2 documents", f"{3 * 96 + 3 * 128 + 2 * 128}")
+    assert (prompts, tokens) == ("12 prompts; 2 documents", f"{2 * (3 * 96 + 3 * 128) + 2 * 128:,}")
     assert cut == "; limit tokens 800: 1 of 2 trials"
     for run in find_runs(tmp_path):
         assert run.record()["tokens"] <= 800

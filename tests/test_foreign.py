@@ -191,11 +191,13 @@ def test_run_does_what_a_function_can(capsys, mine, checkpoint):
     code, out, err = call(capsys, *words)
     assert code == 0, err
     assert "a function gives text alone: needle in place of attention" in err
+    assert "a function gives text alone: no needed-scale" in err
     assert "a function gives text alone: no loss" in err
     rows = ssmax_eval.load_results("results")
     assert {name: set(part["model"]) for name, part in rows.groupby("probe")} == {
         "needle": {"mine:answer"},
         "attention": {checkpoint.name},
+        "needed-scale": {checkpoint.name},
         "loss": {checkpoint.name},
     }
     page = (mine.parent / out.strip().splitlines()[-1]).read_text()

@@ -71,7 +71,7 @@ def test_all_probes_at_once_have_it_and_each_other_table_keeps_or_refuses_its_ro
     ]
     out = python(scratch, "-m", "ssmax_eval", "run", "--model", checkpoint, *small, "--output-path", "all")
     page = (scratch / out.splitlines()[-1]).read_text()
-    assert "<h1>Needle in a haystack, attention on the needle, loss, copying</h1>" in page
+    assert "<h1>Needle in a haystack, attention on the needle, needed scale, loss, copying</h1>" in page
     code = """
 import pandas as pd, ssmax_eval
 from ssmax_eval import statistics

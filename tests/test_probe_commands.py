@@ -71,12 +71,12 @@ def test_run_is_everything_on_one_page(capsys, checkpoint, tmp_path):
     )  # fmt: skip
     assert code == 0
     page = (tmp_path / "reports" / re.search(r"run-\w+\.html", out).group()).read_text()
-    assert "<h1>Needle in a haystack, attention on the needle, loss</h1>" in page
+    assert "<h1>Needle in a haystack, attention on the needle, needed scale, loss</h1>" in page
     assert "<script>alert" not in page
-    assert page.count("<figure") == 4  # grids, causes, attention, loss
+    assert page.count("<figure") == 5  # grids, causes, attention, needed scale, loss
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
-    assert {run.folder.parent.name for run in find_runs(tmp_path)} == {"attention", "loss"}
-    assert len(find_runs(tmp_path)) == 8
+    assert {run.folder.parent.name for run in find_runs(tmp_path)} == {"attention", "needed-scale", "loss"}
+    assert len(find_runs(tmp_path)) == 12
     # the loss is read as far as the needle goes
     assert set(ssmax_eval.load_results(tmp_path / "loss")["context_length"]) == {128}
 
@@ -89,7 +89,8 @@ def test_json_of_all_probes(capsys, checkpoint, tmp_path):
     assert code == 0
     found = json.loads(out)
     prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "verdict"}
-    assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts}
+    scale = {"needed_scale", "scale_laws", "needed_s"}
+    assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts, *scale}
     assert found["failed"] == 0
     assert len(found["fading"]) == 8
     assert isinstance(found["loss"][0]["position_start"], int)

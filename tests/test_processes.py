@@ -307,7 +307,7 @@ def test_a_process_that_outlives_its_launch_keeps_others_out(tmp_path):
 
 
 def test_two_processes_make_one_processes_rows(checkpoint, tmp_path):
-    """Of all probes: needle and attention in one forward, loss."""
+    """Of all probes: needle and attention in one forward, needed scale, loss."""
     words = ["run", "--model", checkpoint, "--context-lengths", "96,128", "--trials", "3", "--documents", "5"]
     words += ["--window", "16", "--batch-size", "2"]
     alone(*words, "--no-report", "--output-path", tmp_path / "one")
@@ -317,12 +317,12 @@ def test_two_processes_make_one_processes_rows(checkpoint, tmp_path):
     page.unlink()
     page.parent.rmdir()
     assert [line.split(":")[1] for line in err if "note" not in line] == [" cost"]  # of one process
-    assert out.count("run ") == 2
+    assert out.count("run ") == 3
     one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
-    assert set(one) == {"attention", "loss"}
+    assert set(one) == {"attention", "needed-scale", "loss"}
     assert one == two
     for folder, told in ((tmp_path / "one", None), (tmp_path / "two", 2)):
-        assert [json.loads(file.read_text()).get("processes") for file in folder.rglob("run.json")] == [told, told]
+        assert [json.loads(file.read_text()).get("processes") for file in folder.rglob("run.json")] == [told] * 3
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])

@@ -17,6 +17,7 @@ from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.position.bias import biases
 from ssmax_eval.probes.attention.rows import AttentionRow
 from ssmax_eval.probes.loss.rows import LossRow
+from ssmax_eval.probes.needed_scale.rows import NeededScaleRow
 from ssmax_eval.probes.needle.rows import NeedleRow
 from ssmax_eval.rows import Row, table
 from ssmax_eval.training.job import SHAPE
@@ -115,7 +116,7 @@ def prepared(line, checkpoint):
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "8"]
-    if words[0] in ("needle", "attention", "run"):
+    if words[0] in ("needle", "attention", "needed-scale", "run"):
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]
     return words
@@ -236,6 +237,7 @@ def main_ok(capsys, words):
         ("Every row:", Row),
         ("Rows of `needle`", NeedleRow),
         ("Rows of `attention`", AttentionRow),
+        ("Rows of `needed-scale`", NeededScaleRow),
         ("Rows of `loss`", LossRow),
     ],
 )
@@ -255,6 +257,7 @@ def test_every_column_is_told_of_and_the_notebook_runs(checkpoint, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     small = {"context_lengths": [96, 128], "depth_percents": [0, 100], "trials": 2}
     ssmax_eval.attention(str(checkpoint), **small, output_path="other")
+    ssmax_eval.needed_scale(str(checkpoint), **small, output_path="other")
     ssmax_eval.loss(str(checkpoint), context_length=64, documents=2, window=16, output_path="other")
     ssmax_eval.needle(str(checkpoint), attention=["softmax", "ssmax"], **small)
     assert set(ssmax_eval.load_results("other", "results").columns) == told

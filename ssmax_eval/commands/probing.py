@@ -17,9 +17,7 @@ from ..processes import together
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
-RUN = (
-    "All probes on all models: needle and attention in one forward, loss up to the longest context length; one report."
-)
+RUN = "All probes on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one report."
 MODELS = Annotated[
     list[str] | None,
     typer.Option(

@@ -87,6 +87,12 @@ def heads_of(config: Any, module: nn.Module) -> int:
     return next((heads for heads in own if isinstance(heads, int)), int(config.num_attention_heads))
 
 
+def heads_by_layer(model: PreTrainedModel) -> dict[int, int]:
+    """Return the query heads of every layer that attends, by its index in the decoder."""
+    config, indices = model.config.get_text_config(), layer_indices(model)
+    return {indices[name]: heads_of(config, module) for name, module in attention_modules(model).items()}
+
+
 def window_of(config: Any, module: nn.Module, index: int) -> float:
     """Return how many tokens a layer's window (sliding or chunked) holds: infinite without one, 0 where its size is not told."""
     layer_types = getattr(config, "layer_types", None)

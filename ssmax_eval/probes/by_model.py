@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..mechanisms.layers import layer_indices
 from ..mechanisms.train_length import train_length_of
 from ..models.sources import ModelSource, is_foreign, resolve
 from ..models.subjects import is_one
@@ -58,6 +59,20 @@ def default_window(models: Any) -> int:
     """Return the near context that the context gain leaves: the models' shortest training length, at most WINDOW tokens."""
     lengths = [training_length(model) for model in members(models)]
     return min([WINDOW, *filter(None, lengths)])
+
+
+def default_layers(models: Any, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Return the layers that attend of these models, by their index. Raises UserError where models differ, or nobody can tell."""
+    from ..models.shape import blank
+
+    found = set()
+    for model in members(models):
+        built = blank(resolve(model), trust_remote_code) if isinstance(model, str) else model[0]
+        found.add(None if built is None else tuple(sorted(set(layer_indices(built).values()))))
+    if len(found) != 1 or None in found:
+        why = "the models' layers differ" if len(found) > 1 else "the model does not tell its layers"
+        raise UserError(f"layers all: {why}; say which: --layers 0,1")
+    return found.pop() or ()
 
 
 def members(models: Any) -> list[Any]:

@@ -117,9 +117,9 @@ class Probe(Protocol):
 class Kind(Generic[SomeOptions]):
     """A probe's folder: what the command line, Python, the store and the page read of it.
 
-    name: of the command, the Python function and the folder of its runs. options: what it can be asked; its docstring is the
-    command's help. schema: of its rows. shown: what the command takes besides, of how it is shown. place: where it
-    stands among the others. returns: what its Python function returns.
+    name: of the command and the folder of its runs, and with underscores of the Python function. options: what it can be
+    asked; its docstring is the command's help. schema: of its rows. shown: what the command takes besides, of how it is shown.
+    place: where it stands among the others. returns: what its Python function returns.
 
     The folder's probe.py gives `maker` what returns the probe that options ask for, beside those of the same command. Its
     numbers.py, if there is one, has of(rows): what the Python function returns of them. Each file in its folder
@@ -136,6 +136,11 @@ class Kind(Generic[SomeOptions]):
     _makers: list[Callable[[Any, SomeOptions, Sequence[Probe]], Probe]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+
+    @property
+    def function(self) -> str:
+        """The name of its Python function."""
+        return self.name.replace("-", "_")
 
     def make(self, models: Any, options: SomeOptions, beside: Sequence[Probe] = ()) -> Probe:
         """Return the probe that options ask for. Raises UserError."""

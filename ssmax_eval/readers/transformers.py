@@ -2,26 +2,28 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
 from ..mechanisms.layers import reads_on
+from .again import Again
 from .answers import Score, Watch, forced, generate
 from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
-from .reader import ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
+from .reader import AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
 
 
 class TransformersReader:
     """Reads prompts with a transformers model, in whatever setting it is at that moment.
 
     gives: what it can be asked for. answers: verdicts and nll of given answers from one forward. generate: greedy decoding. nll: of
-    every token. weights: what every head does in chosen rows.
+    every token. weights: what every head does in chosen rows. rows read again: over one prefill, with queries multiplied.
     """
 
-    gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS})
+    gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS, AGAIN})
     scoring: ClassVar[str] = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -34,7 +36,8 @@ class TransformersReader:
         own or swapped in. Raises UserError for what this reader, or the model, cannot give.
         """
         refuse_lacking(self, needs)
-        return preflight(self.model, self.tokenizer, longest, mechanism=mechanism, masses=WEIGHTS in needs)
+        ours = mechanism or AGAIN in needs  # edits pass through our attention function
+        return preflight(self.model, self.tokenizer, longest, mechanism=ours, masses=WEIGHTS in needs)
 
     def inputs(self, prompt: Prompt) -> int:
         """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
@@ -43,6 +46,11 @@ class TransformersReader:
     def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""
         return forced(self.model, self.tokenizer, prompts, chunk, watch)
+
+    def again(self, prompts: list[Prompt], start: int, chunk: int | None = None) -> Again:
+        """Return prompts of equal length whose rows from `start` on can be read again and again (again.Again)."""
+        ids = torch.tensor([prompt.ids[: self.inputs(prompt)] for prompt in prompts], device=reads_on(self.model))
+        return Again(self.model, ids, start, chunk)
 
     def generate(self, prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
         """Decode each prompt's answer greedily (answers.generate)."""

@@ -6,8 +6,10 @@ from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
+from .laws import LAWS, law_values, scale_laws
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
+from .needed import Needed, best_factors, needed_scale
 from .paired import Beside, beside, compare
 from .ranking import chosen, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
@@ -33,6 +35,7 @@ __all__ = [
     "CONFIDENCE",
     "FEWEST",
     "HEAD",
+    "LAWS",
     "LEARNED",
     "PART",
     "POWER",
@@ -41,9 +44,11 @@ __all__ = [
     "TASK",
     "TEXT",
     "Beside",
+    "Needed",
     "Thresholds",
     "attention_standings",
     "beside",
+    "best_factors",
     "best_theta",
     "cause_counts",
     "cells",
@@ -59,15 +64,18 @@ __all__ = [
     "fading",
     "head_scores",
     "heads",
+    "law_values",
     "lengths",
     "loss_by_position",
     "loss_standings",
+    "needed_scale",
     "of_documents",
     "of_prompts",
     "over_seeds",
     "paired_interval",
     "price",
     "ranked",
+    "scale_laws",
     "smallest_difference",
     "standings",
     "task_name",

@@ -36,7 +36,10 @@ MOST_TRIALS = 100_000
 PLANS = (1, 2)
 SCORING = ("forced", "generate")
 # of prompts and scores, by plan: raise one when the same parameters come to mean other rows
-FORMAT = {1: {"needle": 1, "attention": 2}, 2: {"needle": 2, "attention": 3}}
+FORMAT = {
+    1: {"needle": 1, "attention": 2, "needed-scale": 1},
+    2: {"needle": 2, "attention": 3, "needed-scale": 1},
+}
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
@@ -209,15 +212,16 @@ class NeedleProbe(Probe):
                 size = 1  # these prompts are as long as their needle
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
-                if not claim() or all(sample.name in done for sample in batch):
+                if not claim() or all(self.has(sample, done) for sample in batch):
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
                 scores = score(prompts)
                 scoring = self.scoring if self.scoring == "generate" else reader.scoring
                 rows = [
-                    self.row(sample, prompt, score) | {"scoring": scoring}
+                    row | {"scoring": scoring}
                     for sample, prompt, score in zip(batch, prompts, scores, strict=True)
-                    if sample.name not in done
+                    for row in self.rows(sample, prompt, score)
+                    if row["sample"] not in done
                 ]
                 yield rows
 
@@ -226,6 +230,10 @@ class NeedleProbe(Probe):
         if self.scoring == "generate":
             return reader.generate
         return masses_of(reader) if self.attention_mass else reader.answers
+
+    def rows(self, sample: Sample, prompt: Prompt, score: Fields) -> list[Fields]:
+        """Return the rows of a prompt and what it scored."""
+        return [self.row(sample, prompt, score)]
 
     def row(self, sample: Sample, prompt: Prompt, score: Fields) -> Fields:
         """Return the row of a prompt and what it scored."""
@@ -291,22 +299,25 @@ def prompts_at_once(model: PreTrainedModel | None, length: int) -> int:
 
 def make(models: Any, options: GridOptions, beside: Sequence[Probe] = ()) -> NeedleProbe:
     """Return the needle grid that options ask for. Raises UserError."""
+    return NeedleProbe(**parameters_of(models, options), scoring=options.scoring, attention_mass=options.attention_mass)
+
+
+def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
+    """Return the parameters of a grid of needle prompts that options ask for. Raises UserError."""
     lengths = options.context_lengths
-    return NeedleProbe(
-        context_lengths=default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
-        depth_percents=tuple(options.depth_percents),
-        trials=options.trials,
-        needle=Needle(options.task or default_task(models), options.value, options.needles),
-        haystack=options.haystack,
-        scoring=options.scoring,
-        controls=tuple(several(options.controls)),
-        seed=options.seed,
-        limit=options.limit,
-        limit_tokens=options.limit_tokens,
-        attention_mass=options.attention_mass,
-        chunk=options.chunk,
-        plan_version=options.plan,
-    )
+    return {
+        "context_lengths": default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
+        "depth_percents": tuple(options.depth_percents),
+        "trials": options.trials,
+        "needle": Needle(options.task or default_task(models), options.value, options.needles),
+        "haystack": options.haystack,
+        "controls": tuple(several(options.controls)),
+        "seed": options.seed,
+        "limit": options.limit,
+        "limit_tokens": options.limit_tokens,
+        "chunk": options.chunk,
+        "plan_version": options.plan,
+    }
 
 
 PROBE.maker(make)

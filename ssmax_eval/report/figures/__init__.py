@@ -8,6 +8,7 @@ from .grids import difference, grid, grids, pivot
 from .heads import attention_figure, exponents, mass_by_length, sorted_heads, sorted_trials
 from .league import league_figure
 from .losses import context_gain, loss, loss_figure
+from .needed import needed_scale, needed_scale_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
@@ -15,6 +16,6 @@ from .theta import theta, theta_figure
 __all__ = [
     "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
     "fading_figure", "found", "found_figure", "grid", "grids", "ink", "key_of", "league_figure",
-    "loss", "loss_figure", "mass_by_length", "pivot", "save",
+    "loss", "loss_figure", "mass_by_length", "needed_scale", "needed_scale_figure", "pivot", "save",
     "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip
