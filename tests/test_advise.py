@@ -14,7 +14,7 @@ from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of
-from ssmax_eval.studies.advise import CANDIDATES, CHECKS, ROUNDS, Asked
+from ssmax_eval.studies.advise import CANDIDATES, CHECKS, NEEDED, ROUNDS, Asked, fitted_scale
 
 SHORT = (
     "--context-lengths",
@@ -67,7 +67,8 @@ def test_a_race_takes_under_half_of_a_grid_for_each(refused):
     """Of each but log-n, which is beside what a user would try by hand."""
     asked = Asked("softmax-bible-2m")
     first, *later = ((asked.grid(share, 0).trials * len(asked.depths), keep) for share, keep in ROUNDS)
-    race = first[0] * (first[1] - refused) + sum(prompts * keep for prompts, keep in later)
+    needed = asked.grid(NEEDED[0], 0, NEEDED[1])
+    race = needed.trials * len(needed.depth_percents) + first[0] * (first[1] - refused) + sum(prompts * keep for prompts, keep in later)
     checks = 2 * sum(
         (grid := asked.grid(share, 0, depths)).trials * len(grid.depth_percents) for share, depths in CHECKS
     )
@@ -101,7 +102,7 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
         "not checked on task multikey in haystack text: context length 96: shorter than" in err
     )  # said before the race
     assert err.index("not checked") < err.index("cost:")
-    assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [8, 4, 3]
+    assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [9, 4, 3]
     page = (tmp_path / "a.html").read_text()
     assert page.index("<h2>Advice</h2>") < page.index("<h2>Verdict</h2>")
     before = sorted((tmp_path / "runs").rglob("rows.jsonl"))

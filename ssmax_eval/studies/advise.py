@@ -1,6 +1,7 @@
 """Which setting to read a model with beyond its training length, if any: candidates race, and the winner is checked on other prompts."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from ..probes import PROBES
 from ..probes.by_model import default_lengths, default_task, training_length
 from ..probes.defaults import DEPTH_PERCENTS
 from ..probes.loss.options import LossOptions
+from ..probes.needed_scale.options import NeededScaleOptions
 from ..probes.needle.options import NeedleOptions
 from ..results import tables
 from ..run import run_probes
@@ -31,9 +33,12 @@ CANDIDATES = (
     Setting.of(rope_scaling="yarn:2"),
 )
 # of the trials, and of the candidates, those that are left: the model as trained always is
-ROUNDS = ((1 / 8, len(CANDIDATES)), (1 / 8, 4), (3 / 16, 3))
+ROUNDS = ((1 / 8, len(CANDIDATES) + 1), (1 / 8, 4), (1 / 8, 3))
+NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
+SPELLED = ("a", "s ln n", "a + b ln n")  # laws of the needed scale that a mechanism of ours is
+SEED = 999  # of the needed scale, apart from the rounds
 OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
 
 
@@ -130,6 +135,9 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
     subject = asked.subject
     refused, grids = applicable(subject, asked, options)
     left = [setting for setting in CANDIDATES if setting not in refused]
+    needed = needed_scale(asked, options)
+    if (fitted := fitted_scale(needed, subject.label, training_length(asked.model))) is not None:
+        left.append(fitted)
     runs = read(asked, asked.grid(ROUNDS[0][0], 0), left, options)
     # the names that rows of all candidates have beside each other; rows of fewer would be told apart by less
     first = statistics.with_series(statistics.of_prompts(tables(runs))).drop_duplicates("run_id").set_index("run_id")
@@ -168,14 +176,56 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         statistics.price(rows_of(losses), series[AS_TRAINED]),
         refused,
         # the list: a whole grid for each candidate, at what these prompts took
-        {"choosing": tokens_of(runs), "checking": tokens_of(checks) + tokens_of(losses), "the whole list": whole_list},
-        [*runs, *checks, *losses],
+        {
+            "choosing": tokens_of(needed) + tokens_of(runs),
+            "checking": tokens_of(checks) + tokens_of(losses),
+            "the whole list": whole_list,
+        },
+        [*needed, *runs, *checks, *losses],
     )
 
 
 def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
     """Run a needle grid on the model in several settings, and return a run for each."""
     return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
+
+
+def needed_scale(asked: Asked, options: RunOptions) -> list[Run]:
+    """Measure the factor that the model's answers need at each length; no run of a model whose attention is out of reach."""
+    grid = asked.grid(NEEDED[0], SEED, NEEDED[1])
+    same = {
+        name: getattr(grid, name)
+        for name in ("context_lengths", "depth_percents", "trials", "seed", "task", "haystack")
+    }
+    try:
+        return run_probes(
+            [PROBES["needed-scale"].make(asked.models, NeededScaleOptions(**same))], asked.models, [AS_TRAINED], options
+        )
+    except UserError as error:
+        log.warning("ssmax-eval: note: no query scale is fitted: %s", error)
+        return []
+
+
+def fitted_scale(runs: Sequence[Run], label: str, train_length: int | None) -> Setting | None:
+    """Return the query scale whose law comes nearest to the needed one at lengths left out, on top of what the model has.
+
+    Only of a model that attends by softmax: what another mechanism needs beside its own C(n) is no mechanism of ours.
+    """
+    if not runs or runs[0].record()["attention"]["attention"] != "softmax":
+        return None
+    rows = statistics.with_series(tables(runs))
+    laws = statistics.scale_laws(statistics.best_factors(rows), dict.fromkeys(rows["series"], train_length)).set_index(
+        "law"
+    )
+    known = laws.loc[[law for law in SPELLED if law in laws.index and laws.loc[law, "error"] == laws.loc[law, "error"]]]
+    if known.empty or (law := known["error"].idxmin()) is None:
+        return None
+    line = known.loc[law]
+    if law == "a":
+        return None if not train_length else Setting.of(f"constant-n:s={line['a'] / math.log(train_length):.4g}")
+    return Setting.of(
+        f"ssmax:s={line['s']:.4g}" if law == "s ln n" else f"ssmax-bias:s={line['b']:.4g},b={line['a']:.4g}"
+    )
 
 
 def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dict[Setting, str], list[NeedleOptions]]:
