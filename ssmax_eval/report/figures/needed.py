@@ -23,8 +23,8 @@ DASHES = [
     (0, (6, 2, 1, 2)),
     (0, (10, 3)),
 ]
-# of what is scaled or read besides; layers have a table
-MARKS = {"heads": "D", "random-heads": "^", "whole-prompt": "s", "no-needle": "x"}
+# of what is scaled or read besides; layers and single heads, whose factors are far larger, have a table
+MARKS = {"random-heads": "^", "whole-prompt": "s", "no-needle": "x"}
 
 
 def needed_scale(
