@@ -177,7 +177,7 @@ def in_words(lines: Sequence[Line], times: tuple[float, float] | None = None) ->
 def cuts(lines: Iterable[Line]) -> list[str]:
     """Say what --limit-tokens left of each plan."""
     probes = {id(line.plan.probe): line.plan.probe for line in lines}
-    return list(filter(None, map(cut_in_words, probes.values())))
+    return list(dict.fromkeys(filter(None, map(cut_in_words, probes.values()))))  # alike for probes of one grid
 
 
 def total(lines: Iterable[Line]) -> float | None:

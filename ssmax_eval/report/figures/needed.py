@@ -23,8 +23,8 @@ DASHES = [
     (0, (6, 2, 1, 2)),
     (0, (10, 3)),
 ]
-# of what is scaled or read besides; layers have a table
-MARKS = {"heads": "D", "random-heads": "^", "whole-prompt": "s", "no-needle": "x"}
+# of what is scaled or read besides; layers and single heads, whose factors are far larger, have a table
+MARKS = {"random-heads": "^", "whole-prompt": "s", "no-needle": "x"}
 
 
 def needed_scale(
@@ -84,7 +84,8 @@ def needed_scale_figure(lines: pd.DataFrame, laws: pd.DataFrame, train_lengths: 
             ax.set_xlabel("context length")
         for ax in list(axes)[len(names) :]:
             ax.set_axis_off()
-        there = [(law.name, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (laws["law"] == law.name).any()]
+        main = laws[(laws["scaled"] == "all") & laws["control"].isna()]
+        there = [(law.name, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (main["law"] == law.name).any()]
         handles = [mpl.lines.Line2D([], [], color="0.4", lw=1, ls=dash) for _, dash in there]
         words = [f"C = {name}" for name, _ in there]
         marked = [what for what in MARKS if ((shown["scaled"] == what) | (shown["control"] == what)).any()]
