@@ -11,7 +11,7 @@ from .answers import Score, Watch, forced, generate
 from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
-from .reader import ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
+from .reader import AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
 
 
 class TransformersReader:
@@ -21,7 +21,7 @@ class TransformersReader:
     every token. weights: what every head does in chosen rows.
     """
 
-    gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS})
+    gives = frozenset({AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS})
     scoring: ClassVar[str] = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
