@@ -48,4 +48,4 @@ class Edit:
         own = torch.zeros(1, device=query.device) if given is None or given.dtype == torch.bool else given.float()
         mask = own.expand(batch, heads, rows, -1 if own.ndim > 1 else seen.forward.keys).clone()
         mask[:, :, -self.rows :] += shift
-        return mask.masked_fill(~seen.mask, torch.finfo(query.dtype).min).to(query.dtype)
+        return mask.to(query.dtype).masked_fill(~seen.mask, torch.finfo(query.dtype).min)

@@ -1,6 +1,6 @@
 """Statistics of grids, losses and attention: DataFrame in, DataFrame out."""
 
-from .causes import CAUSES, Thresholds, cause_counts, with_causes
+from .causes import CAUSES, FADED, Thresholds, cause_counts, with_causes
 from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
@@ -10,6 +10,7 @@ from .league import LEARNED, attention_standings, concordance, loss_standings, s
 from .losses import context_gain, loss_by_position
 from .paired import Beside, beside, compare
 from .reach import SHARE, compare_reach, effective_lengths
+from .restored import restored, restored_causes
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
 from .series import (
@@ -30,6 +31,7 @@ __all__ = [
     "CAUSES",
     "CELL",
     "CONFIDENCE",
+    "FADED",
     "FEWEST",
     "HEAD",
     "LEARNED",
@@ -64,6 +66,8 @@ __all__ = [
     "of_prompts",
     "over_seeds",
     "paired_interval",
+    "restored",
+    "restored_causes",
     "smallest_difference",
     "standings",
     "task_name",

@@ -7,12 +7,13 @@ from .grids import difference, grid, grids, pivot
 from .heads import attention_figure, exponents, mass_by_length, sorted_heads, sorted_trials
 from .league import league_figure
 from .losses import context_gain, loss, loss_figure
+from .restored import restored, restored_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
 
 __all__ = [
     "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
-    "fading_figure", "grid", "grids", "ink", "key_of", "league_figure", "loss", "loss_figure", "mass_by_length", "pivot", "save",
-    "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
+    "fading_figure", "grid", "grids", "ink", "key_of", "league_figure", "loss", "loss_figure", "mass_by_length", "pivot", "restored",
+    "restored_figure", "save", "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip
