@@ -333,7 +333,8 @@ def test_the_length_is_one_that_the_model_was_trained_for(tokenizer):
 
 def test_rows_tell_it_and_a_stopped_run_is_the_whole_one(capsys, short, tmp_path, low):
     arguments = ("attention", "--model", short, *COMMAND, "--output-path", tmp_path)
-    assert call(capsys, *arguments)[0] == 0
+    code, out, _ = call(capsys, *arguments)
+    assert (code, "repaired of those that failed" in out, "restored attention repairs" in out) == (0, True, True)
     run = find_runs(tmp_path / "attention")[0]
     whole = {row["sample"]: row for row in run.rows()}
     for row in whole.values():
@@ -345,8 +346,12 @@ def test_rows_tell_it_and_a_stopped_run_is_the_whole_one(capsys, short, tmp_path
     lines = run.rows_path.read_bytes().splitlines(keepends=True)
     run.record_path.unlink()
     run.rows_path.write_bytes(b"".join(lines[:3]) + lines[3][:50])
-    assert call(capsys, *arguments)[0] == 0
+    found = json.loads(call(capsys, *arguments, "--json")[1])
     assert {row["sample"]: row for row in run.rows()} == whole
+    assert {line["axis"] for line in found["restored"]} >= {"nothing", "tail", "together", "haystack"}
+    assert found["restored_heads"][0].keys() == {"series", "length", "axis", "heads"}
+    failed = sum(line["prompts"] - line["found"] for line in found["causes"])
+    assert sum(line["prompts"] for line in found["causes_repaired"]) == failed
     # beside a run without, which stays as it was, and whose rows are the same in all else
     plain = ("attention", "--model", short, *[word for word in COMMAND if word != "--restore"])
     assert call(capsys, *plain, "--output-path", tmp_path)[0] == 0
@@ -403,10 +408,11 @@ def test_a_function_has_no_heads_to_give_back_to(tokenizer):
 def row(trial, length, correct, verdicts, taken=None, mass=0.1):
     ranks, mass = ([0], [0.9]) if correct else ([3], [mass])
     return made(
-        AttentionRow, sample=f"{length}/{trial}", model="m", attention="softmax", attention_swapped=False, rope="as trained", task="single", value="number",
-        needles=4, haystack="text", trial=trial, plan=1, context_length=length, depth_percent=50.0, correct=correct, predicted="7",
-        first_correct=correct, answer_ranks=ranks, top_mass_answer=mass, haystack_nll=2.0, prompt_sha256=f"{length}/{trial}",
-        restored=verdicts, restored_length=256, restored_heads={"value": [[1, 0, 0.9, 0.2]]}, taken=taken, error=None,
+        AttentionRow, sample=f"{length}/{trial}", model="m", attention="softmax", attention_swapped=False, rope="as trained",
+        task="single", value="number", needles=4, haystack="text", trial=trial, plan=1, context_length=length, depth_percent=50.0,
+        correct=correct, first_correct=correct, predicted="7", answer_ranks=ranks, top_mass_answer=mass, haystack_nll=2.0,
+        prompt_sha256=f"{length}/{trial}", restored=verdicts, restored_length=256,
+        restored_heads={"value": [[1, 0, 0.9, 0.2]]}, taken=taken, error=None,
     )  # fmt: skip
 
 
@@ -451,17 +457,3 @@ def test_causes_say_how_many_restored_attention_repairs(tmp_path):
     assert "attention given back" in page
     assert "mass on the value" in page
     assert 'data-name="restored-01"' in page
-
-
-def test_the_terminal_and_json_say_it_too(capsys, short, tmp_path, low):
-    arguments = ("attention", "--model", short, *COMMAND, "--output-path", tmp_path)
-    code, out, _ = call(capsys, *arguments)
-    assert code == 0
-    assert "repaired of those that failed" in out
-    assert "restored attention repairs" in out
-    found = json.loads(call(capsys, *arguments, "--json")[1])
-    assert {line["axis"] for line in found["restored"]} >= {"nothing", "together", "haystack"}
-    assert found["restored_heads"][0].keys() == {"series", "length", "axis", "heads"}
-    assert sum(line["prompts"] for line in found["causes_repaired"]) == sum(
-        line["prompts"] - line["found"] for line in found["causes"]
-    )

@@ -24,10 +24,13 @@ AXES = (
     Axis("place", "tail", "answer", "place: mass on the question and what is written so far"),
     Axis("question", "tail", "question", "the same in the question's rows"),
 )
-NOTHING, TOGETHER, HAYSTACK, ALL = "nothing", "together", "haystack", "all"
+NOTHING, TAIL, TOGETHER, HAYSTACK, ALL = "nothing", "tail", "together", "haystack", "all"
+# axes that are also given back at once; those of the tail tell nothing of where the needle stands
+JOINED = {TAIL: [axis for axis in AXES if axis.span == "tail"], TOGETHER: [*AXES]}
 OTHERS = "/others"  # behind an axis: as many heads that were not chosen
 SAID = {
     **{axis.name: axis.said for axis in AXES},
+    TAIL: "place, in both: nothing of the needle",
     TOGETHER: "all of these together",
     HAYSTACK: "the haystack's rows, queries times ln n / ln L",
     ALL: "all of these, and the haystack's rows",

@@ -24,7 +24,7 @@ from ...readers.answers import Score, score_rows
 from ...readers.memory import Scorer
 from ...readers.reader import Reader
 from ...readers.transformers import TransformersReader
-from .axes import ALL, AXES, HAYSTACK, NOTHING, OTHERS, TOGETHER, Axis
+from .axes import ALL, AXES, HAYSTACK, JOINED, NOTHING, OTHERS, TOGETHER, Axis
 from .masses import masses_of, rounded
 from .tail import Curves, Tail, TailMasses
 
@@ -159,12 +159,12 @@ def of_prompt(what: str, verdicts: Mapping[str, list[Score]], index: int) -> dic
 
 
 def edited_by(chosen: Chosen, tail: Tail, curves: Curves, give: bool) -> list[tuple[str, dict[int, Edit]]]:
-    """Return the edits of each reading by its name: each axis, all together, and the same of other heads."""
-    readings = [(axis.name, [axis]) for axis in chosen.heads]
-    readings += [(TOGETHER, list(chosen.heads))] if chosen.heads else []
+    """Return the edits of each reading by its name: each axis, several at once, and the same of other heads."""
+    readings = {axis.name: [axis] for axis in chosen.heads}
+    readings |= {name: own for name, axes in JOINED.items() if (own := [axis for axis in axes if axis in chosen.heads])}
     return [
         (name + behind, edits_of([(axis, chosen.heads[axis], of[axis]) for axis in axes], tail, curves, give))
-        for name, axes in readings
+        for name, axes in readings.items()
         for behind, of in (("", chosen.heads), (OTHERS, chosen.others))
     ]
 

@@ -19,7 +19,8 @@ def restored(ax: Axes, lines: pd.DataFrame, said: dict[str, str]) -> Axes:
     """
     at = lines.set_index("axis").reindex([axis for axis in said if axis in set(lines["axis"])])
     places = range(len(at))
-    error = (at["share"] - at["low"], at["high"] - at["share"])
+    told = (at["low"] > 0) | (at["high"] < 1)  # else too few trials for an interval
+    error = [(end - at["share"]).abs().where(told, 0) for end in (at["low"], at["high"])]
     ax.barh(places, at["share"], xerr=error, color=GIVEN, height=0.7, error_kw={"elinewidth": 0.8, "ecolor": "0.25"})
     ax.scatter(at["others_share"], places, color=CONTROL, marker="x", s=22, zorder=3)
     ax.set_yticks(places, [plain(said[axis]) for axis in at.index])

@@ -11,9 +11,8 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
-from ..axes import ALL, AXES, HAYSTACK, NOTHING, SAID, TOGETHER
+from ..axes import AXES, SAID
 
-SHOWN = [*(axis.name for axis in AXES), TOGETHER, HAYSTACK, ALL, NOTHING]
 NAMED = 8  # heads of an axis that are named
 
 
@@ -72,7 +71,7 @@ SECTION = Given()
 def section(found: Restored, context: Context) -> dict[str, Any]:
     """Return what the template shows of one task."""
     failed = (found.lines["was"] == "wrong").any()
-    figure = figures.restored_figure(found.lines, {name: SAID[name] for name in SHOWN}) if failed else None
+    figure = figures.restored_figure(found.lines, SAID) if failed else None
     return {
         "heading": found.heading,
         "figure": context.drawn(figure, f"restored-{found.number:02}") if figure else None,
@@ -99,7 +98,7 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
         lines = []
         for name, own in part.groupby("series", sort=False):
             cells = {(line["axis"], line["context_length"]): cell(line) for line in own.to_dict("records")}
-            axes = [axis for axis in SHOWN if axis in set(own["axis"])]
+            axes = [axis for axis in SAID if axis in set(own["axis"])]
             lines += [[str(name), SAID[axis], *(cells.get((axis, n), "") for n in lengths)] for axis in axes]
         if lines:
             out.append((title, ["axis", *(f"{n:,}" for n in lengths)], lines))
@@ -109,7 +108,8 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
 def cell(line: dict[str, Any]) -> str:
     """Write how many of how many, the share's interval, and of how many it is with other heads."""
     text = f"{line['turned']} of {line['prompts']}"
-    text += f", {line['low']:.2f}–{line['high']:.2f}" if line["was"] == "wrong" else ""
+    known = line["was"] == "wrong" and (line["low"], line["high"]) != (0, 1)  # else too few trials for an interval
+    text += f", {line['low']:.2f}–{line['high']:.2f}" if known else ""
     return text if pd.isna(line["others_turned"]) else f"{text} ({int(line['others_turned'])})"
 
 
