@@ -29,7 +29,7 @@ def restored(rows: pd.DataFrame) -> pd.DataFrame:
     if told.empty:
         return pd.DataFrame(columns=columns)
     found = accuracies(told, BY).rename(columns={"scored": "prompts", "accuracy": "share"})
-    found["turned"] = (found["share"] * found["prompts"]).round().astype(int)
+    found["turned"] = (found["share"] * found["prompts"]).fillna(0).round().astype(int)
     is_control = found["axis"].str.endswith(OTHERS)
     control = found[is_control].assign(axis=found["axis"].str.removesuffix(OTHERS))
     control = control[[*BY, *TURNED[1:]]].rename(columns={name: f"others_{name}" for name in TURNED})
