@@ -613,7 +613,7 @@ def the_worst_theta(right, rows):
     return right(rows).assign(accuracy=lambda cells: -cells["accuracy"])
 
 
-@fault("test_trap_15_failed", "statistics.grids._accuracy")
+@fault("test_trap_15_failed", "statistics.grids.accuracies")
 def a_failure_is_zero(right, rows, by):
     return right(rows, by).assign(accuracy=lambda cells: cells["accuracy"].fillna(0.0))
 

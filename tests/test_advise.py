@@ -14,7 +14,7 @@ from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of
-from ssmax_eval.studies.advise import CANDIDATES, CHECKS, NEEDED, ROUNDS, Asked, fitted_scale
+from ssmax_eval.studies.advise import CANDIDATES, CHECKS, NEEDED, ROUNDS, Asked
 
 SHORT = (
     "--context-lengths",
@@ -68,7 +68,11 @@ def test_a_race_takes_under_half_of_a_grid_for_each(refused):
     asked = Asked("softmax-bible-2m")
     first, *later = ((asked.grid(share, 0).trials * len(asked.depths), keep) for share, keep in ROUNDS)
     needed = asked.grid(NEEDED[0], 0, NEEDED[1])
-    race = needed.trials * len(needed.depth_percents) + first[0] * (first[1] - refused) + sum(prompts * keep for prompts, keep in later)
+    race = (
+        needed.trials * len(needed.depth_percents)
+        + first[0] * (first[1] - refused)
+        + sum(prompts * keep for prompts, keep in later)
+    )
     checks = 2 * sum(
         (grid := asked.grid(share, 0, depths)).trials * len(grid.depth_percents) for share, depths in CHECKS
     )

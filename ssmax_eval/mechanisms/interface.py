@@ -125,7 +125,7 @@ def edited_by(
     """Return queries, mask and what rows see, as an experiment leaves them."""
     if edit is None:
         return query, seen.forward.attention_mask, seen
-    query = edit.scaled(query)
+    query = edit.scaled(query, seen)
     mask = edit.shifted(mechanism, query, key, seen)
     if mask is None:
         return query, seen.forward.attention_mask, seen

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ..errors import UserError
 from ..mechanisms.edit import Edit
 from ..mechanisms.interface import edited, recording
 from ..mechanisms.recorder import Recorder
@@ -25,10 +26,18 @@ class Again:
 
     ids (batch, length): tokens that the model is given. What comes before `start` is read once, under the model's setting, into
     a cache that every reading leaves as it was. A model that reads otherwise in parts, or a mechanism that reads whole sequences
-    only, reads all of it each time: `whole` says why, None where the cache serves.
+    only, reads all of it each time: `whole` says why, None where the cache serves. before: edits of what comes before `start`,
+    by layer, which take a cache; of every reading's own rows they change nothing.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: Tensor, start: int, chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids: Tensor,
+        start: int,
+        chunk: int | None = None,
+        before: Mapping[int, Edit] | None = None,
+    ) -> None:
         self.model, self.ids, self.start = model, ids, start
         length = ids.shape[1]
         self.rows = length - start
@@ -37,7 +46,10 @@ class Again:
         )
         self.cache: DynamicCache | None = None
         if self.whole is None:
-            self.cache = prefill(model, ids, start, chunk or PREFILL, keep_all=True)
+            with edited(model, before) if before else nullcontext():
+                self.cache = prefill(model, ids, start, chunk or PREFILL, keep_all=True)
+        elif before:
+            raise UserError(f"{type(model).__name__}: what comes before some rows cannot be edited alone: {self.whole}")
 
     @torch.inference_mode()
     def logits(self, rows: int, edits: Mapping[int, Edit] | None = None, recorder: Recorder | None = None) -> Tensor:

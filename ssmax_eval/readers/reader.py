@@ -27,8 +27,9 @@ class Reader(Protocol):
     """Reads prompts.
 
     gives: what it can be asked for. answers: verdicts and nll of given answers. generate: what is written greedily. nll: of
-    every token. weights: what every head does in chosen rows. rows read again: with queries multiplied, over one prefill.
-    tokenizer: counts its prompts. model: the transformers model that it reads with; None for one that is not in this process, or not seen.
+    every token. weights: what every head does in chosen rows. rows read again: with queries multiplied or scores moved, over
+    one prefill. tokenizer: counts its prompts. model: the transformers model that it reads with; None for one that is not in
+    this process, or not seen.
     """
 
     scoring: ClassVar[str]  # of given answers: forced, or masked

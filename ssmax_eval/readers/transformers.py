@@ -23,7 +23,7 @@ class TransformersReader:
     every token. weights: what every head does in chosen rows. rows read again: over one prefill, with queries multiplied.
     """
 
-    gives = frozenset({ANSWERS, GENERATE, NLL, WEIGHTS, AGAIN})
+    gives = frozenset({AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS})
     scoring: ClassVar[str] = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,6 @@
 """Statistics of grids, losses and attention: DataFrame in, DataFrame out."""
 
-from .causes import CAUSES, Thresholds, cause_counts, with_causes
+from .causes import CAUSES, FADED, Thresholds, cause_counts, with_causes
 from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
@@ -13,6 +13,7 @@ from .needed import Needed, best_factors, needed_scale
 from .paired import Beside, beside, compare
 from .ranking import chosen, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
+from .restored import restored, restored_causes
 from .rope import BEST, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
 from .series import (
@@ -33,6 +34,7 @@ __all__ = [
     "CAUSES",
     "CELL",
     "CONFIDENCE",
+    "FADED",
     "FEWEST",
     "HEAD",
     "LAWS",
@@ -75,6 +77,8 @@ __all__ = [
     "paired_interval",
     "price",
     "ranked",
+    "restored",
+    "restored_causes",
     "scale_laws",
     "smallest_difference",
     "standings",

@@ -20,7 +20,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     credit: the mean share of the asked values that are right; NaN where the rows do not tell it.
     Controls are left out; a sample without a score counts as failed and not as wrong.
     """
-    return _accuracy(of_grid(rows, COUNTED), CELL)
+    return accuracies(of_grid(rows, COUNTED), CELL)
 
 
 @on_prompts
@@ -30,7 +30,7 @@ def lengths(rows: pd.DataFrame) -> pd.DataFrame:
     With plan 2 the depths of a trial share its haystack: trials counts trials, and the interval is Wilson's of as many
     prompts as these are worth (clusters.effective_size; of Franco et al. 2019's comparison, J. Surv. Stat. Methodol. 7, 334).
     """
-    return _accuracy(of_grid(rows, COUNTED), [name for name in CELL if name != "depth_percent"])
+    return accuracies(of_grid(rows, COUNTED), [name for name in CELL if name != "depth_percent"])
 
 
 @on_prompts
@@ -38,10 +38,11 @@ def controls(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series, control and context length, with the columns of `cells`; needle-only pools its lengths."""
     rows = told(rows, COUNTED)[rows["control"].notna()]
     rows = rows.assign(context_length=rows["context_length"].where(rows["control"] != "needle-only"))
-    return _accuracy(rows, [*TASK, "series", "control", "context_length"])
+    return accuracies(rows, [*TASK, "series", "control", "context_length"])
 
 
-def _accuracy(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def accuracies(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return one line per group of `by`, with the columns of `cells`. rows: those of COUNTED, and what `by` names."""
     columns = [*by, "trials", "scored", "failed", "accuracy", "low", "high", "first_accuracy", "credit"]
     if rows.empty:
         return pd.DataFrame(columns=columns)

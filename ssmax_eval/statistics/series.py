@@ -56,7 +56,9 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
     # and of those, one with all that the attention probe tells today
     whole = rows["top_mass_answer"].notna() if "top_mass_answer" in rows else has_mass
-    order = np.lexsort((whole, has_mass, rows["error"].isna()))
+    # of these, one whose attention was given back
+    again = rows["restored"].notna() if "restored" in rows else whole
+    order = np.lexsort((again, whole, has_mass, rows["error"].isna()))
     known = pd.Series(False, index=rows.index)
     once = []
     for is_ours, key in ((is_prompt(rows), PROMPT), (is_document(rows), PART)):

@@ -12,6 +12,8 @@ MASS = "attention summed over the value's tokens, over its sentence, on the firs
 MEANS = "means over the answer's rows: of the mass on the value; of the weight on the one token to be written"
 SHAPE = "nats, of the row's shares (none where weights can be negative); the largest weight and the position it is at"
 TOP = "a list of answer tokens: the most that any head has on the value, and on the token to be written"
+RESTORED = "by what is given back (`/others`: to as many other heads): is the answer right; its nll"
+TAKEN = "the same where it is taken away, of prompts of the training length that are right"
 LAYERED = (
     *("mass_answer", "mass_needle", "mass_first", "mass_question", "log_odds", "mass_answer_mean", "mass_next"),
     *("entropy", "maximum", "maximum_at", "row_sum"),
@@ -55,6 +57,19 @@ class AttentionRow(NeedleRow, kw_only=True, forbid_unknown_fields=True):
     top_mass_next: Annotated[list[float | None] | None, Meta(description=TOP)] = None
     haystack_nll: Annotated[
         Number, Meta(description="mean nll in nats of the last 128 haystack tokens in front of the question")
+    ] = None
+    restored: Annotated[dict[str, bool | None] | None, Meta(description=RESTORED)] = None
+    restored_nll: Annotated[dict[str, float | None] | None, Meta(description=RESTORED)] = None
+    taken: Annotated[dict[str, bool | None] | None, Meta(description=TAKEN)] = None
+    taken_nll: Annotated[dict[str, float | None] | None, Meta(description=TAKEN)] = None
+    restored_length: Annotated[
+        int | None, Meta(description="the length in tokens whose attention is given back, on prompts of their own")
+    ] = None
+    restored_heads: Annotated[
+        dict[str, list[list[float]]] | None,
+        Meta(
+            description="by axis: layer, head, its mean mass at that length and at the longest, on prompts of their own"
+        ),
     ] = None
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from .heads import attention_figure, exponents, mass_by_length, sorted_heads, so
 from .league import league_figure
 from .losses import context_gain, loss, loss_figure
 from .needed import needed_scale, needed_scale_figure
+from .restored import restored, restored_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
@@ -16,6 +17,6 @@ from .theta import theta, theta_figure
 __all__ = [
     "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
     "fading_figure", "found", "found_figure", "grid", "grids", "ink", "key_of", "league_figure",
-    "loss", "loss_figure", "mass_by_length", "needed_scale", "needed_scale_figure", "pivot", "save",
+    "loss", "loss_figure", "mass_by_length", "needed_scale", "needed_scale_figure", "pivot", "restored", "restored_figure", "save",
     "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
 ]  # fmt: skip

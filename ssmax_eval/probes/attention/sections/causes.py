@@ -23,6 +23,14 @@ class Causes:
     heading: str
     counts: pd.DataFrame
     cells: pd.DataFrame
+    restored: dict[tuple[str, str], tuple[int, int]]
+
+    def named(self, series: str, cause: str) -> str:
+        """Return what a cause is called: with how many of its prompts restored attention repairs, where that was tried."""
+        if (series, cause) not in self.restored:
+            return cause
+        what = "fading: " if cause == statistics.FADED else ""
+        return f"{cause} ({what}restored attention repairs {' of '.join(map(str, self.restored[series, cause]))})"
 
 
 class WhyNotFound(Section[Causes]):
@@ -35,11 +43,12 @@ class WhyNotFound(Section[Causes]):
         for number, heading, part in by_task(rows):
             if "top_mass_answer" not in part:
                 continue
-            explained = statistics.with_causes(told(part, [*RESTS_ON, "depth_percent"]), context.thresholds)
+            explained = statistics.with_causes(told(part, [*RESTS_ON, "depth_percent", "restored"]), context.thresholds)
             explained = explained[explained.groupby("series")["mass_there"].transform("count") > 0]
             if not explained.empty:
                 cells = statistics.cause_counts(explained, ("context_length", "depth_percent"))
-                out.append(Causes(number, heading, statistics.cause_counts(explained), cells))
+                counts, repaired = statistics.cause_counts(explained), statistics.restored_causes(explained)
+                out.append(Causes(number, heading, counts, cells, repaired))
         return out
 
     def tables(self, found: Sequence[Causes]) -> Iterator[Table | str]:
@@ -50,7 +59,11 @@ class WhyNotFound(Section[Causes]):
             for name, own in each.counts.groupby("series", sort=False):
                 at = own.set_index("context_length")
                 lines += [
-                    [str(name), cause, *(str(at.loc[n, cause]) if n in at.index else "" for n in lengths)]
+                    [
+                        str(name),
+                        each.named(str(name), cause),
+                        *(str(at.loc[n, cause]) if n in at.index else "" for n in lengths),
+                    ]
                     for cause in statistics.CAUSES
                     if own[cause].any()
                 ]
@@ -58,7 +71,12 @@ class WhyNotFound(Section[Causes]):
             yield Table("prompts, and why they were not found", columns, lines)
 
     def summary(self, found: Sequence[Causes]) -> dict[str, Any]:
-        return {"causes": records(each.counts for each in found)}
+        repaired = [
+            {"series": series, "cause": cause, "repaired": right, "prompts": of}
+            for each in found
+            for (series, cause), (right, of) in each.restored.items()
+        ]
+        return {"causes": records(each.counts for each in found)} | ({"causes_repaired": repaired} if repaired else {})
 
     def page(self, found: Sequence[Causes], context: Context) -> Markup:
         return self.rendered(context, sections=[section(each, context) for each in found])
@@ -77,6 +95,7 @@ def section(found: Causes, context: Context) -> dict[str, Any]:
         "causes": [cause for cause in statistics.CAUSES if counts[cause].any()],
         "tables": [
             {"series": name, "key": figures.key_of(str(name)), "lines": part.to_dict("records"),
+             "names": {cause: found.named(str(name), cause) for cause in statistics.CAUSES},
              "cells": cells[cells["series"] == name].to_dict("records")}
             for name, part in counts.groupby("series", sort=False)
         ],

@@ -1,0 +1,125 @@
+"""The page's part on attention given back: which axis repairs what failed, and which breaks what did not."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .... import statistics
+from ....report import figures
+from ....report.context import Context
+from ....report.section import Section, Table, by_task, records
+from ..axes import AXES, SAID
+
+NAMED = 8  # heads of an axis that are named
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One task's verdicts with attention given back and taken away, and by series the length and heads that they rest on."""
+
+    number: int
+    heading: str
+    lines: pd.DataFrame
+    lengths: dict[str, int]
+    heads: dict[str, dict[str, list[list[float]]]]
+
+
+class Given(Section[Restored]):
+    """What attention given back repairs, and what attention taken away breaks."""
+
+    place = 30
+
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[Restored]:
+        out = []
+        for number, heading, part in by_task(rows):
+            lines = statistics.restored(part)
+            if lines.empty:
+                continue
+            first = part[part["restored"].notna()].drop_duplicates("series").set_index("series")
+            lengths = {str(name): int(length) for name, length in first["restored_length"].items()}
+            heads = {str(name): heads for name, heads in first["restored_heads"].items()}
+            out.append(Restored(number, heading, lines, lengths, heads))
+        return out
+
+    def tables(self, found: Sequence[Restored]) -> Iterator[Table | str]:
+        """Yield what each axis repairs and breaks, by length."""
+        for each in found:
+            for title, columns, lines in shown(each):
+                yield Table(title, ["series", *columns], lines)
+
+    def summary(self, found: Sequence[Restored]) -> dict[str, Any]:
+        return {
+            "restored": records(each.lines for each in found),
+            "restored_heads": [
+                {"series": name, "length": each.lengths[name], "axis": axis, "heads": heads}
+                for each in found
+                for name, by_axis in each.heads.items()
+                for axis, heads in by_axis.items()
+            ],
+        }
+
+    def page(self, found: Sequence[Restored], context: Context) -> Markup:
+        return self.rendered(context, sections=[section(each, context) for each in found])
+
+
+SECTION = Given()
+
+
+def section(found: Restored, context: Context) -> dict[str, Any]:
+    """Return what the template shows of one task."""
+    failed = (found.lines["was"] == "wrong").any()
+    figure = figures.restored_figure(found.lines, SAID) if failed else None
+    return {
+        "heading": found.heading,
+        "figure": context.drawn(figure, f"restored-{found.number:02}") if figure else None,
+        "tables": shown(found),
+        "lengths": found.lengths,
+        "heads": {name: held(by_axis) for name, by_axis in found.heads.items()},
+    }
+
+
+def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return the tables as text: title, columns after the series, lines that begin with it."""
+    out = []
+    for done, was, title in (
+        (
+            "given",
+            "wrong",
+            "repaired of those that failed, with attention given back (in brackets: to as many other heads)",
+        ),
+        ("given", "right", "broken of those that were right, with attention given back (to as many other heads)"),
+        ("taken", "right", "broken of those that were right, with attention taken away (from as many other heads)"),
+    ):
+        part = found.lines[(found.lines["done"] == done) & (found.lines["was"] == was)]
+        lengths = sorted(part["context_length"].unique())
+        lines = []
+        for name, own in part.groupby("series", sort=False):
+            cells = {(line["axis"], line["context_length"]): cell(line) for line in own.to_dict("records")}
+            axes = [axis for axis in SAID if axis in set(own["axis"])]
+            lines += [[str(name), SAID[axis], *(cells.get((axis, n), "") for n in lengths)] for axis in axes]
+        if lines:
+            out.append((title, ["axis", *(f"{n:,}" for n in lengths)], lines))
+    return out
+
+
+def cell(line: dict[str, Any]) -> str:
+    """Write how many of how many, the share's interval, and of how many it is with other heads."""
+    text = f"{line['turned']} of {line['prompts']}"
+    known = line["was"] == "wrong" and (line["low"], line["high"]) != (0, 1)  # else too few trials for an interval
+    text += f", {line['low']:.2f}–{line['high']:.2f}" if known else ""
+    return text if pd.isna(line["others_turned"]) else f"{text} ({int(line['others_turned'])})"
+
+
+def held(by_axis: dict[str, list[list[float]]]) -> list[dict[str, Any]]:
+    """Return for each axis its heads in words, and their mean masses at the length given back and at the longest."""
+    out = []
+    for axis in AXES:
+        heads = by_axis.get(axis.name, [])
+        named = ", ".join(f"{int(layer)}.{int(head)}" for layer, head, *_ in heads[:NAMED])
+        more = f" and {len(heads) - NAMED} more" if len(heads) > NAMED else ""
+        masses = [sum(each) / len(heads) for each in list(zip(*heads, strict=True))[2:]] if heads else []
+        out.append({"said": axis.said, "heads": (named or "none") + more, "masses": masses})
+    return out
