@@ -76,13 +76,13 @@ def needed_scale_figure(lines: pd.DataFrame, laws: pd.DataFrame, train_lengths: 
     shown = lines[lines["control"].isna() | (lines["control"] == "no-needle")]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * across, 3.4 * down + 0.5), layout="constrained")
-        axes = figure.subplots(down, across, squeeze=False, sharey=True).flat
+        axes = [*figure.subplots(down, across, squeeze=False, sharey=True).flat]
         for ax, (name, colour) in zip(axes, colours(names).items(), strict=False):
             needed_scale(ax, shown[shown["series"] == name], laws, colour, train_lengths.get(name))
             ax.label_outer(remove_inner_ticks=False)
             ax.xaxis.set_tick_params(labelbottom=True)
             ax.set_xlabel("context length")
-        for ax in list(axes)[len(names) :]:
+        for ax in axes[len(names) :]:
             ax.set_axis_off()
         main = laws[(laws["scaled"] == "all") & laws["control"].isna()]
         there = [(law.name, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (main["law"] == law.name).any()]
