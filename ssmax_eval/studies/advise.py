@@ -135,6 +135,12 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
     subject = asked.subject
     refused, grids = applicable(subject, asked, options)
     left = [setting for setting in CANDIDATES if setting not in refused]
+    log.warning(
+        "ssmax-eval: cost: %d settings race, the best is checked; about %s tokens in all, %s in the longest",
+        len(left) + 1,
+        f"{at_most(asked, len(left) + 1, grids):,}",
+        f"{max(asked.context_lengths):,}",
+    )
     needed = needed_scale(asked, options)
     if (fitted := fitted_scale(needed, subject.label, training_length(asked.model))) is not None:
         left.append(fitted)
@@ -183,6 +189,17 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         },
         [*needed, *runs, *checks, *losses],
     )
+
+
+def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int:
+    """Return the tokens that so many settings' race takes, with the needed scale before it and the checks after it."""
+
+    def prompts(grid: NeedleOptions) -> int:
+        return grid.trials * len(grid.depth_percents)
+
+    race = sum(prompts(asked.grid(share, 0)) * min(keep, settings) for share, keep in ROUNDS)
+    whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
+    return whole * sum(asked.context_lengths)
 
 
 def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
