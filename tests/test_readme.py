@@ -115,7 +115,7 @@ def prepared(line, checkpoint):
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
-        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "8"]
+        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "10"]
     if words[0] in ("needle", "attention", "needed-scale", "run"):
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]

@@ -84,6 +84,7 @@ def of_laws(
     spread = np.sqrt(spread**2 + STEP**2 / 12)  # of ln C
     whole = draws[~np.isnan(draws).any(1)] if len(draws) else draws
     errors = []
+    alone: list[float] = []
     lines = []
     for law in laws:
         terms = law.terms(lengths, train_length)
@@ -97,8 +98,11 @@ def of_laws(
         fixed = None if law.parameters else terms[:, 0]
         error = errors_of(law, operator, best[None], fixed)[0]
         errors.append(errors_of(law, operator, whole, fixed))
+        alone.append(float(error))
         lines.append({"law": law.name, **told, "error": float(error)})
     shares = wins(np.array(errors)) if len(whole) else np.full(len(laws), np.nan)
+    untested = np.isnan(alone)  # by too few lengths, which is not refuted
+    shares = np.where(untested, np.nan, shares)
     return [line | {"weight": float(share), "lengths": len(best)} for line, share in zip(lines, shares, strict=True)]
 
 

@@ -28,7 +28,7 @@ class AdviceSection(Section[Advice]):
         """Yield the advice, what it rests on, and what the race saw."""
         for each in found:
             yield from sentences(each)
-            yield Table("on prompts that decided nothing: share found", *check_lines(each))
+            yield Table("on held-out prompts: share found", *check_lines(each))
             yield Table("the race: share found, mean over lengths", *race_lines(each))
 
     def summary(self, found: Sequence[Advice]) -> dict[str, Any]:
@@ -71,6 +71,7 @@ class AdviceSection(Section[Advice]):
         return self.rendered(context, parts=parts)
 
 
+NEARLY_ALL = 0.95  # of prompts found as trained
 SECTION = AdviceSection()
 
 
@@ -149,17 +150,25 @@ def verdict(advice: Advice) -> Iterator[str]:
     line = gains(advice).iloc[0]
     told = (
         f"it finds {line['accuracy']:.2f} against {line['accuracy_baseline']:.2f} as trained, {line['difference']:+.2f} (95% "
-        f"interval {line['low']:+.2f} to {line['high']:+.2f}), over all lengths on {line['pairs']} prompts that decided nothing."
+        f"interval {line['low']:+.2f} to {line['high']:+.2f}), over all lengths on {line['pairs']} held-out prompts."
     )
     if helps(advice):
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
     else:
         yield (
-            f"Nothing helps for sure: with {options_of(advice.setting)}, the best of the race, {told} The interval holds 0: read "
-            f"{advice.model} as it was trained, or ask with more trials."
+            f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the best of "
+            f"the race, {told}{ceiling(line, advice)}"
         )
     reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
     yield f"It keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to {tokens(reach.loc[advice.own])}."
+
+
+def ceiling(line: "pd.Series[Any]", advice: Advice) -> str:
+    """Say what would show a gain: longer prompts where nearly all is found, else more of them."""
+    if line["accuracy_baseline"] > NEARLY_ALL:
+        longest = int(advice.held_out["context_length"].max())
+        return f" There is little to gain up to {longest:,} tokens: ask for longer --context-lengths."
+    return " More --trials would tell smaller gains."
 
 
 def tokens(line: "pd.Series[Any]") -> str:

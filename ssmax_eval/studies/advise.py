@@ -61,9 +61,9 @@ class Asked:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.trials < 8:
+        if self.trials < 2 * statistics.FEWEST:
             raise UserError(
-                f"trials {self.trials}: allowed are whole numbers from 8, of which the first round takes an eighth"
+                f"trials {self.trials}: allowed are whole numbers from {2 * statistics.FEWEST}, half of which check the winner"
             )
 
     @cached_property
@@ -104,7 +104,7 @@ class Advice:
     """What to do with a model, and why.
 
     setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round. held_out: rows
-    of the model as trained and in its setting, of prompts that decided nothing: the same task, another haystack, another task.
+    of the model as trained and in its setting, of held-out prompts: the same task, another haystack, another task.
     price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list.
     """
 

@@ -33,6 +33,7 @@ class Standings:
     seeds: int
     reach: Mapping[str, int]
     failed: Mapping[str, str]
+    prompts: int
 
     @property
     def families(self) -> dict[str, str]:
@@ -82,6 +83,7 @@ def standings(
         int(table["seeds"].max()),
         reach or {},
         failed or {},
+        int(prompts.groupby(["series", "context_length"]).size().max()),
     )
 
 
@@ -181,17 +183,23 @@ def sentences(found: Standings) -> Iterator[str]:
     lines = found.table.to_dict("records")
     learned = [line for line in lines if line["learned"]]
     seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
-    yield f"{first_of(learned, found)} {len(lines)} lines, {seeds}, all trained on the same batches."
+    yield (
+        f"{first_of(learned, found)} {len(lines)} lines, {seeds}, all trained on the same batches; {found.prompts} prompts a "
+        "length and seed."
+    )
     for baseline in BASELINES:
         known = [line for line in lines if not math.isnan(line[f"vs {baseline} low"])]
         if not known:
             continue
         above = [line["configuration"] for line in known if line[f"vs {baseline} low"] > 0]
         below = [line["configuration"] for line in known if line[f"vs {baseline} high"] < 0]
+        parts = [
+            f"{len(each)} find {word} ({', '.join(each)})" for word, each in (("more", above), ("less", below)) if each
+        ]
+        others = len(known) - len(above) - len(below)
         yield (
-            f"Against {baseline}, on the same prompts over all lengths: {len(above)} find more ({', '.join(above) or 'none'}), "
-            f"{len(below)} find less ({', '.join(below) or 'none'}). The interval of the other {len(known) - len(above) - len(below)} "
-            "holds 0. Each interval is its line's own: of so many some lie off 0 by chance."
+            f"Against {baseline}, on the same prompts over all lengths: {', '.join([*parts, f'the interval of {others} holds 0'])}. "
+            "Each interval is its line's own: of so many some lie off 0 by chance."
         )
     if found.seeds == 1:
         yield "One seed gives no interval over seeds: another seed can change any place."
@@ -219,14 +227,25 @@ def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
     if to_the_end:
         keeps = "keeps" if len(to_the_end) == 1 else "keep"
         return f"{', '.join(to_the_end)} {keeps} 85% of what is found at {found.train_length:,} tokens to the longest length, {longest}."
+    first = [line["configuration"] for line in learned if tokens(line) == tokens(learned[0])]
+    reach, it = ("reaches", "it finds") if len(first) == 1 else ("reach", "they find")
     return (
-        f"{learned[0]['configuration']} reaches furthest: {tokens(learned[0])} of {longest} tested tokens at 85% of what it finds "
-        f"at {found.train_length:,}."
+        f"{', '.join(first)} {reach} furthest: {tokens(learned[0])} of {longest} tested tokens at 85% of what {it} "
+        f"at {found.train_length:,}.{beside(learned)}"
     )
 
 
+def beside(learned: Sequence[Mapping[str, Any]]) -> str:
+    """Name those whose interval reaches as far as the first one's value: they are not told apart from it."""
+    top = learned[0]["effective_length"]
+    near = [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
+    return f" Intervals over seeds do not part from them: {', '.join(near)}." if near else ""
+
+
 def tokens(line: Mapping[str, Any]) -> str:
-    """Write an effective length, with a sign where it is a bound."""
+    """Write an effective length, with a sign where it is a bound; none of what did not learn the task."""
+    if not line["learned"]:
+        return "–"
     return f"{'≥ ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
 
 
@@ -251,13 +270,16 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
         "seeds: worst to best",
         "accuracy, all lengths",
     ]
-    columns += ["at the training length", *(f"vs {name} [95%]" for name in BASELINES), "places by seed"]
+    columns += ["at the training length", *(f"vs {name} [95%]" for name in BASELINES), "places by accuracy, seeds"]
     lines = []
     for place, line in enumerate(found.table.to_dict("records"), 1):
-        interval = "" if math.isnan(line["low"]) else f" [{line['low']:,.0f}, {line['high']:,.0f}]"
+        interval = (
+            "" if math.isnan(line["low"]) or not line["learned"] else f" [{line['low']:,.0f}, {line['high']:,.0f}]"
+        )
+        seeds = f"{line['least']:,.0f} to {line['most']:,.0f}" if line["learned"] else "–"
         lines.append(
-            [str(place), line["configuration"], line["family"], tokens(line) + interval]
-            + [f"{line['least']:,.0f} to {line['most']:,.0f}", number(line["accuracy"]), number(line["short_accuracy"])]
+            [str(place), line["configuration"], line["family"], tokens(line) + interval, seeds]
+            + [number(line["accuracy"]), number(line["short_accuracy"])]
             + [signed(line, f"vs {name}") for name in BASELINES]
             + [f"{line['rank_least']} to {line['rank_most']}"]
         )
@@ -265,7 +287,15 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
 
 
 def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
-    columns = ["mechanism", "loss at 1x", "loss at 16x", "mass at 1x", "mass at longest", "entropy at 1x", "at longest"]
+    columns = [
+        "mechanism",
+        "loss at 1x",
+        "loss at 16x",
+        "mass at 1x",
+        "mass at longest",
+        "entropy at 1x",
+        "entropy at longest",
+    ]
     columns += ["fading exponent", "parameters more than softmax", "step, times softmax", "token, times softmax"]
     lines = []
     for line in found.table.to_dict("records"):
