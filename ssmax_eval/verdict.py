@@ -21,15 +21,16 @@ def verdict(
     train_lengths: dict[str, int | None],
     pairs: list[statistics.Beside] | None = None,
     by_length: pd.DataFrame | None = None,
+    pooled: pd.DataFrame | None = None,
 ) -> list[dict[str, Any]]:
     """Return for each series of one task its sentences; the baseline's own last.
 
-    rows: with_series. reach: effective_lengths. pairs, by_length: statistics.beside of the rows, and compare of each length;
-    made here if they are not at hand.
+    rows: with_series. reach: effective_lengths. pairs, by_length, pooled: statistics.beside of the rows, and compare of each length
+    and over all; made here if they are not at hand.
     """
     pairs = statistics.beside(rows, baseline) if pairs is None else pairs
     by_length = statistics.compare(pairs, baseline, ("context_length",)) if by_length is None else by_length
-    pooled = statistics.compare(pairs, baseline, ())
+    pooled = statistics.compare(pairs, baseline, ()) if pooled is None else pooled
     further = statistics.compare_reach(pairs, baseline)
     own = {line["series"]: line for line in reach.to_dict("records")}
     out = []
@@ -46,11 +47,16 @@ def verdict(
 
 
 def headline(
-    means: pd.DataFrame, by_length: pd.DataFrame, baseline: str, train_lengths: dict[str, int | None], things: str
+    means: pd.DataFrame,
+    by_length: pd.DataFrame,
+    pooled: pd.DataFrame,
+    baseline: str,
+    train_lengths: dict[str, int | None],
+    things: str,
 ) -> str:
     """Return one sentence without statistics: what the series that differ most find, out of how many, and at what length.
 
-    means, by_length: statistics.lengths, and compare of each length. things: what is hidden, in the plural.
+    means, by_length, pooled: statistics.lengths, and compare of each length and over all. things: what is hidden, in the plural.
     """
     known = means[means["scored"] > 0]
     if known.empty:
@@ -69,6 +75,12 @@ def headline(
             "." if long == short else f", and {finds(names[0], long)} {prompts_of(long, train_lengths.get(names[0]))}."
         )
     real = by_length[by_length["p_holm"] < LEVEL]
+    if not len(real) and len(over_all := pooled[(pooled["p"] < LEVEL) & (pooled["pairs"] > 0)]):
+        line = over_all.loc[over_all["difference"].abs().idxmax()]
+        counts = [(line["series"], line["accuracy"]), (baseline, line["accuracy_baseline"])]
+        (first, most), (second, least) = sorted(counts, key=lambda each: -each[1])
+        pairs = int(line["pairs"])
+        return f"Over all lengths {first} finds {round(most * pairs)} of {pairs} {things}; {second} finds {round(least * pairs)}."
     table = real if len(real) else by_length
     order = table.assign(size=table["difference"].abs()).sort_values(["size", "context_length"], kind="stable")
     line = order.iloc[-1] if len(real) else table.sort_values("context_length", kind="stable").iloc[-1]

@@ -105,7 +105,8 @@ class Advice:
 
     setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round. held_out: rows
     of the model as trained and in its setting, of held-out prompts: the same task, another haystack, another task.
-    price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list.
+    price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list. runs:
+    the needed scale's and the checks', which the page shows; the race's prompts chose, so they prove nothing.
     """
 
     model: str
@@ -187,7 +188,7 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
             "checking": tokens_of(checks) + tokens_of(losses),
             "the whole list": whole_list,
         },
-        [*needed, *runs, *checks, *losses],
+        [*needed, *checks, *losses],
     )
 
 

@@ -96,8 +96,9 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     reach, pairs = statistics.effective_lengths(rows), statistics.beside(rows, baseline)
     by_length, by_cell = statistics.compare(pairs, baseline, ("context_length",)), statistics.compare(pairs, baseline)
     trained = context.train_lengths(rows)
-    said = verdict(rows, baseline, reach, trained, pairs, by_length)
-    in_short = headline(means, by_length, baseline, trained, HIDDEN.get(str(rows["value"].iloc[0]), "answers"))
+    pooled = statistics.compare(pairs, baseline, ())
+    said = verdict(rows, baseline, reach, trained, pairs, by_length, pooled)
+    in_short = headline(means, by_length, pooled, baseline, trained, HIDDEN.get(str(rows["value"].iloc[0]), "answers"))
     return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said, in_short)
 
 
