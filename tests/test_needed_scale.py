@@ -197,7 +197,7 @@ def test_the_best_is_the_nearest_to_one_of_those_alike():
     assert best_of({0: (None, None)}) == 0
 
 
-def test_logits_that_are_not_finite_are_a_failure(tokenizer):
+def test_rows_read_again_that_are_not_finite_are_a_failure(tokenizer):
     model = llama()
     model.lm_head.weight.data[3] = math.inf
     rows = rows_of(model, tokenizer, limit=1)
