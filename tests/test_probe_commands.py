@@ -73,7 +73,7 @@ def test_run_is_everything_on_one_page(capsys, checkpoint, tmp_path):
     page = (tmp_path / "reports" / re.search(r"run-\w+\.html", out).group()).read_text()
     assert "<h1>Needle in a haystack, attention on the needle, needed scale, loss</h1>" in page
     assert "<script>alert" not in page
-    assert page.count("<figure") == 5  # grids, causes, attention, needed scale, loss
+    assert page.count("<figure") == 6  # found by length, grids, causes, attention, needed scale, loss
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
     assert {run.folder.parent.name for run in find_runs(tmp_path)} == {"attention", "needed-scale", "loss"}
     assert len(find_runs(tmp_path)) == 12
@@ -88,7 +88,7 @@ def test_json_of_all_probes(capsys, checkpoint, tmp_path):
     )  # fmt: skip
     assert code == 0
     found = json.loads(out)
-    prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "verdict"}
+    prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "headline", "verdict"}
     scale = {"needed_scale", "scale_laws", "needed_s"}
     assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts, *scale}
     assert found["failed"] == 0
