@@ -56,7 +56,7 @@ def league_command(
     import_files(imports)
     from ..models.subjects import RunOptions
     from ..studies.league import League, entries
-    from ..studies.standings import written
+    from ..studies.league_page import written
     from ..terminal import print_found
     from ..training.recipes import recipe as find
 

@@ -1,0 +1,234 @@
+"""The league's page, tables, JSON and words, of its numbers in standings.py."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from .. import statistics
+from ..mechanisms.spelling import Attention
+from ..models.subjects import RunOptions
+from ..report import Findings, context_of, figures
+from ..report import written as write_page
+from ..report.context import Context
+from ..report.section import Found, Section, Table, records
+from ..results import tables
+from .league import BASELINES, Entry, League, learned_parameters, probed, trained
+from .price import prices
+from .standings import Standings, standings
+
+
+class LeagueSection(Section[Standings]):
+    """The league: who reaches how far, beside softmax and SSMax on the same prompts."""
+
+    heading = "the league of attention mechanisms"
+
+    def tables(self, found: Sequence[Standings]) -> Iterator[Table | str]:
+        """Yield the sentences and the lines of the league."""
+        for each in found:
+            yield from sentences(each)
+            yield Table("effective context length and accuracy", *reach_lines(each))
+            yield Table("loss, attention and cost", *cause_lines(each))
+
+    def summary(self, found: Sequence[Standings]) -> dict[str, Any]:
+        return {
+            "league": [line for each in found for line in records([each.table])],
+            "accuracy_by_length": [line for each in found for line in records([each.by_length])],
+            "concordance": [None if math.isnan(each.concordance) else each.concordance for each in found],
+        }
+
+    def page(self, found: Sequence[Standings], context: Context) -> Markup:
+        parts = [
+            {
+                "sentences": [*sentences(each)],
+                "figure": context.drawn(
+                    figures.league_figure(each.table, each.by_length, each.families, each.train_length),
+                    f"league-{i:02}",
+                ),
+                "tables": [
+                    Table("Effective context length and accuracy", *reach_lines(each)),
+                    Table("Loss, attention and cost", *cause_lines(each)),
+                ],
+                "choices": [
+                    (name, *told(entry))
+                    for name, entry in sorted(each.entries.items(), key=lambda item: item[1].family)
+                ],
+            }
+            for i, each in enumerate(found, 1)
+        ]
+        return self.rendered(context, parts=parts)
+
+
+SECTION = LeagueSection()
+
+
+def written(
+    league: League, models: Path, options: RunOptions, out: Path, figures_folder: Path | None = None, jobs: int = 1
+) -> tuple[Findings, Path]:
+    """Train and measure what is missing of a league, write its page, and return what was found and the page's path.
+
+    models: the folder of the models' folders. jobs: models to train at a time. Raises UserError.
+    """
+    folders, failed = trained(league, models, jobs, options.device)
+    if failed:
+        league = replace(league, entries=[entry for entry in league.entries if entry.name not in failed])
+        folders = {label: folders[label] for label in league.configurations}
+    runs = probed(league, folders, options)
+    first = {label: folders[label] for label, (_, seed) in league.configurations.items() if seed == league.seeds[0]}
+    base = next(label for label in first if league.configurations[label][0] == "softmax")
+    costs = prices(first, base, league.recipe.train_length, options.output_path / "prices.json")
+    rows, context = tables(runs, ("entropy",)), context_of(runs, figures_folder)
+    reach = {
+        league.configurations[record["model"]["label"]][0]: int(record["attention"]["reach"])
+        for record in context.records
+        if "reach" in record["attention"]
+    }
+    of = (rows, league.configurations, league.entries, league.recipe.train_length, learned_parameters(folders), costs)
+    numbers = standings(*of, reach, failed)
+    findings = Findings([Found(SECTION, [numbers])], [], {})
+    return findings, write_page(out, "The league of attention mechanisms", findings, context)
+
+
+def told(entry: Entry) -> tuple[str, str, str]:
+    """Return what a mechanism says of itself: formula, reference, and what is ours."""
+    mechanism = Attention.of(entry.attention).mechanism
+    return mechanism.summary, mechanism.reference, mechanism.choices
+
+
+def sentences(found: Standings) -> Iterator[str]:
+    """Yield what the league says, in words."""
+    lines = found.table.to_dict("records")
+    learned = [line for line in lines if line["learned"]]
+    seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    yield (
+        f"{first_of(learned, found)} {len(lines)} lines, {seeds}, all trained on the same batches; {found.prompts} prompts a "
+        "length and seed."
+    )
+    for baseline in BASELINES:
+        known = [line for line in lines if not math.isnan(line[f"vs {baseline} low"])]
+        if not known:
+            continue
+        above = [line["configuration"] for line in known if line[f"vs {baseline} low"] > 0]
+        below = [line["configuration"] for line in known if line[f"vs {baseline} high"] < 0]
+        parts = [
+            f"{len(each)} find {word} ({', '.join(each)})" for word, each in (("more", above), ("less", below)) if each
+        ]
+        others = len(known) - len(above) - len(below)
+        yield (
+            f"Against {baseline}, on the same prompts over all lengths: {', '.join([*parts, f'the interval of {others} holds 0'])}. "
+            "Each interval is its line's own: of so many some lie off 0 by chance."
+        )
+    if found.seeds == 1:
+        yield "One seed gives no interval over seeds: another seed can change any place."
+    if unlearned := [line["configuration"] for line in lines if not line["learned"]]:
+        yield (
+            f"These stand last, as they find less than {statistics.LEARNED:.2f} at the training length itself: {', '.join(unlearned)}."
+        )
+    for name, reach in found.reach.items():
+        yield f"{name} carries nothing further than {reach:,} tokens: its windows add up to that over all layers."
+    for name, reason in found.failed.items():
+        yield f"{name} is not in it: {reason}."
+    if not math.isnan(found.concordance):
+        yield (
+            f"Agreement of the seeds' rankings by accuracy over all lengths: Kendall's W = {found.concordance:.2f} (1: all rank "
+            "alike, 0: nothing in common)."
+        )
+
+
+def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
+    """Say which lines reach furthest: all that hold to the longest length, or else the first."""
+    if not learned:
+        return "None of them learned the task."
+    to_the_end = [line["configuration"] for line in learned if line["beyond"] == line["seeds"]]
+    longest = f"{learned[0]['longest']:,.0f}"
+    if to_the_end:
+        keeps = "keeps" if len(to_the_end) == 1 else "keep"
+        return f"{', '.join(to_the_end)} {keeps} 85% of what is found at {found.train_length:,} tokens to the longest length, {longest}."
+    first = [line["configuration"] for line in learned if tokens(line) == tokens(learned[0])]
+    reach, it = ("reaches", "it finds") if len(first) == 1 else ("reach", "they find")
+    return (
+        f"{', '.join(first)} {reach} furthest: {tokens(learned[0])} of {longest} tested tokens at 85% of what {it} "
+        f"at {found.train_length:,}.{beside(learned)}"
+    )
+
+
+def beside(learned: Sequence[Mapping[str, Any]]) -> str:
+    """Name those whose interval reaches as far as the first one's value: they are not told apart from it."""
+    top = learned[0]["effective_length"]
+    near = [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
+    return f" Intervals over seeds do not part from them: {', '.join(near)}." if near else ""
+
+
+def tokens(line: Mapping[str, Any]) -> str:
+    """Write an effective length, with a sign where it is a bound; none of what did not learn the task."""
+    if not line["learned"]:
+        return "–"
+    return f"{'≥ ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
+
+
+def signed(line: Mapping[str, Any], name: str) -> str:
+    """Write a difference with its interval."""
+    value, low, high = (line[name + end] for end in ("", " low", " high"))
+    if math.isnan(value):
+        return ""
+    return f"{value:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+
+
+def number(value: float, digits: int = 2) -> str:
+    return "" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
+    columns = [
+        "place",
+        "mechanism",
+        "family",
+        "effective length [95%]",
+        "seeds: worst to best",
+        "accuracy, all lengths",
+    ]
+    columns += ["at the training length", *(f"vs {name} [95%]" for name in BASELINES), "places by accuracy, seeds"]
+    lines = []
+    for place, line in enumerate(found.table.to_dict("records"), 1):
+        interval = (
+            "" if math.isnan(line["low"]) or not line["learned"] else f" [{line['low']:,.0f}, {line['high']:,.0f}]"
+        )
+        seeds = f"{line['least']:,.0f} to {line['most']:,.0f}" if line["learned"] else "–"
+        lines.append(
+            [str(place), line["configuration"], line["family"], tokens(line) + interval, seeds]
+            + [number(line["accuracy"]), number(line["short_accuracy"])]
+            + [signed(line, f"vs {name}") for name in BASELINES]
+            + [f"{line['rank_least']} to {line['rank_most']}"]
+        )
+    return columns, lines
+
+
+def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
+    columns = [
+        "mechanism",
+        "loss at 1x",
+        "loss at 16x",
+        "mass at 1x",
+        "mass at longest",
+        "entropy at 1x",
+        "entropy at longest",
+    ]
+    columns += ["fading exponent", "parameters more than softmax", "step, times softmax", "token, times softmax"]
+    lines = []
+    for line in found.table.to_dict("records"):
+        names = (
+            "loss_short",
+            "loss_long",
+            "mass_short",
+            "mass_long",
+            "entropy_short",
+            "entropy_long",
+            "fading_exponent",
+        )
+        costs = (number(line["parameters"], 0), number(line["step"]), number(line["token"]))
+        lines.append([line["configuration"], *(number(line[name]) for name in names), *costs])
+    return columns, lines
