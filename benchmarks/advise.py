@@ -1,4 +1,4 @@
-"""Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--context-lengths N,...] [--output-path DIR]
+"""Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--context-lengths N,...] [--device D] [--output-path DIR]
 
 For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw (another seed, 8 trials, 3
 depths). Printed: what advice chose, the best of the list and how far the choice is below it at each length, and the tokens of
@@ -41,10 +41,12 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--context-lengths", default="")
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output-path", type=Path, default=Path("results"))
     given = parser.parse_args()
     logging.getLogger("ssmax_eval").setLevel(logging.ERROR)
-    options = RunOptions(device="cpu", output_path=given.output_path)
+    options = RunOptions(device=given.device, dtype=given.dtype, output_path=given.output_path)
     lengths = tuple(int(each) for each in given.context_lengths.split(",") if each)
     for model in given.models:
         asked = Asked(model, lengths, trials=given.trials)

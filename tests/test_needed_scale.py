@@ -20,6 +20,7 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.probes.needed_scale.probe import NeededScaleProbe
 from ssmax_eval.probes.needed_scale.readings import ALIKE, READINGS, best_of, factor_of
 from ssmax_eval.probes.needed_scale.rows import NeededScaleRow
+from ssmax_eval.probes.needed_scale.sections.needed import grows
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.answers import forced
 from ssmax_eval.readers.transformers import TransformersReader
@@ -258,6 +259,26 @@ def test_data_of_a_law_are_given_back_to_it(name):
     assert statistics.law_values({"law": name, **laws.loc[name]}, n, 512) == pytest.approx(needed(n), rel=0.01)
 
 
+@pytest.mark.parametrize("power", [0, 0.5, 1])
+def test_growth_is_the_power_of_ln_n(power):
+    """A constant has the power 0, s ln n 1; with noise the interval holds it, and says what it agrees with."""
+
+    def needed(n):
+        return 1.2 * (np.log(n) / math.log(256)) ** power
+
+    exact = statistics.scale_growth(statistics.best_factors(table_of(needed))).iloc[0]
+    assert exact["power"] == pytest.approx(power, abs=0.02)
+    line = statistics.scale_growth(statistics.best_factors(table_of(needed, 40, noise=0.1))).to_dict("records")[0]
+    assert line["low"] < power < line["high"]
+    assert line["high"] - line["low"] < 0.5
+    told = grows(line).split("it agrees ")[1]
+    assert told == {
+        0: "with a constant factor (0), not with s ln n (1).",
+        0.5: "not with a constant factor (0) or s ln n (1).",
+        1: "with s ln n (1), not with a constant factor (0).",
+    }[power]  # fmt: skip
+
+
 def test_the_error_is_that_of_lengths_left_out():
     """Of exact numbers, by a loop apart from the product's: fit without one, predict it."""
     lengths, best = np.array(LENGTHS, dtype=float), np.array([1.0, 1.2, 1.2, 1.35, 1.5])
@@ -282,6 +303,10 @@ def test_too_few_lengths_and_trials_say_nothing():
     assert math.isnan(laws.loc["a + b ln n", "error"])
     one = statistics.scale_laws(statistics.best_factors(table_of(LAWS["a"][0], lengths=(256,)))).set_index("law")
     assert math.isnan(one.loc["a", "error"])
+    assert math.isnan(
+        statistics.scale_growth(statistics.best_factors(table_of(LAWS["a"][0], lengths=(256,)))).loc[0, "power"]
+    )
+    assert "no interval with fewer than 5 trials" in grows(statistics.scale_growth(found).to_dict("records")[0])
 
 
 def test_the_interval_holds_the_truth_and_narrows_with_trials():

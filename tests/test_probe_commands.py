@@ -89,7 +89,7 @@ def test_json_of_all_probes(capsys, checkpoint, tmp_path):
     assert code == 0
     found = json.loads(out)
     prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "headline", "verdict"}
-    scale = {"needed_scale", "scale_laws", "needed_s"}
+    scale = {"needed_scale", "scale_laws", "scale_growth", "needed_s"}
     assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts, *scale}
     assert found["failed"] == 0
     assert len(found["fading"]) == 8

@@ -175,14 +175,22 @@ def check_rope(config: PreTrainedConfig, source: ModelSource) -> None:
         scaled = kinds - {"default", "mrope"}
         lost = scaled and not (isinstance(given, dict) and rope_kinds(given) - {"default"})
         misplaced = isinstance(given, dict) and any(
-            isinstance(each, dict) and name not in built.nested_rope_parameter_keys(given)
-            for name, each in given.items()
+            isinstance(each, dict) and name not in layer_types_with_rope(built, given) for name, each in given.items()
         )
         if lost or misplaced:
             raise UserError(
                 f"model {source.reference!r}: {type(built).__name__} does not take the RoPE scaling of its config "
                 f"({', '.join(sorted(scaled or {'by layer type'}))}), it would be ignored; take it out"
             )
+
+
+def layer_types_with_rope(config: PreTrainedConfig, parameters: dict[str, Any]) -> list[str]:
+    """Return the layer types that RoPE parameters of a config are given by; none where one set is for all layers.
+
+    Newer releases of transformers have this as a method of a config, `nested_rope_parameter_keys`.
+    """
+    types = getattr(config, "_rope_type_labels", None) or getattr(config, "layer_types", None) or ()
+    return [name for name in parameters if name in types]
 
 
 def rope_kinds(parameters: dict[str, Any]) -> set[str]:

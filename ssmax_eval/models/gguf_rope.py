@@ -7,6 +7,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from ..errors import UserError
+from .config import layer_types_with_rope
 from .sources import ModelSource
 
 SAYS_NOTHING: tuple[Any, ...] = (0, False, None, "", [])
@@ -37,7 +38,7 @@ def apply_rope(
                 f"model {source.reference!r}: its metadata has RoPE keys, {type(config).__name__} has no RoPE"
             )
         return
-    nested = config.nested_rope_parameter_keys(parameters)
+    nested = layer_types_with_rope(config, parameters)
     parameters = parameters["full_attention"] if nested else parameters
     if theta:
         parameters["rope_theta"] = float(theta)

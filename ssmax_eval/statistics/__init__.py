@@ -6,7 +6,7 @@ from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
-from .laws import LAWS, law_values, scale_laws
+from .laws import LAWS, law_values, scale_growth, scale_laws
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import context_gain, loss_by_position
 from .needed import Needed, best_factors, needed_scale
@@ -79,6 +79,7 @@ __all__ = [
     "ranked",
     "restored",
     "restored_causes",
+    "scale_growth",
     "scale_laws",
     "smallest_difference",
     "standings",

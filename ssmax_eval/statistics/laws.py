@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .clusters import Floats
-from .needed import KEY, STEP, Needed
+from .needed import KEY, STEP, Needed, interval
 
 LEAST = 1e-6  # a prediction of C below counts as this
 
@@ -76,12 +76,38 @@ def scale_laws(found: Sequence[Needed], train_lengths: Mapping[str, int | None] 
     return pd.DataFrame(lines, columns=[*KEY, "law", *PARAMETERS, "error", "weight", "lengths"])
 
 
+def scale_growth(found: Sequence[Needed]) -> pd.DataFrame:
+    """Return one line per series, control and thing that is scaled: the power p with which its best factors grow, C = a (ln n)^p.
+
+    0 is a constant temperature, 1 is s ln n. ln C is fitted on ln ln n by least squares with the weights of scale_laws. low, high:
+    the 95% interval of p, percentiles over draws of trials; NaN without draws. p is NaN with fewer than two lengths.
+    """
+    lines = []
+    for each in found:
+        power = low = high = math.nan
+        if len(each.lengths) > 1:
+            terms = stacked(np.ones_like(each.lengths), np.log(np.log(each.lengths)))
+            fitted = solve(terms, 1 / spread_of(each.best, each.draws))
+            power = float(fitted[1] @ np.log(each.best))
+            whole = each.draws[~np.isnan(each.draws).any(1)]
+            ends = interval(np.log(whole) @ fitted[1:].T, 1)
+            low, high = float(ends["low"][0]), float(ends["high"][0])
+        lines.append(each.key | {"power": power, "low": low, "high": high, "lengths": len(each.lengths)})
+    return pd.DataFrame(lines, columns=[*KEY, "power", "low", "high", "lengths"])
+
+
+def spread_of(best: Floats, draws: Floats) -> Floats:
+    """Return the standard deviation of ln C at each length over draws of trials, at least that of the grid."""
+    spread = np.nanstd(np.log(draws), axis=0) if len(draws) else np.zeros(len(best))
+    found: Floats = np.sqrt(spread**2 + STEP**2 / 12)
+    return found
+
+
 def of_laws(
     laws: Sequence[Law], lengths: Floats, best: Floats, draws: Floats, train_length: float = math.nan
 ) -> list[dict[str, Any]]:
     """Return each law's coefficients, error and weight on best factors (lengths,) and those of draws (resamples, lengths)."""
-    spread = np.nanstd(np.log(draws), axis=0) if len(draws) else np.zeros(len(best))
-    spread = np.sqrt(spread**2 + STEP**2 / 12)  # of ln C
+    spread = spread_of(best, draws)
     whole = draws[~np.isnan(draws).any(1)] if len(draws) else draws
     errors = []
     alone: list[float] = []

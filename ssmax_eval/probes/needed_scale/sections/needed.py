@@ -23,6 +23,7 @@ class Found:
     heading: str
     lines: pd.DataFrame
     laws: pd.DataFrame
+    growth: pd.DataFrame
     s: dict[str, tuple[float | None, float | None]]
     train_lengths: dict[str, int | None]
 
@@ -41,7 +42,8 @@ class NeededScale(Section[Found]):
                 lengths = context.train_lengths(part)
                 laws = statistics.scale_laws(found, lengths)
                 lines = pd.concat([each.lines for each in found], ignore_index=True)
-                out.append(Found(number, heading, lines, laws, s_of(part, laws, context), lengths))
+                growth = statistics.scale_growth(found)
+                out.append(Found(number, heading, lines, laws, growth, s_of(part, laws, context), lengths))
         return out
 
     def tables(self, found: Sequence[Found]) -> Iterator[Table | str]:
@@ -53,12 +55,13 @@ class NeededScale(Section[Found]):
                 yield Table(title, columns, grid(each.lines, lengths, face))
             for name, lines in main(each.laws).groupby("series", sort=False):
                 yield Table(f"laws of the best C by nll: {name}", LAW_COLUMNS, law_lines(lines))
-            yield from in_words(each.s)
+            yield from in_words(each)
 
     def summary(self, found: Sequence[Found]) -> dict[str, Any]:
         return {
             "needed_scale": records(each.lines for each in found),
             "scale_laws": records(each.laws for each in found),
+            "scale_growth": records(each.growth for each in found),
             "needed_s": [
                 {"series": name, "s_learned": learned, "s_needed": needed}
                 for each in found
@@ -71,6 +74,7 @@ class NeededScale(Section[Found]):
 
 
 SECTION = NeededScale()
+TELLING = 4  # context lengths
 LAW_COLUMNS = ["law", "fitted", "error at lengths left out", "weight"]
 
 
@@ -119,13 +123,31 @@ def law_lines(lines: pd.DataFrame) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def in_words(s: dict[str, tuple[float | None, float | None]]) -> list[str]:
-    """Say which s each series needs, and which its model learned."""
+def in_words(found: Found) -> list[str]:
+    """Say how the needed scale of each series grows with length, which s it needs, and which its model learned."""
     out = []
-    for name, (learned, needed) in s.items():
+    for line in main(found.growth).to_dict("records"):
+        if line["lengths"] > 1:
+            out.append(f"{line['series']}: {grows(line)}")
+    if any(line["lengths"] < TELLING for line in main(found.growth).to_dict("records")):
+        out.append(f"Laws of length need {TELLING} context lengths or more to be told apart (--context-lengths).")
+    for name, (learned, needed) in found.s.items():
         told = "" if learned is None else f"; learned {learned:.3f}, the mean over heads"
         out += [] if needed is None else [f"{name}: s of s ln n that the answers need: {needed:.3f}{told}"]
     return out
+
+
+def grows(line: dict[str, Any]) -> str:
+    """Write the power of ln n with which the best factor grows, and what its interval leaves possible."""
+    low, high = line["low"], line["high"]
+    said = f"the factor that answers need, on top of the model's own scale, grows as (ln n)^{line['power']:.2f}"
+    if math.isnan(low):
+        return f"{said} (no interval with fewer than {statistics.FEWEST} trials)."
+    known = {"a constant factor (0)": 0, "s ln n (1)": 1}
+    agrees = " and ".join(name for name, power in known.items() if low <= power <= high)
+    differs = " or ".join(name for name, power in known.items() if not low <= power <= high)
+    told = ", ".join([f"with {agrees}"] * bool(agrees) + [f"not with {differs}"] * bool(differs))
+    return f"{said} (95% interval {low:.2f} to {high:.2f}): it agrees {told}."
 
 
 def s_of(rows: pd.DataFrame, laws: pd.DataFrame, context: Context) -> dict[str, tuple[float | None, float | None]]:
@@ -168,5 +190,5 @@ def section(found: Found, context: Context) -> dict[str, Any]:
             (str(name), figures.key_of(str(name)), law_lines(lines))
             for name, lines in main(found.laws).groupby("series", sort=False)
         ],
-        "words": in_words(found.s),
+        "words": in_words(found),
     }
