@@ -102,10 +102,11 @@ def advise_command(
 ) -> None:
     """Find the setting that reads a model best beyond its training length, if any helps, and say what it costs."""
     quiet_libraries()
-    from ..models.retrofit import refuse_occupied, retrofit
+    from ..models.retrofit import refuse_occupied
     from ..models.subjects import RunOptions
     from ..studies.advice import helps, written
     from ..studies.advise import Asked
+    from ..studies.per_head import saved
     from ..terminal import print_found
 
     if out is not None:
@@ -125,11 +126,7 @@ def advise_command(
     findings, written_to, advice = written(asked, options, page, figures)
     told = {"report": str(written_to)}
     if out is not None and helps(advice):
-        attention = advice.setting.attention
-        reference = asked.subject.reference
-        told["saved"] = str(
-            retrofit(reference, None if attention is None else str(attention), out, dtype, advice.setting.position.rope)
-        )
+        told |= saved(asked, advice, options, out)
     print_found(findings, told, as_json)
     if out is not None and "saved" not in told:
         log.warning("ssmax-eval: note: nothing is saved at %s, as nothing helps for sure", out)

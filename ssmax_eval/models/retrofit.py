@@ -2,11 +2,16 @@
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..disk import whole
 from ..errors import UserError
+from ..mechanisms.attach import mechanisms_of
+from ..mechanisms.layers import layer_indices
 from ..mechanisms.spelling import Attention
 from ..position.rope import RopeSetting, rope_scaled, rotary_modules
 from .checkpoint import save_model
@@ -17,12 +22,18 @@ AS_IT_IS = RopeSetting()
 
 
 def retrofit(
-    reference: str, attention: str | None, folder: str | Path, dtype: str = "auto", rope: RopeSetting = AS_IT_IS
+    reference: str,
+    attention: str | None,
+    folder: str | Path,
+    dtype: str = "auto",
+    rope: RopeSetting = AS_IT_IS,
+    values: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
 ) -> Path:
     """Save a model under a mechanism, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
 
     reference: a model as load_model takes it; what it learned of that very mechanism it keeps. attention: None keeps its own.
-    rope: what becomes of its RoPE, in its config. Returns the folder, which is there whole or not at all and opens like any
+    rope: what becomes of its RoPE, in its config. values: of the mechanism's parameters in place of their start, by layer and
+    name, one for each head. Returns the folder, which is there whole or not at all and opens like any
     checkpoint of ours. Raises UserError.
     """
     folder = Path(folder)
@@ -32,6 +43,11 @@ def retrofit(
     own = source.config().get("ssmax") if not source.is_gguf else None
     keeps = asked is None or (isinstance(own, dict) and own.get("attention") == asked)
     model, tokenizer = load_model(source, attention=None if keeps else asked, dtype=dtype, device="cpu")
+    indices = layer_indices(model) if values else {}
+    for name, mechanism in mechanisms_of(model).items() if values else ():
+        for parameter, each in (values or {}).get(indices[name], {}).items():
+            with torch.no_grad():
+                getattr(mechanism, parameter).copy_(torch.tensor(each))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as made, rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling):

@@ -106,7 +106,8 @@ class Advice:
     setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round. held_out: rows
     of the model as trained and in its setting, of held-out prompts: the same task, another haystack, another task.
     price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list. runs:
-    the needed scale's and the checks', which the page shows; the race's prompts chose, so they prove nothing.
+    the needed scale's and the checks', which the page shows; the race's prompts chose, so they prove nothing. fitted: the s of
+    s ln n that the needed scale comes nearest to; None where it was not measured, or the model's mechanism is not softmax.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Advice:
     refused: Mapping[Setting, str]
     tokens: Mapping[str, int]
     runs: Sequence[Run] = field(default=(), repr=False)
+    fitted: float | None = None
 
     @property
     def own(self) -> str:
@@ -143,7 +145,8 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         f"{max(asked.context_lengths):,}",
     )
     needed = needed_scale(asked, options)
-    if (fitted := fitted_scale(needed, subject.label, training_length(asked.model))) is not None:
+    laws = laws_of(needed, training_length(asked.model))
+    if (fitted := fitted_scale(laws, training_length(asked.model))) is not None:
         left.append(fitted)
     runs = read(asked, asked.grid(ROUNDS[0][0], 0), left, options)
     # the names that rows of all candidates have beside each other; rows of fewer would be told apart by less
@@ -189,6 +192,7 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
             "the whole list": whole_list,
         },
         [*needed, *checks, *losses],
+        None if laws.empty else float(laws.loc["s ln n", "s"]),
     )
 
 
@@ -224,17 +228,22 @@ def needed_scale(asked: Asked, options: RunOptions) -> list[Run]:
         return []
 
 
-def fitted_scale(runs: Sequence[Run], label: str, train_length: int | None) -> Setting | None:
-    """Return the query scale whose law comes nearest to the needed one at lengths left out, on top of what the model has.
+def laws_of(runs: Sequence[Run], train_length: int | None) -> pd.DataFrame:
+    """Return the laws of the needed scale by their names, of a model that attends by softmax; empty for others.
 
-    Only of a model that attends by softmax: what another mechanism needs beside its own C(n) is no mechanism of ours.
+    What another mechanism needs beside its own C(n) is no mechanism of ours.
     """
     if not runs or runs[0].record()["attention"]["attention"] != "softmax":
-        return None
+        return pd.DataFrame()
     rows = statistics.with_series(tables(runs))
-    laws = statistics.scale_laws(statistics.best_factors(rows), dict.fromkeys(rows["series"], train_length)).set_index(
-        "law"
-    )
+    found = statistics.scale_laws(statistics.best_factors(rows), dict.fromkeys(rows["series"], train_length))
+    return found.set_index("law")
+
+
+def fitted_scale(laws: pd.DataFrame, train_length: int | None) -> Setting | None:
+    """Return the query scale whose law (laws_of) comes nearest to the needed one at lengths left out; None without laws."""
+    if laws.empty:
+        return None
     known = laws.loc[[law for law in SPELLED if law in laws.index and laws.loc[law, "error"] == laws.loc[law, "error"]]]
     if known.empty or (law := known["error"].idxmin()) is None:
         return None

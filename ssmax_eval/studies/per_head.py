@@ -1,0 +1,155 @@
+"""SSMax with an s of its own for each head, fitted without training a weight, and taken where it finds more than the setting advised."""
+
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .. import statistics
+from ..data.prompts import Prompt
+from ..mechanisms.edit import Edit
+from ..mechanisms.interface import edited
+from ..mechanisms.layers import heads_by_layer
+from ..models.retrofit import retrofit
+from ..models.subjects import RunOptions
+from ..probes.needle.probe import make
+from ..readers.transformers import TransformersReader
+from ..results import tables
+from ..run import run_probes
+from ..setting import Setting
+from .advise import AS_TRAINED, CHECKS, NEEDED, ROUNDS, SEED, Advice, Asked
+
+log = logging.getLogger(__name__)
+STEPS, RATE = 30, 0.05  # of Adam, on ln s
+RIDGE = 0.05  # nats that a head costs whose s is e times that of all heads
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """How SSMax with an s for each head does beside the setting advised, on the held-out prompts of the same task.
+
+    low, high: the 95% interval of the difference, over trials (statistics.compare). s: by layer, what each head got.
+    """
+
+    accuracy: float
+    advised: float
+    low: float
+    high: float
+    s: Mapping[int, list[float]]
+
+    @property
+    def pays(self) -> bool:
+        """Tell whether it finds more beyond chance."""
+        return self.low > 0
+
+    def __str__(self) -> str:
+        return (
+            f"With an s of its own for each head it finds {self.accuracy:.2f}, with the setting advised {self.advised:.2f} (difference "
+            f"{self.accuracy - self.advised:+.2f}, 95% interval {self.low:+.2f} to {self.high:+.2f}): {'' if self.pays else 'not '}taken."
+        )
+
+
+def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
+    """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it."""
+    told = {"saved": str(folder)}
+    heads = per_head(asked, advice, options, folder)
+    if heads is not None:
+        told["s for each head"] = str(heads)
+    if heads is None or not heads.pays:
+        attention, rope = advice.setting.attention, advice.setting.position.rope
+        retrofit(asked.subject.reference, str(attention) if attention else None, folder, options.dtype, rope)
+    return told
+
+
+def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> PerHead | None:
+    """Fit an s for each head, save the model with it at `folder` if that pays, and return how it does.
+
+    None where there is no one s to start from: the advice is no query scale, or no scale was fitted to the model's answers.
+    """
+    if advice.fitted is None or advice.setting.attention is None:
+        return None
+    log.warning("ssmax-eval: note: fits an s for each head, and checks it on the held-out prompts")
+    values = fitted(asked, advice.fitted, options)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+        place = retrofit(
+            asked.subject.reference,
+            f"ssmax:s={advice.fitted:.4g}",
+            Path(made) / folder.name,
+            options.dtype,
+            advice.setting.position.rope,
+            {layer: {"s": each} for layer, each in values.items()},
+        )
+        share, depths = CHECKS[0]
+        grid = asked.grid(share, len(ROUNDS), depths)
+        label = f"{advice.model}, s for each head"
+        runs = run_probes([make({label: str(place)}, grid)], {label: str(place)}, [AS_TRAINED], options)
+        found = beside(tables(runs).assign(series=label), advice, label)
+        kept = PerHead(*found, values)
+        if kept.pays:
+            place.rename(folder)
+    return kept
+
+
+def beside(rows: pd.DataFrame, advice: Advice, label: str) -> tuple[float, float, float, float]:
+    """Return accuracy with an s for each head and in the setting advised, and the interval of their difference."""
+    advised = advice.held_out[advice.held_out["series"] == advice.name]
+    advised = advised[advised["prompt_sha256"].isin(rows["prompt_sha256"])]
+    table = statistics.compare(pd.concat([advised, rows], ignore_index=True), advice.name, ())
+    line = table[table["series"] == label].iloc[0]
+    return line["accuracy"], line["accuracy_baseline"], line["low"], line["high"]
+
+
+def fitted(asked: Asked, s: float, options: RunOptions) -> dict[int, list[float]]:
+    """Return each head's s, by layer, fitted on the prompts that the needed scale was measured on; no check reads these."""
+    model, tokenizer = asked.subject.load(options)
+    probe = make(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]))
+    prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+    with Setting.of(f"ssmax:s={s:.4g}")(model, max(asked.context_lengths)):
+        factors = factors_of(TransformersReader(model, tokenizer), prompts)
+    return {layer: [s * factor for factor in each] for layer, each in factors.items()}
+
+
+def factors_of(reader: TransformersReader, prompts: Iterable[Prompt]) -> dict[int, list[float]]:
+    """Return, by layer, each head's factor on the queries of question and answer under which the answers are likeliest.
+
+    What comes before the question is read once. Adam minimises the mean nll of an answer's tokens plus RIDGE (ln factor)^2.
+    """
+    model = reader.model
+    ln = {layer: torch.zeros(heads, requires_grad=True) for layer, heads in heads_by_layer(model).items()}
+    optimizer = torch.optim.Adam(ln.values(), lr=RATE)
+    read = [Tail(reader, prompt) for prompt in prompts]
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        for each in read:
+            (each.nll(model, ln) / len(read)).backward()
+        for heads in ln.values():
+            (RIDGE * heads.square().sum()).backward()
+        optimizer.step()
+    return {layer: each.detach().exp().tolist() for layer, each in ln.items()}
+
+
+class Tail:
+    """A prompt whose question and answer are read again and again, with gradients of what multiplies their queries."""
+
+    def __init__(self, reader: TransformersReader, prompt: Prompt) -> None:
+        self.again = reader.again([prompt], prompt.question_start)
+        # what inference mode made takes part in no gradient
+        self.again.ids = self.again.ids.clone()
+        for layer in self.again.cache.layers if self.again.cache else ():
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+        self.answer = torch.tensor(prompt.ids[-prompt.answer_length :], device=self.again.ids.device)
+
+    def nll(self, model: PreTrainedModel, ln: Mapping[int, Tensor]) -> Tensor:
+        """Return the mean nll of the answer's tokens, nats."""
+        ids = self.again.ids if self.again.whole else self.again.ids[:, self.again.start :]
+        edits = {layer: Edit(self.again.rows, factor=each.exp()) for layer, each in ln.items()}
+        with edited(model, edits):
+            logits = model(input_ids=ids, **self.again.options()).logits[0, -len(self.answer) :]
+        return torch.nn.functional.cross_entropy(logits.float(), self.answer)
