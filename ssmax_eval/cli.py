@@ -19,7 +19,7 @@ from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .commands.options import Once
 from .commands.probing import register
 from .commands.stored import pack_command, report_command
-from .commands.studies import advise_command, league_command
+from .commands.studies import advise_command, league_command, paper_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .launch import launched
@@ -42,6 +42,7 @@ app.command("train")(train_command)
 app.command("retrofit")(retrofit_command)
 app.command("recipes")(recipes_command)
 app.command("league")(league_command)
+app.command("paper")(paper_command)
 app.command("advise")(advise_command)
 app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)

@@ -62,10 +62,17 @@ def describe_training(source: ModelSource) -> dict[str, Any] | None:
         "attention": record.get("attention", job.get("attention")),
         "seed": job.get("seed"),
         "seconds": record.get("seconds"),
+        "signs": told_signs(record.get("signs")),
         "log": source.training_log(),
     }
     found: dict[str, Any] = finite(described)
     return found
+
+
+def told_signs(signs: Any) -> list[str]:
+    """Return the signs of what can go wrong (training/signs.py) in words."""
+    told = signs.get("told") if isinstance(signs, dict) else None
+    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
 
 
 def finite(value: Any) -> Any:

@@ -14,6 +14,7 @@ class TrainingTold(Struct):
     attention: str | None = None
     seed: int | None = None
     seconds: float | None = None
+    signs: list[str] | None = None
     log: list[dict[str, Any]] | None = None
 
 

@@ -15,7 +15,8 @@ FLOORS = (
     ("report.context",),
     ("report.section",),  # what the probes' sections are made of; the page, above, is made of them
     ("setting", "models", "environment"),
-    ("readers", "training"),
+    ("readers",),
+    ("training",),
     ("probes", "provenance"),
     ("plans",),
     ("cost",),

@@ -112,6 +112,10 @@ def prepared(line, checkpoint):
             "steps": 2,
         }  # read at 64 times that
         words += [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
+    if words[0] == "paper":
+        words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
+        words += ["--seeds", "0", "--trials", "1"]
+        words += [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] == "advise":

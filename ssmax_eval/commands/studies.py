@@ -1,6 +1,7 @@
-"""The commands that combine trainings and runs: league, advise."""
+"""The commands that combine trainings and runs: league, paper, advise."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,20 +56,73 @@ def league_command(
     quiet_libraries()
     import_files(imports)
     from ..models.subjects import RunOptions
+    from ..report.page import check_name
     from ..studies.league import League, entries
     from ..studies.league_page import written
     from ..terminal import print_found
     from ..training.recipes import recipe as find
 
+    check_name(out)
     chosen = find(recipe).changed(dict(each.partition("=")[::2] for each in change or []))
-    try:
-        numbers = [int(each) for each in seeds.split(",")]
-    except ValueError:
-        raise UserError(f"seeds {seeds!r}: allowed are whole numbers separated by commas") from None
-    league = League(chosen, entries(chosen, attention or (), rope or ()), numbers, trials)
+    league = League(chosen, entries(chosen, attention or (), rope or ()), whole_numbers("seeds", seeds), trials)
     options = RunOptions(device=device, output_path=output_path)
     findings, page = written(league, models_path, options, out, figures, jobs)
     print_found(findings, {"report": str(page)}, as_json)
+
+
+def paper_command(
+    recipe: Annotated[
+        str, typer.Option(help="What every configuration is trained by; `ssmax-eval recipes` lists them.")
+    ] = "smoke",
+    seeds: Annotated[str, typer.Option(metavar="N,...", help="Training seeds.")] = "0,1,2",
+    study: Annotated[
+        bool, typer.Option("--study", help="Train nothing: measure the study set that the repository brings.")
+    ] = False,
+    trials: Annotated[int, typer.Option(help="Prompts at each of 5 depths of each length.")] = 8,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the recipe; repeatable.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Models to train at a time, on a processor.")] = 1,
+    models_path: Annotated[Path, typer.Option(help="Where models are trained, a folder each.")] = Path(
+        "results/models/paper"
+    ),
+    output_path: Annotated[Path, typer.Option(help="Where runs and measured times are stored.")] = Path(
+        "results/paper"
+    ),
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/paper.html"),
+    figures: Annotated[
+        Path, typer.Option(help="Where each figure is written, as SVG, PNG and PDF, and the CSV behind it.")
+    ] = Path("reports/paper"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Train the paper's configurations, draw its figures, and say of each of its claims whether it is reproduced."""
+    quiet_libraries()
+    from ..models.subjects import RunOptions
+    from ..report.page import check_name
+    from ..studies.paper import Paper, study_set, trained
+    from ..studies.paper_page import written
+    from ..terminal import print_found
+    from ..training.recipes import recipe as find
+
+    check_name(out)
+    if study:
+        paper, models = study_set()
+        paper = replace(paper, trials=trials)
+    else:
+        chosen = find(recipe).changed(dict(each.partition("=")[::2] for each in change or []))
+        paper = Paper(chosen, whole_numbers("seeds", seeds), trials)
+        models = trained(paper, models_path, jobs, device)
+    findings, page = written(paper, models, RunOptions(device=device, output_path=output_path), out, figures)
+    print_found(findings, {"report": str(page)}, as_json)
+
+
+def whole_numbers(name: str, text: str) -> list[int]:
+    """Read whole numbers separated by commas. Raises UserError."""
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise UserError(f"{name} {text!r}: allowed are whole numbers separated by commas") from None
 
 
 def advise_command(
@@ -104,11 +158,13 @@ def advise_command(
     quiet_libraries()
     from ..models.retrofit import refuse_occupied
     from ..models.subjects import RunOptions
+    from ..report.page import check_name
     from ..studies.advice import helps, written
     from ..studies.advise import Asked
     from ..studies.per_head import saved
     from ..terminal import print_found
 
+    check_name(page)
     if out is not None:
         refuse_occupied(out)
     lengths = () if context_lengths is None else numbers(int)("context lengths", context_lengths)

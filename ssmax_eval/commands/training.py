@@ -1,5 +1,6 @@
 """The commands that make models: train, retrofit."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from ..launch import launched
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
+log = logging.getLogger(__name__)
 MODELS = Path("results/models")
 
 
@@ -147,9 +149,13 @@ def retrofit_command(
     import_files(imports)
     from ..models.retrofit import retrofit
     from ..position.rope import RopeSetting
+    from ..training.signs import of_retrofit
 
     rope = RopeSetting(rope_theta_factor, rope_theta, rope_scaling)
-    print(retrofit(model, attention or (None if rope.changes else "ssmax"), out, dtype, rope))
+    folder = retrofit(model, attention or (None if rope.changes else "ssmax"), out, dtype, rope)
+    for each in of_retrofit(model, folder):
+        log.warning("ssmax-eval: note: %s", each)
+    print(folder)
 
 
 def recipes_command(

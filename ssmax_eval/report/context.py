@@ -1,7 +1,7 @@
 """What all parts of the page are given: the runs' records, the settings of the report, and what the records tell of a series."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ..disk import whole
 from ..statistics import Thresholds, default_baseline
 from . import figures
 
@@ -39,22 +40,28 @@ class Context:
     baseline: str | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
     details: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
-    pending: list[tuple[Figure, str]] = field(default_factory=list)
+    pending: list[tuple[Figure, str, Mapping[str, pd.DataFrame]]] = field(default_factory=list)
 
     def save(self) -> None:
         """Save the figures where they are wanted: after the page, which may yet fail."""
-        for figure, name in self.pending:
+        for figure, name, data in self.pending:
             assert self.folder is not None
             figures.save(figure, self.folder, name)
+            for each, table in data.items():
+                with whole(self.folder / f"{each}.csv") as half:
+                    table.to_csv(half, index=False)
 
     def render(self, template: str, **values: Any) -> Markup:
         """Fill a template, named by its path in the package."""
         return Markup(environment().get_template(template).render(**values))
 
-    def drawn(self, figure: Figure, name: str) -> dict[str, Any]:
-        """Return a figure for the page, its SVG and its name, and keep it for `save` where figures are wanted."""
+    def drawn(self, figure: Figure, name: str, data: Mapping[str, pd.DataFrame] | None = None) -> dict[str, Any]:
+        """Return a figure for the page, its SVG and its name, and keep it for `save` where figures are wanted.
+
+        data: tables behind it, by name, which are saved beside it as CSV.
+        """
         if self.folder is not None:
-            self.pending.append((figure, name))
+            self.pending.append((figure, name, data or {}))
         return {"svg": Markup(figures.svg(figure)), "name": name}
 
     def of(self, rows: pd.DataFrame, part: str) -> dict[str, Any]:

@@ -44,10 +44,17 @@ def heading_of(found: Sequence[Found]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def write(out: Path, page: str) -> Path:
-    """Write a page at once and whole. Raises UserError; what else is there stays."""
+def check_name(out: Path) -> None:
+    """Raise UserError for a page's path that nothing could be written to; to be asked before long work."""
     if out.suffix not in (".html", ".htm"):
         raise UserError(f"report {str(out)!r}: allowed are names that end with .html")
+    if out.is_dir():
+        raise UserError(f"report {str(out)!r}: it is a folder; give a file's name")
+
+
+def write(out: Path, page: str) -> Path:
+    """Write a page at once and whole. Raises UserError; what else is there stays."""
+    check_name(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole(out) as half:

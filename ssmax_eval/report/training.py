@@ -1,6 +1,8 @@
 """The page's part on training: the curves that the models' logs tell."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -10,19 +12,42 @@ from .context import Context
 from .section import Section
 
 
-class Training(Section[pd.DataFrame]):
-    """The models' training curves, where their run records know them, whatever probes the page is of."""
+@dataclass(frozen=True)
+class Trained:
+    """The training logs of some models, one below the other, and by model the signs of what can go wrong, in words."""
+
+    logs: pd.DataFrame
+    signs: Mapping[str, Sequence[str]]
+
+
+class Training(Section[Trained]):
+    """The models' training curves and signs, where their run records know them, whatever probes the page is of."""
 
     place = 70
 
-    def numbers(self, rows: pd.DataFrame, context: Context) -> list[pd.DataFrame]:
-        return logs_of(rows, context)
+    def numbers(self, rows: pd.DataFrame, context: Context) -> list[Trained]:
+        logs, signs = logs_of(rows, context), signs_of(rows, context)
+        return [Trained(pd.concat(logs) if logs else pd.DataFrame(), signs)] if logs or signs else []
 
-    def page(self, found: Sequence[pd.DataFrame], context: Context) -> Markup:
-        return self.rendered(context, curves=context.drawn(figures.curves(pd.concat(found)), "training"))
+    def page(self, found: Sequence[Trained], context: Context) -> Markup:
+        (each,) = found
+        curves = None if each.logs.empty else context.drawn(figures.curves(each.logs), "training")
+        return self.rendered(context, curves=curves, signs=each.signs)
+
+    def summary(self, found: Sequence[Trained]) -> dict[str, Any]:
+        signs = {name: told for each in found for name, told in each.signs.items()}
+        return {"signs": signs} if signs else {}
 
 
 SECTION = Training()
+
+
+def signs_of(rows: pd.DataFrame, context: Context) -> dict[str, list[str]]:
+    """Return what the signs of the models of rows say, as far as run records know any."""
+    known = [record.get("model", {}) for record in context.records]
+    shown = set(rows["model"].unique())
+    told = {model["label"]: (model.get("training") or {}).get("signs") for model in known}
+    return {label: signs for label, signs in told.items() if signs and label in shown}
 
 
 def logs_of(rows: pd.DataFrame, context: Context) -> list[pd.DataFrame]:

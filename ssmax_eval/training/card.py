@@ -39,6 +39,7 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
         how=how,
         licence=licence or ("cc0-1.0" if free else "other"),
         text=text or FREE.get(source, source),
+        signs=record.get("signs", {}).get("told", []),
         notes=notes,
     )
     with whole(folder / "README.md") as half:

@@ -25,6 +25,7 @@ from .examples import Examples, collate
 from .folder import LOG, WORK, entries, held, occupied, read_log, write_log, write_record
 from .job import Job
 from .length import continue_at
+from .signs import signs
 from .throughput import throughput
 from .trainer import LateMechanism, Watch, WeightedTrainer
 
@@ -104,6 +105,7 @@ def train_held(
         "throughput": throughput(model, job.recipe, log, where, torch.bfloat16 if bfloat16(where) else torch.float32),
         "last": log[-1],
         "learned": learned_of(model),
+        "signs": signs(model, tokenizer, started(job)),
         "environment": environment(model),
     }
     rounded = where.type == "cuda" or bfloat16(where)
@@ -115,6 +117,11 @@ def train_held(
     write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
     return folder
+
+
+def started(job: Job) -> PreTrainedModel | None:
+    """Return the model that a training went on from; None where it began with none."""
+    return None if job.start is None else load_model(job.start, dtype="float32", device="cpu")[0]
 
 
 def refuse_overlap(job: Job, folder: Path) -> None:

@@ -9,14 +9,64 @@ from .heads import attention_figure, exponents, mass_by_length, sorted_heads, so
 from .league import league_figure
 from .losses import context_gain, loss, loss_figure
 from .needed import needed_scale, needed_scale_figure
+from .paper import (
+    heads_figure,
+    lead_figure,
+    learned_p_figure,
+    learned_s_figure,
+    maximum_figure,
+    needles_figure,
+    position_figure,
+    top_heads_figure,
+    training_loss_figure,
+)
 from .restored import restored, restored_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
 
 __all__ = [
-    "PANELS", "attention_figure", "causes", "causes_figure", "colour", "context_gain", "curves", "difference", "exponents",
-    "fading_figure", "found", "found_figure", "grid", "grids", "ink", "key_of", "league_figure",
-    "loss", "loss_figure", "mass_by_length", "needed_scale", "needed_scale_figure", "pivot", "restored", "restored_figure", "save",
-    "save_as", "seeds", "seeds_figure", "sorted_heads", "sorted_trials", "svg", "theta", "theta_figure",
+    "PANELS",
+    "attention_figure",
+    "causes",
+    "causes_figure",
+    "colour",
+    "context_gain",
+    "curves",
+    "difference",
+    "exponents",
+    "fading_figure",
+    "found",
+    "found_figure",
+    "grid",
+    "grids",
+    "heads_figure",
+    "ink",
+    "key_of",
+    "lead_figure",
+    "league_figure",
+    "learned_p_figure",
+    "learned_s_figure",
+    "loss",
+    "loss_figure",
+    "mass_by_length",
+    "maximum_figure",
+    "needed_scale",
+    "needed_scale_figure",
+    "needles_figure",
+    "pivot",
+    "position_figure",
+    "restored",
+    "restored_figure",
+    "save",
+    "save_as",
+    "seeds",
+    "seeds_figure",
+    "sorted_heads",
+    "sorted_trials",
+    "svg",
+    "theta",
+    "theta_figure",
+    "top_heads_figure",
+    "training_loss_figure",
 ]  # fmt: skip

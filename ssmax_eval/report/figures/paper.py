@@ -1,0 +1,223 @@
+"""The figures of the paper's study, each from its table (studies/paper_numbers.py)."""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .grids import grid as needle_grid
+from .heads import MARKS
+from .style import STYLE, colours, plain, tokens_axis
+
+SMALL = (6.4, 3.8)  # inches
+
+
+def panels(count: int, across: int = 3, width: float = 3.7, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, `across` beside each other."""
+    down = -(-count // across)
+    figure = Figure(figsize=(width * min(count, across), height * down), layout="constrained")
+    axes = [*figure.subplots(down, min(count, across), squeeze=False).flat]
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def maximum_figure(lengths: pd.DataFrame) -> Figure:
+    """Draw mechanisms.fading.by_length: the weight of +3 among n - 1 scores of -2 (Figure 1)."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SMALL, layout="constrained")
+        ax = figure.subplots()
+        sns.lineplot(lengths, x="n", y="weight", hue="attention", marker="o", palette="colorblind", ax=ax)
+        ax.set(xscale="log", xlabel="n, keys", ylabel="largest weight", ylim=(-0.02, 1.02))
+        ax.legend(frameon=False)
+        sns.despine(ax=ax)
+    return figure
+
+
+def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figure:
+    """Draw the learned p_n of each seed with its fit a1 ln n + a2 (Figure 2), and the scale that trained softmax needs."""
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = panels(2, width=4.6, height=3.6)
+        for colour, (seed, part) in zip(sns.color_palette("colorblind"), p.groupby("seed"), strict=False):
+            left.plot(part["n"], part["p"], color=colour, lw=0, marker=".", ms=3, label=f"seed {seed}")
+            left.plot(part["n"], part["fitted"], color=colour, lw=1.2)
+        left.set(xscale="log", xlabel="n, keys", ylabel="p_n", title="learned p_n, and a1 ln n + a2 fitted to it")
+        if len(p):
+            left.legend(frameon=False, fontsize=8)
+        for colour, (seed, part) in zip(sns.color_palette("colorblind"), needed.groupby("seed"), strict=False):
+            error = np.nan_to_num(
+                [(part["best"] - part["low"]).clip(lower=0), (part["high"] - part["best"]).clip(lower=0)]
+            )
+            right.errorbar(
+                part["context_length"],
+                part["best"],
+                error,
+                color=colour,
+                marker="o",
+                ms=4,
+                capsize=2,
+                lw=1,
+                label=f"seed {seed}",
+            )
+        right.axhline(1, color="0.4", lw=0.8, zorder=0)
+        tokens_axis(right, {"": length}, "context length, tokens")
+        right.set(ylabel="best factor on the answer's scores", title="needed scale of (a), no training")
+        sns.despine(ax=left)
+    return figure
+
+
+def lead_figure(leads: pd.DataFrame, s: float) -> Figure:
+    """Draw mechanisms.fading.by_lead: a score's weight by its lead over all others and n, with the threshold 1/s (Figure 3)."""
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(leads["attention"].nunique(), width=4.6, height=3.6)
+        for ax, (name, part) in zip(axes, leads.groupby("attention", sort=False), strict=True):
+            sns.lineplot(
+                part,
+                x="lead",
+                y="weight",
+                hue="n",
+                hue_norm=mpl.colors.LogNorm(),
+                palette="viridis",
+                ax=ax,
+                legend="full",
+            )
+            if name != "softmax":
+                ax.axvline(1 / s, color="0.4", ls="--", lw=1)
+                ax.annotate(f"1/s = {1 / s:.2f}", (1 / s, 0.02), (3, 0), textcoords="offset points", fontsize=8)
+            ax.set(xlabel="lead of the largest score", ylabel="its weight", title=name, ylim=(-0.02, 1.02))
+            ax.legend(title="n", frameon=False, fontsize=8)
+            sns.despine(ax=ax)
+    return figure
+
+
+def training_loss_figure(logs: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Draw the loss on text of each configuration over the tokens seen, the mean over seeds; right, its last third (Figure 4)."""
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(2, width=5.2, height=3.8)
+        mean = logs.groupby(["letter", "tokens"])["text_loss"].mean().reset_index()
+        last = mean[mean["tokens"] > mean["tokens"].max() * 2 / 3]
+        for ax, part in zip(axes, (mean, last), strict=True):
+            for letter, colour in shades(names).items():
+                line = part[part["letter"] == letter]
+                ax.plot(
+                    line["tokens"] / 1e6,
+                    line["text_loss"],
+                    color=colour,
+                    lw=1.4,
+                    label=names[letter] if len(line) else None,
+                )
+            ax.set(xlabel="tokens seen, millions", ylabel="loss on text, nats a token")
+            sns.despine(ax=ax)
+        axes[1].set_title("the last third")
+        axes[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def position_figure(losses: pd.DataFrame, names: Mapping[str, str], length: int) -> Figure:
+    """Draw the loss by position of each configuration, the mean over seeds, worst and best a band (Figure 5)."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+        ax = figure.subplots()
+        for letter, colour in shades(names).items():
+            part = losses[(losses["letter"] == letter) & (losses["position_end"] > 8)]
+            middle = np.sqrt(part["position_start"].clip(lower=1) * (part["position_end"] - 1).clip(lower=1))
+            ax.plot(middle, part["loss"], color=colour, marker=".", lw=1.4, label=names[letter] if len(part) else None)
+            ax.fill_between(middle, part["min"], part["max"], color=colour, alpha=0.12, lw=0)
+        tokens_axis(ax, {"": length}, "position, tokens")
+        ax.set(ylabel="loss, nats a token")
+        ax.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def needles_figure(cells: pd.DataFrame, names: Mapping[str, str], length: int) -> Figure:
+    """Draw a grid of what each configuration finds, the mean over seeds, by context length and depth (Figure 6)."""
+    there = [letter for letter in names if (cells["letter"] == letter).any()]
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(len(there), width=4.2, height=3.3)
+        for ax, letter in zip(axes, there, strict=False):
+            part = cells[cells["letter"] == letter].assign(scored=1, failed=0)
+            needle_grid(ax, part, names[letter], length)
+    return figure
+
+
+def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], shown: int = 25) -> Figure:
+    """Draw the heads' mass on the answer from the highest down, the mean over seeds place by place (Figure 7)."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        ax = figure.subplots()
+        for letter, colour in shades(names).items():
+            part = heads[(heads["letter"] == letter) & (heads["place"] <= shown)]
+            ax.plot(
+                part["place"],
+                part["mass_answer"],
+                color=colour,
+                marker=".",
+                lw=1.4,
+                label=names[letter] if len(part) else None,
+            )
+            ax.fill_between(part["place"], part["min"], part["max"], color=colour, alpha=0.1, lw=0)
+        ax.set(xlabel="heads, the one with the most first", ylabel="mass on the answer", ylim=(-0.02, 1.02))
+        ax.legend(frameon=False, fontsize=7)
+        sns.despine(ax=ax)
+    return figure
+
+
+def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Draw each prompt's highest mass over all heads, prompts of all seeds sorted, marked by the verdict (Figure 8)."""
+    there = [letter for letter in names if (top["letter"] == letter).any()]
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(len(there), width=3.6, height=2.9)
+        for ax, letter in zip(axes, there, strict=False):
+            part = top[top["letter"] == letter].sort_values("mass_answer", ascending=False)
+            part = part.assign(place=np.arange(1, len(part) + 1))
+            for (verdict, mark), colour in zip(MARKS.items(), sns.color_palette("colorblind"), strict=False):
+                own = part[part["verdict"] == verdict]
+                ax.plot(own["place"], own["mass_answer"], mark, color=colour, ms=3, lw=0, label=verdict)
+            ax.set(
+                title=plain(names[letter]), xlabel="prompts, sorted", ylabel="mass of the top head", ylim=(-0.02, 1.02)
+            )
+            sns.despine(ax=ax)
+        lines = [
+            mpl.lines.Line2D([], [], color=colour, marker=mark, ls="")
+            for mark, colour in zip(MARKS.values(), sns.color_palette("colorblind"), strict=False)
+        ]
+        words = {"right": "whole number right", "first token": "first token right", "wrong": "wrong"}
+        figure.legend(
+            lines, [words[name] for name in MARKS], loc="outside lower center", ncols=3, frameon=False, fontsize=8
+        )
+    return figure
+
+
+def learned_s_figure(s: pd.DataFrame) -> Figure:
+    """Draw the learned s of each layer and head of (b), a row of panels for s and one for the mass on the answer, a column a seed."""
+    seeds = sorted(s["seed"].unique())
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(2 * len(seeds), across=len(seeds), width=3.1, height=2.2)
+        for i, seed in enumerate(seeds):
+            part = s[s["seed"] == seed]
+            for row, (value, title) in enumerate((("s", "learned s"), ("mass_answer", "mass on the answer"))):
+                ax = axes[row * len(seeds) + i]
+                table = part.pivot(index="layer", columns="head", values=value)
+                low, high = (0.0, 1.0) if value == "mass_answer" else (s["s"].min(), s["s"].max())
+                sns.heatmap(
+                    table,
+                    ax=ax,
+                    cmap="viridis",
+                    vmin=low,
+                    vmax=high,
+                    annot=table.size <= 64,
+                    fmt=".2f",
+                    annot_kws={"size": 6},
+                    cbar=False,
+                )
+                ax.set(title=f"seed {seed}: {title}", xlabel="head", ylabel="layer")
+    return figure
+
+
+def shades(names: Mapping[str, str]) -> dict[str, tuple[float, float, float]]:
+    """Return the colour of each configuration, the same in every figure."""
+    return colours([*names])

@@ -1,0 +1,259 @@
+"""The numbers of the paper's study: a table behind each figure, and the estimates that the ledger of claims judges."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .. import statistics
+from ..mechanisms.fading import by_lead, by_length
+from ..results import tables
+from ..store import Run
+from .claims import Estimate, over, paired
+from .paper import NAMES, Measured, Model, Paper, learned_s, log_of, table_of_p
+
+FAR, BEYOND, HEADS_AT = 8, 10, 8  # times the training length: retrieval, loss, heads
+SCALES = ("softmax", "ssmax:s=0.43")  # of Figure 1
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A study in numbers. tables: behind each figure, by its name. estimates: what the claims rest on. prompts: a model and length."""
+
+    paper: Paper
+    tables: Mapping[str, pd.DataFrame]
+    estimates: Mapping[str, Estimate]
+    prompts: int
+    documents: int
+    seeds: Mapping[str, int]  # of each configuration
+
+    @property
+    def train_length(self) -> int:
+        return self.paper.recipe.train_length
+
+
+def numbers(
+    paper: Paper, models: Mapping[Model, str], found: Measured, prices: Mapping[int, Mapping[str, float]]
+) -> Numbers:
+    """Return the numbers of a study's runs. prices: of each seed, what (b) takes as a multiple of (a) (studies/price.py)."""
+    length = paper.recipe.train_length
+    prompts, documents = named(found.needle), named(found.loss)
+    at_heads = statistics.heads(prompts[prompts["context_length"] == HEADS_AT * length])
+    short = statistics.heads(prompts[prompts["context_length"] == length], ("mass_answer", "entropy"))
+    top = with_model(statistics.top_heads(at_heads))
+    logs, s = curves(models), learned(models, short)
+    p = tables_of_p(models)
+    grid = with_model(statistics.cells(prompts))
+    scale = statistics.needed_scale(named(found.scale))
+    frames = {
+        "1-maximum": by_length([*SCALES], length, 100_000),
+        "2-learned-p": p,
+        "2-needed-scale": with_model(scale)[["seed", "context_length", "best", "low", "high", "prompts", "trials"]],
+        "3-lead": by_lead([*SCALES], length, 100_000),
+        "4-training-loss": logs,
+        "5-loss-by-position": by_position(documents),
+        "6-needles": grid.groupby(["letter", "context_length", "depth_percent"])["accuracy"].mean().reset_index(),
+        "7-heads": sorted_heads(at_heads),
+        "8-top-heads": top[["letter", "seed", "trial", "depth_percent", "mass_answer", "verdict", "layer", "head"]],
+        "learned-s": s,
+    }
+    estimates = {
+        **training_losses(logs),
+        **of_p(p),
+        **of_losses(documents, length),
+        **of_needles(prompts, length),
+        "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials"),
+        "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds"),
+        **of_settings(found, prompts, short, length),
+        **{name: over([each[name] - 1 for each in prices.values()], "seeds") for name in ("step", "token")},
+    }
+    return Numbers(
+        paper,
+        frames,
+        estimates,
+        int(prompts.groupby(["series", "context_length"]).size().max()),
+        int(documents["document_sha256"].nunique()),
+        {letter: sum(model[0] == letter for model in found.needle) for letter in NAMES},
+    )
+
+
+def named(runs: Mapping[Model, Run]) -> pd.DataFrame:
+    """Return the rows of runs, the letter and the seed of their model as their series: `b/0`."""
+    names = {run.run_id: f"{letter}/{seed}" for (letter, seed), run in runs.items()}
+    rows = statistics.with_series(tables([*runs.values()]))
+    return rows.assign(series=rows["run_id"].map(names))
+
+
+def with_model(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the letter and the seed of its series."""
+    parts = table["series"].str.split("/", expand=True)
+    return table.assign(letter=parts[0], seed=parts[1].astype(int))
+
+
+def units(table: pd.DataFrame, value: str, unit: str = "trial") -> pd.DataFrame:
+    """Return the mean of a value for each letter, seed and unit (a trial, a document)."""
+    found = table.groupby(["letter", "seed", unit])[value].mean().reset_index()
+    return found.rename(columns={unit: "unit"})
+
+
+def difference(table: pd.DataFrame, one: str, other: str, unit: str) -> Estimate:
+    """Return how much more a configuration has than another, seed by seed (claims.paired)."""
+    mine, theirs = (table[table["letter"] == letter].drop(columns="letter") for letter in (one, other))
+    return paired(mine, theirs, str(table.columns[-1]), unit)
+
+
+def curves(models: Mapping[Model, str]) -> pd.DataFrame:
+    """Return the training logs: letter, seed, tokens, loss on text."""
+    lines = [
+        {"letter": letter, "seed": seed, "tokens": line["tokens"], "text_loss": line["text_loss"], "step": line["step"]}
+        for (letter, seed), reference in models.items()
+        for line in log_of(reference)
+    ]
+    return pd.DataFrame(lines, columns=["letter", "seed", "tokens", "text_loss", "step"])
+
+
+def training_losses(logs: pd.DataFrame) -> dict[str, Estimate]:
+    last = logs[logs["step"] > 0.9 * logs["step"].max()].assign(unit=0)
+    table = units(last, "text_loss", "unit")
+    return {
+        f"loss {one}-{other}": difference(table, one, other, "steps")
+        for one, other in (("b", "a"), ("d", "a"), ("d", "b"))
+    }
+
+
+def tables_of_p(models: Mapping[Model, str]) -> pd.DataFrame:
+    """Return the learned p_n of each seed, and a1 ln n + a2 fitted to it by least squares."""
+    parts = []
+    for (letter, seed), reference in models.items():
+        if letter == "p":
+            p = np.array(table_of_p(reference))
+            n = np.arange(1, len(p) + 1)
+            slope, start = np.polyfit(np.log(n), p, 1)
+            told = {"seed": seed, "n": n, "p": p, "fitted": slope * np.log(n) + start, "a1": slope, "a2": start}
+            parts.append(pd.DataFrame(told))
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["seed", "n", "p", "fitted", "a1", "a2"])
+
+
+def of_p(p: pd.DataFrame) -> dict[str, Estimate]:
+    """Return the slope a1, and how much more of p_n's variance ln n explains than n does."""
+    slopes, more = [], []
+    for _, part in p.groupby("seed"):
+        slopes.append(float(part["a1"].iloc[0]))
+        explained = [
+            np.corrcoef(part["p"].astype(float), x)[0, 1] ** 2
+            for x in (np.log(part["n"].astype(float)), part["n"].astype(float))
+        ]
+        more.append(float(explained[0] - explained[1]))
+    return {"p slope": over(slopes, "seeds"), "p ln n": over(more, "seeds")}
+
+
+def by_position(documents: pd.DataFrame) -> pd.DataFrame:
+    """Return the loss of each configuration and bin of positions: the mean over seeds, and the worst and best of them."""
+    found = with_model(statistics.loss_by_position(documents))
+    by = ["letter", "position_start", "position_end"]
+    return (
+        found.groupby(by)["loss"]
+        .agg(["mean", "min", "max", "size"])
+        .reset_index()
+        .rename(columns={"mean": "loss", "size": "seeds"})
+    )
+
+
+def of_losses(documents: pd.DataFrame, length: int) -> dict[str, Estimate]:
+    """Return the differences of loss within the training length and far beyond it, over seeds or a seed's documents."""
+    bins = with_model(documents[(documents["measure"] == "position") & documents["nll_sum"].notna()])
+
+    def mean(part: pd.DataFrame) -> pd.DataFrame:
+        sums = part.groupby(["letter", "seed", "document_sha256"])[["nll_sum", "tokens"]].sum().reset_index()
+        sums = sums.assign(
+            unit=sums["document_sha256"], loss=sums["nll_sum"].astype(float) / sums["tokens"].astype(float)
+        )
+        return sums[["letter", "seed", "unit", "loss"]]
+
+    far, near = mean(bins[bins["position_start"] >= BEYOND * length]), mean(bins[bins["position_end"] <= length])
+    return {
+        "far loss b-a": difference(far, "b", "a", "documents"),
+        "short loss e-a": difference(near, "e", "a", "documents"),
+    }
+
+
+def of_needles(prompts: pd.DataFrame, length: int) -> dict[str, Estimate]:
+    """Return the differences of what is found far beyond the training length."""
+    far = with_model(prompts[(prompts["context_length"] >= FAR * length) & prompts["correct"].notna()])
+    table = units(far.assign(right=far["correct"].astype(float)), "right")
+    pairs = [each.split("-") for each in ("b-a", "c-b", "d-b", "e-a", "e-b", "f-a", "f-b")]
+    return {f"found {one}-{other}": difference(table, one, other, "trials") for one, other in pairs}
+
+
+def sorted_heads(by_head: pd.DataFrame) -> pd.DataFrame:
+    """Return the mass on the answer of each seed's heads, highest first, mean over seeds place by place."""
+    scores = with_model(statistics.head_scores(by_head))
+    order = scores.groupby("series")["mass_answer"].rank(ascending=False, method="first")
+    placed = scores.assign(place=order.astype(int)).groupby(["letter", "place"])["mass_answer"]
+    return (
+        placed.agg(["mean", "min", "max", "size"])
+        .reset_index()
+        .rename(columns={"mean": "mass_answer", "size": "seeds"})
+    )
+
+
+def learned(models: Mapping[Model, str], short: pd.DataFrame) -> pd.DataFrame:
+    """Return the learned s of (b)'s heads, and their mass on the answer at the training length."""
+    mass = with_model(short).groupby(["letter", "seed", "layer", "head"])["mass_answer"].mean()
+    lines = [
+        {
+            "seed": seed,
+            "layer": layer,
+            "head": head,
+            "s": s,
+            "mass_answer": mass.get((letter, seed, layer, head), math.nan),
+        }
+        for (letter, seed), reference in models.items()
+        if letter == "b"
+        for layer, heads in enumerate(learned_s(reference))
+        for head, s in enumerate(heads)
+    ]
+    return pd.DataFrame(lines, columns=["seed", "layer", "head", "s", "mass_answer"])
+
+
+def rank(part: pd.DataFrame) -> float:
+    """Return the rank correlation of learned s and mass over a model's heads."""
+    return float(stats.spearmanr(part["s"], part["mass_answer"]).statistic)
+
+
+def concordance(s: pd.DataFrame) -> float:
+    """Return Kendall's W of the seeds' rankings of heads by s: 1 where the same heads have large s with every seed; NaN with one seed."""
+    wide = s.pivot(index="seed", columns=["layer", "head"], values="s")
+    if len(wide) < 2:
+        return math.nan
+    ranks = wide.rank(axis=1)
+    seeds, heads = ranks.shape
+    return float(12 * ((ranks.sum() - ranks.sum().mean()) ** 2).sum() / (seeds**2 * (heads**3 - heads)))
+
+
+def of_settings(found: Measured, prompts: pd.DataFrame, short: pd.DataFrame, length: int) -> dict[str, Estimate]:
+    """Return what (a) does with a scale that is far too large, and with none and a bias of 1, minus what it does as trained."""
+    large, zero = named(found.large), named(found.zero)
+    own = prompts[(prompts["context_length"] == length) & prompts["series"].str.startswith("a/")]
+
+    def of(rows: pd.DataFrame, value: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+        return value(with_model(rows)).drop(columns="letter")
+
+    def right(rows: pd.DataFrame) -> pd.DataFrame:
+        return units(rows.assign(right=rows["correct"].astype(float)), "right")
+
+    def entropy(rows: pd.DataFrame) -> pd.DataFrame:
+        return units(rows, "entropy")
+
+    heads = statistics.heads(large, ("mass_answer", "entropy"))
+    own_heads = short[short["series"].str.startswith("a/")]
+    both = zero.merge(own, on=["series", "prompt_sha256"], suffixes=("", "_own"))
+    off = (both["answer_nll"] - both["answer_nll_own"]).abs()
+    return {
+        "large entropy": paired(of(heads, entropy), of(own_heads, entropy), "entropy", "trials"),
+        "large found": paired(of(large, right), of(own, right), "right", "trials"),
+        "zero": Estimate(float(off.max()), math.nan, math.nan, len(off), "prompts"),
+    }

@@ -1,0 +1,197 @@
+"""The page, tables and JSON of the paper's study: the ledger of claims, then the figures."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ..models.subjects import RunOptions
+from ..report import Findings, context_of, figures
+from ..report import written as write_page
+from ..report.context import Context
+from ..report.section import Found, Section, Table, records
+from .claims import NOT, REPRODUCED, UNKNOWN, Claim, ledger
+from .paper import NAMES, Model, Paper, folder_of, measured
+from .paper_numbers import BEYOND, FAR, HEADS_AT, Numbers, concordance, numbers
+from .price import prices
+
+S = 0.43  # of Figures 1 and 3
+
+
+class PaperSection(Section[Numbers]):
+    """The paper's claims, each with its numbers and what they say, and its figures."""
+
+    heading = "Scalable-Softmax: the paper's claims and figures"
+
+    def tables(self, found: Sequence[Numbers]) -> Iterator[Table | str]:
+        """Yield the headline and the ledger."""
+        for each in found:
+            claims = claims_of(each)
+            yield headline(each, claims)
+            yield Table("the paper's claims", *lines_of(claims))
+
+    def summary(self, found: Sequence[Numbers]) -> dict[str, Any]:
+        return {
+            "claims": [
+                {
+                    "claim": claim.text, "figure": claim.figure, "measure": claim.measure, "numbers": claim.numbers,
+                    "verdict": claim.verdict, "would_tell": claim.would_tell,
+                    "estimates": [
+                        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in vars(one).items()}
+                        for one in claim.found
+                    ],
+                }
+                for each in found
+                for claim in claims_of(each)
+            ],
+            "tables": {name: records([table]) for each in found for name, table in each.tables.items() if len(table) < 1000},
+        }  # fmt: skip
+
+    def lead(self, found: Sequence[Numbers], context: Context) -> Markup:
+        return context.render(
+            "studies/lead.html.j2",
+            heading="In short",
+            parts=[[headline(each, claims_of(each)), *told(each)] for each in found],
+        )
+
+    def page(self, found: Sequence[Numbers], context: Context) -> Markup:
+        parts = [
+            {
+                "ledger": [{"cells": line, "key": KEYS[line[2]]} for line in lines_of(claims_of(each))[1]],
+                "columns": lines_of(claims_of(each))[0],
+                "figures": [*drawn(each, context)],
+            }
+            for each in found
+        ]
+        return self.rendered(context, parts=parts)
+
+
+SECTION = PaperSection()
+KEYS = {REPRODUCED: "yes", NOT: "no", UNKNOWN: "unknown"}
+
+
+def written(
+    paper: Paper, models: dict[Model, str], options: RunOptions, out: Path, figures_folder: Path
+) -> tuple[Findings, Path]:
+    """Measure a study's models, write its page and figures, and return what was found and the page's path. Raises UserError."""
+    found = measured(paper, models, options)
+    costs = {
+        seed: prices(
+            {"a": folder_of(models["a", seed]), "b": folder_of(models["b", seed])},
+            "a",
+            paper.recipe.train_length,
+            options.output_path / f"prices-s{seed}.json",
+        )["b"]
+        for letter, seed in models
+        if letter == "b" and ("a", seed) in models
+    }
+    each = numbers(paper, models, found, costs)
+    findings = Findings([Found(SECTION, [each])], [], {})
+    context = context_of(found.runs, figures_folder)
+    return findings, write_page(out, "Scalable-Softmax: the paper's claims and figures", findings, context)
+
+
+def claims_of(found: Numbers) -> list[Claim]:
+    """Return the ledger of a study."""
+    table = found.tables["1-maximum"].pivot(index="n", columns="attention", values="weight")
+    first, last = table.index.min(), table.index.max()
+    told = "; ".join(f"{name} {table.loc[first, name]:.3f} to {table.loc[last, name]:.4f}" for name in table)
+    return [*ledger(found.estimates, {"1": told})]
+
+
+def headline(found: Numbers, claims: Sequence[Claim]) -> str:
+    """Say what SSMax and softmax find far beyond the training length, and how many claims hold."""
+    length = found.train_length
+    far = found.tables["6-needles"]
+    far = far[far["context_length"] >= FAR * length].groupby("letter")["accuracy"].mean()
+    count = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in KEYS}
+    return (
+        f"In prompts {FAR} to 16 times as long as they were trained on, SSMax finds {far['b']:.0%} of the numbers and softmax "
+        f"{far['a']:.0%}. Of the paper's {len(claims)} claims {count[REPRODUCED]} are reproduced here, {count[NOT]} are not, and "
+        f"{count[UNKNOWN]} cannot be told at this size."
+    )
+
+
+def told(found: Numbers) -> Iterator[str]:
+    """Yield what the numbers are of."""
+    recipe, seeds = found.paper.recipe, found.seeds
+    counts = ", ".join(f"{NAMES[letter]}: {count}" for letter, count in seeds.items())
+    yield (
+        f"Recipe {recipe.name}: {recipe.layers} layers, {recipe.heads} heads, {recipe.hidden} wide, trained at "
+        f"{recipe.train_length:,} tokens. Seeds: {counts}. {found.prompts} prompts a model and length, {found.documents} documents. "
+        "The paper's models have 12 layers, 12 heads and 162M parameters, trained at 1,024 tokens."
+    )
+
+
+def lines_of(claims: Sequence[Claim]) -> tuple[list[str], list[list[str]]]:
+    columns = ["the paper says", "figure", "here", "what is measured", "difference [95%], n", "what would tell"]
+    return columns, [
+        [claim.text, claim.figure, claim.verdict, claim.measure, claim.numbers, claim.would_tell] for claim in claims
+    ]
+
+
+def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
+    """Yield each figure with its heading and caption."""
+    tables, length = found.tables, found.train_length
+    seeds = "Mean over seeds; the band is from the worst to the best seed."
+    w = concordance(tables["learned-s"])
+    same = "" if math.isnan(w) else (
+        f" Kendall's W of the seeds' rankings of heads by s: {w:.2f} (1: the same heads have large s with every seed; "
+        f"{1 / tables['learned-s']['seed'].nunique():.2f} is expected by chance)."
+    )  # fmt: skip
+    of_p = found.estimates["p slope"]
+    yield figure(
+        context, found, "1-maximum", "Figure 1. The largest weight against n",
+        f"One score of +3 among n - 1 of -2, in closed form: softmax, and SSMax with s = {S}.", figures.maximum_figure(tables["1-maximum"]),
+    )  # fmt: skip
+    yield figure(
+        context, found, "2-learned-p", "Figure 2. The learned p_n, and the needed scale of softmax",
+        f"Left: p_n learned with all else, one table for all layers and heads; a1 = {of_p}. Right, ours: the factor on the scores of "
+        "question and answer under which (a), trained with softmax, answers best; bars are 95% intervals over trials.",
+        figures.learned_p_figure(tables["2-learned-p"], tables["2-needed-scale"], length), also=("2-needed-scale",),
+    )  # fmt: skip
+    yield figure(
+        context, found, "3-lead", "Figure 3. The weight of the largest score by its lead and n",
+        "In closed form. SSMax gives the largest score its weight where it leads by more than 1/s, and spreads attention where by less. "
+        "The true form of the paper's Figure 3 could not be found: this is what its section on the bounds says.",
+        figures.lead_figure(tables["3-lead"], S),
+    )  # fmt: skip
+    yield figure(
+        context, found, "4-training-loss", "Figure 4. Training loss",
+        "Loss on text, the mean over seeds. Steps on shorter sequences come first where the recipe has them.",
+        figures.training_loss_figure(tables["4-training-loss"], NAMES),
+    )  # fmt: skip
+    yield figure(
+        context, found, "5-loss-by-position", "Figure 5. Loss by position, to 20 times the training length",
+        f"RoPE's theta as trained. {seeds} The ledger takes positions from {BEYOND} times the training length on.",
+        figures.position_figure(tables["5-loss-by-position"], NAMES, length),
+    )  # fmt: skip
+    yield figure(
+        context, found, "6-needles", "Figure 6. Needles found", "Mean over seeds; above each length the mean over depths.",
+        figures.needles_figure(tables["6-needles"], NAMES, length),
+    )  # fmt: skip
+    yield figure(
+        context, found, "7-heads", f"Figure 7. Heads by their mass on the answer, at {HEADS_AT * length:,} tokens",
+        "Weight summed over the answer's tokens, in the row that predicts its first; the paper's own score is not defined where it "
+        f"could be found. {seeds}",
+        figures.heads_figure(tables["7-heads"], NAMES),
+    )  # fmt: skip
+    yield figure(
+        context, found, "8-top-heads", f"Figure 8. The top head of each prompt, at {HEADS_AT * length:,} tokens",
+        "A mark a prompt, all seeds together.",
+        figures.top_heads_figure(tables["8-top-heads"], NAMES),
+    )  # fmt: skip
+    yield figure(
+        context, found, "learned-s", "The learned s of (b), beside what each head does",
+        f"Mass on the answer at the training length.{same}", figures.learned_s_figure(tables["learned-s"]),
+    )  # fmt: skip
+
+
+def figure(
+    context: Context, found: Numbers, name: str, title: str, caption: str, drawing: Any, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a figure for the page, and keep it and the tables behind it for the folder of figures."""
+    data = {f"figure-{each}": found.tables[each] for each in (name, *also)}
+    return {"title": title, "caption": caption, "figure": context.drawn(drawing, f"figure-{name}", data)}
