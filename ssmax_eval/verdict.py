@@ -41,7 +41,9 @@ def verdict(
             lines = by_length[by_length["series"] == name].to_dict("records")
             total = pooled[pooled["series"] == name].to_dict("records")
             ratio = further[further["series"] == name].to_dict("records")
-            sentences = [*against(lines, total, baseline, train_lengths.get(name)), far + times(ratio)]
+            known = [own[each]["effective_length"] for each in (name, baseline) if each in own]
+            by_table = known[0] / known[1] if len(known) == 2 and known[1] else math.nan
+            sentences = [*against(lines, total, baseline, train_lengths.get(name)), far + times(ratio, by_table)]
         out.append({"series": name, "sentences": sentences})
     return out
 
@@ -129,12 +131,32 @@ def against(
     if calm := [line for line in lines if line["p_holm"] >= LEVEL]:
         at = where([line["context_length"] for line in calm], tested)
         sentences.append(f"No significant difference {at}{able(calm)}.")
+    sentences += at_odds(lines, tested)
     sentences.append(
         f"Over all {'lengths' if len(lines) > 1 else 'depths'}: {total['accuracy']:.2f} against {total['accuracy_baseline']:.2f}, "
         f"{interval(total)}, {prompts(total)}. ({', '.join(dict.fromkeys(line['test'] for line in lines))}; "
         "lengths adjusted for their number, Holm.)"
     )
     return sentences
+
+
+def at_odds(lines: list[dict[str, Any]], tested: list[int]) -> list[str]:
+    """Explain where an interval and a test seem to disagree: one is of a length alone, the other of all lengths."""
+    off = {id(line): line["low"] > 0 or line["high"] < 0 for line in lines}
+    alone = [line["context_length"] for line in lines if off[id(line)] and line["p_holm"] >= LEVEL]
+    joint = [line["context_length"] for line in lines if not off[id(line)] and line["p_holm"] < LEVEL]
+    said = []
+    if alone:
+        said.append(
+            f"The interval leaves 0 out {where(alone, tested)}, yet the test finds no significance there: the interval is of that length "
+            f"alone, the test allows for {len(lines)} lengths."
+        )
+    if joint:
+        said.append(
+            f"The test is significant {where(joint, tested)} though the interval holds 0: they are made in two ways, "
+            "and differ at the edge."
+        )
+    return said
 
 
 def untold(lines: list[dict[str, Any]], baseline: str) -> str:
@@ -164,8 +186,12 @@ def able(lines: list[dict[str, Any]]) -> str:
     by_trial = any(line["trials"] for line in lines)
     if any(math.isnan(each) for each in smallest):
         return f", where so few {'trials' if by_trial else 'prompts or stretches of text'} can show none"
-    how = "all one way and in whole trials" if by_trial else "all one way"
-    return f", where a difference of {max(smallest):.2f} would have been seen (power {statistics.POWER:.0%}, {how})"
+    how = (
+        "if all trials that differ favour the same one"
+        if by_trial
+        else "if all prompts that differ favour the same one"
+    )
+    return f". So few prompts show only a difference of about {max(smallest):.2f} or more ({how})"
 
 
 def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:
@@ -202,8 +228,8 @@ def how_far(line: dict[str, Any], train_length: int | None) -> str:
     return f"{low_score} keeps {statistics.SHARE:.0%} of its short score ({score}{trained}) to {reach}{spread}{dips}."
 
 
-def times(found: Sequence[dict[str, Any]]) -> str:
-    """Tell how many times as far as the baseline that is."""
+def times(found: Sequence[dict[str, Any]], by_table: float) -> str:
+    """Tell how many times as far as the baseline that is. by_table: what the effective lengths of all prompts of each give."""
     if not found or found[0]["bound"] == "unknown" or pd.isna(found[0]["ratio"]):
         return ""
     line = found[0]
@@ -216,6 +242,8 @@ def times(found: Sequence[dict[str, Any]]) -> str:
         (False, True): f"{ends[1]} or less",
     }
     known = spread.get((bool(ends[0]), bool(ends[1])), "open on both sides")
+    if not math.isclose(line["ratio"], by_table):
+        bound = f"on the prompts that both have {bound}"
     return f" That is {bound}{line['ratio']:g} times as far as the other (95% interval {known})."
 
 

@@ -119,7 +119,7 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
     head = [each.text for each in some(opened, "#prompts thead th")]
     assert head[-2:] == ["plain", HOSTILE]
     first = [each.text for each in some(opened, "#prompts tbody tr:first-child td.answer")]
-    assert "first token only" in first[0]
+    assert "tokens right" in first[0]
     assert "not attended" in first[0]
     assert "r7" in first[0]
     assert "right" in first[1]

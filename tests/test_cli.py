@@ -75,7 +75,7 @@ def test_axes_make_runs_and_series(capsys, checkpoint, tmp_path):
     code, out, _ = call(capsys, "needle", "--model", f"A={checkpoint}", *GRID, *axes, "--output-path", tmp_path)
     assert code == 0
     assert out.count("run ") == 4
-    for series in ("A, softmax", "A, ssmax swapped in", "A, softmax, theta x50", "A, ssmax swapped in, theta x50"):
+    for series in ("A (softmax)", "A (ssmax swapped in)", "A (softmax, theta x50)", "A (ssmax swapped in, theta x50)"):
         assert f"{series}: single" in out
     assert "needle-only:" in out
 

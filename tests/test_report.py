@@ -145,7 +145,11 @@ def test_series_are_named_by_what_differs():
     data = frame(
         [row("a"), row("a", attention="ssmax"), row("a", attention="ssmax", rope="theta x50", attention_swapped=True)]
     )
-    assert statistics.with_series(data).series.tolist() == ["a, softmax", "a, ssmax", "a, ssmax swapped in, theta x50"]
+    assert statistics.with_series(data).series.tolist() == [
+        "a (softmax)",
+        "a (ssmax)",
+        "a (ssmax swapped in, theta x50)",
+    ]
     assert statistics.with_series(frame([row("a")])).series.tolist() == ["a"]
 
 
@@ -175,7 +179,7 @@ def test_ink_is_readable_on_every_colour():
     for difference in (False, True):
         for i in range(101):
             background = figures.colour(2 * i / 100 - 1 if difference else i / 100, difference)
-            ink = {"#000": 0.0, "#fff": 1.0}[figures.ink(background)]
+            ink = {"#010101": 0.0, "#fff": 1.0}[figures.ink(background)]
             light, dark = max(luminance(background), ink), min(luminance(background), ink)
             assert (light + 0.05) / (dark + 0.05) >= 4.5
 
@@ -252,3 +256,25 @@ def test_credit_is_shown_where_answers_are_right_in_part(tmp_path):
     alike = [{**each, "credit": float(each["correct"])} for each in rows]
     assert ">credit<" not in page_of(alike, tmp_path)
     assert ">credit<" not in page_of([row()], tmp_path)  # rows of before tell none
+
+
+def test_every_table_is_a_file_too(tmp_path):
+    """CSV that reads back to the same text, and LaTeX in which nothing of a name is code."""
+    from ssmax_eval.report.files import escaped, save_tables
+    from ssmax_eval.report.section import Found, Section, Table
+
+    class Shown(Section):
+        def tables(self, found):
+            yield "a line"
+            yield Table("50% of a_b", ["series", "n"], [["x & y, {z}", "1"], ["$p$", ""]])
+
+    first, second = save_tables([Found(Shown(), [1])], tmp_path / "tables")
+    assert (first.name, second.name) == ("01-50-of-a-b.csv", "01-50-of-a-b.tex")
+    assert pd.read_csv(first, dtype=str, keep_default_na=False).to_numpy().tolist() == [
+        ["x & y, {z}", "1"],
+        ["$p$", ""],
+    ]
+    text = second.read_text()
+    assert r"x \& y, \{z\}" in text
+    assert r"50\% of a\_b" in text
+    assert escaped(r"\x") == r"\textbackslash x"

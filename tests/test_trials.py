@@ -197,7 +197,7 @@ def test_the_default_plan_can_show_a_large_difference_after_holm():
     words = said(two(own, other))
     assert words.startswith("It finds more than base at 4,096 tokens. Most at 4,096 tokens: 1.00 against 0.00, +1.00")
     assert "40 identical prompts over 8 trials, p = 0.039." in words
-    assert "a difference of 0.97 would have been seen (power 80%, all one way and in whole trials)." in words
+    assert "show only a difference of about 0.97 or more (if all trials that differ favour the same one)." in words
     assert "200 identical prompts over 8 trials. (exact sign-flip test over trials;" in words
     other[:, 2:] = 0
     assert said(two(own, other)).startswith("It finds more than base from 1,024 to 4,096 tokens.")

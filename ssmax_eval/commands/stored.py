@@ -10,6 +10,7 @@ def report_command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/needle.html"),
     figures: Annotated[Path | None, typer.Option(help="Also write the figures here, as SVG, PNG and PDF.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Also write every table here, as CSV and LaTeX.")] = None,
     title: Annotated[str, typer.Option(help="The page's heading. Default: what it holds.")] = "",
     baseline: Annotated[
         str | None,
@@ -29,7 +30,7 @@ def report_command(
     """Write one HTML page of stored runs."""
     from ..report import report
 
-    print(report(runs, out, title, figures, baseline, attended=attended, blow_up=blow_up))
+    print(report(runs, out, title, figures, baseline, attended=attended, blow_up=blow_up, tables_folder=tables))
 
 
 def pack_command(

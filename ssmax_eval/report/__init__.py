@@ -19,6 +19,7 @@ from ..results import details_of, find_runs, seldom_collected, tables, with_deta
 from ..rows import columns
 from ..store import Run
 from .context import Context
+from .files import save_tables
 from .page import html, write
 from .section import Found, found_by
 from .training import SECTION as TRAINING
@@ -35,8 +36,11 @@ def report(
     baseline: str | None = None,
     attended: float | None = None,
     blow_up: float | None = None,
+    tables_folder: str | Path | None = None,
 ) -> Path:
     """Write one HTML file of probes' rows and return its path; with figures_folder, the figures too, as SVG, PNG and PDF.
+
+    tables_folder: where every table is written too, as CSV and LaTeX.
 
     data: a DataFrame of load_results, or runs, or paths of runs. title: the heading, by default what the page holds.
     baseline: the series that the others are compared with, by default statistics.default_baseline. attended, blow_up: where the causes of
@@ -56,7 +60,10 @@ def report(
     if not findings.found:
         raise UserError("report: no rows of a probe in the runs given; run `ssmax-eval needle` or another probe first")
     known_baseline(baseline, findings.names)
-    return written(out, title, findings, context)
+    page = written(out, title, findings, context)
+    if tables_folder is not None:
+        save_tables(findings.found, Path(tables_folder))
+    return page
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def check_name(out: Path) -> None:
     if out.suffix not in (".html", ".htm"):
         raise UserError(f"report {str(out)!r}: allowed are names that end with .html")
     if out.is_dir():
-        raise UserError(f"report {str(out)!r}: it is a folder; give a file's name")
+        raise UserError(f"report {str(out)!r}: it is a folder; give another path")
 
 
 def write(out: Path, page: str) -> Path:

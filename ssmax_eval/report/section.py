@@ -50,6 +50,10 @@ class Section(Generic[N]):
         """Yield the tables and lines of the terminal."""
         yield from ()
 
+    def more_tables(self, found: Sequence[N]) -> Iterator[Table]:
+        """Yield tables that are on the page and not in the terminal, for files."""
+        yield from ()
+
     def summary(self, found: Sequence[N]) -> dict[str, Any]:
         """Return the same as JSON values."""
         return {}
@@ -95,6 +99,9 @@ class Found:
 
     def tables(self) -> list[Table | str]:
         return self._shown(lambda: [*self.section.tables(self.numbers)], lambda why: [why])
+
+    def more_tables(self) -> list[Table]:
+        return self._shown(lambda: [*self.section.more_tables(self.numbers)], lambda why: [])
 
     def summary(self) -> dict[str, Any]:
         return self._shown(lambda: self.section.summary(self.numbers), lambda why: {})

@@ -14,7 +14,7 @@ from .paired import Beside, beside, compare
 from .ranking import chosen, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
 from .restored import restored, restored_causes
-from .rope import BEST, best_theta, theta_lengths
+from .rope import at_best_theta, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
 from .series import (
     CELL,
@@ -29,7 +29,6 @@ from .series import (
 )
 
 __all__ = [
-    "BEST",
     "BY_TRIAL",
     "CAUSES",
     "CELL",
@@ -48,6 +47,7 @@ __all__ = [
     "Beside",
     "Needed",
     "Thresholds",
+    "at_best_theta",
     "attention_standings",
     "beside",
     "best_factors",

@@ -6,7 +6,7 @@ import pandas as pd
 from .clusters import with_plan
 from .grids import COUNTED, cells, lengths
 from .kinds import on_prompts
-from .series import TASK, told
+from .series import TASK, told, with_part
 
 BEST = "best theta of each cell"
 
@@ -39,7 +39,12 @@ def best_theta(rows: pd.DataFrame) -> pd.DataFrame:
     ordered = found[whole].sort_values(["accuracy", "off"], ascending=[False, True], kind="stable")
     best = ordered.drop_duplicates(cell)[[*cell, "rope_theta_factor"]]
     kept = part.merge(best, on=[*cell, "rope_theta_factor"])
-    return kept.assign(series=kept["subject"] + ", " + BEST)
+    return kept.assign(series=kept["subject"].map(at_best_theta))
+
+
+def at_best_theta(subject: str) -> str:
+    """Return the name of a subject's series in which each cell has its best theta."""
+    return with_part(subject, BEST)
 
 
 def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:

@@ -26,9 +26,9 @@ NEEDED = NAMED[:4]
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of a probe with a `series` column that names what was probed, each prompt or position bin once in its series.
 
-    The model's name, its mechanism if any is not softmax, its RoPE setting if changed; dtype, scoring and weights only where
-    they differ between rows of one name, so that what is not the same is never averaged. Column `subject` is the same
-    without the RoPE setting.
+    `label (mechanism, ...)`: the model's name, its mechanism if any is not softmax, its RoPE setting if changed; dtype, scoring
+    and weights only where they differ between rows of one name, so that what is not the same is never averaged. Column `subject`
+    is the same without the RoPE setting.
     """
     if missing := next((name for name in NEEDED if name not in rows), None):
         raise UserError(
@@ -41,15 +41,23 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     known = each["attention"].notna()  # else nobody can look into it: a function, a server
     mechanism = (each["attention"] + each["attention_swapped"].map({True: " swapped in", False: ""})).where(known)
     others = (each["attention"][known] != "softmax").any()
-    subject = each["model"] + ((", " + mechanism).where(known, "") if others else "")
-    rope = each["rope"].where(each["rope"] == "as trained", ", " + each["rope"]).replace("as trained", "")
-    series = subject + rope
+    subject = each["model"] + ((" (" + mechanism + ")").where(known, "") if others else "")
+    series = pd.Series(
+        [
+            name if rope == "as trained" else with_part(name, rope)
+            for name, rope in zip(subject, each["rope"], strict=True)
+        ],
+        subject.index,
+        dtype=object,
+    )
     for column in ("dtype", "scoring", "fingerprint"):
         if column not in each:
             continue
         differs = each.groupby(series)[column].transform("nunique") > 1
-        subject = subject.where(~differs, subject + ", " + each[column])
-        series = series.where(~differs, series + ", " + each[column])
+        subject, series = (
+            name.where(~differs, [with_part(own, value) for own, value in zip(name, each[column], strict=True)])
+            for name in (subject, series)
+        )
     of_rows = {"series": series.array.take(number), "subject": subject.array.take(number)}
     rows = with_plan(rows.reset_index(drop=True).assign(**of_rows))
     # of what was run twice, a row with a score before one without, and one that also has attention masses
@@ -75,6 +83,11 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
         known[:] = True
     kept = np.sort(np.concatenate([*once, np.flatnonzero(~known)]))
     return rows if len(kept) == len(rows) else rows.iloc[kept]
+
+
+def with_part(name: str, part: Any) -> str:
+    """Return a series' name with one more part in its brackets: `label (mechanism, theta x4)`."""
+    return f"{name[:-1]}, {part})" if name.endswith(")") else f"{name} ({part})"
 
 
 def uncategorical(rows: pd.DataFrame) -> pd.DataFrame:

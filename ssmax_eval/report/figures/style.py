@@ -4,7 +4,8 @@ import hashlib
 import io
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def shades(difference: bool) -> Colormap:
 
 
 def ink(background: str) -> str:
-    """Return black or white, whichever is read more easily on a colour (WCAG relative luminance)."""
+    """Return (nearly) black or white, whichever is read more easily on a colour (WCAG relative luminance).
+
+    Nearly: what is wholly black in a figure is the page's ink, which is light in the dark.
+    """
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(background)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000" if luminance > 0.179 else "#fff"
+    return "#010101" if luminance > 0.179 else "#fff"
 
 
 def colours(series: list[str]) -> dict[str, tuple[float, float, float]]:
@@ -91,12 +95,30 @@ def belongs(artists: Iterable[Artist], series: str) -> None:
         artist.set_gid(key_of(series))
 
 
+@contextmanager
+def see_through(figure: Figure) -> Iterator[None]:
+    """Draw axes without a background while a block runs: that of the page is behind them."""
+    before = [(ax.patch, ax.patch.get_visible()) for ax in figure.axes]
+    for patch, _ in before:
+        patch.set_visible(False)
+    try:
+        yield
+    finally:
+        for patch, visible in before:
+            patch.set_visible(visible)
+
+
 def svg(figure: Figure) -> str:
     """Return a figure as an <svg> element, the same bytes for the same figure; what has a series' key as its gid gets it as class."""
     out = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = out.getvalue()
+    with mpl.rc_context(STYLE), see_through(figure):
+        figure.savefig(
+            out, format="svg", facecolor="none", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    # black is the page's ink: light in the dark
+    text = (
+        out.getvalue().replace("stroke: #000000", "stroke: currentColor").replace("fill: #000000", "fill: currentColor")
+    )
     text = re.sub(r' id="(series-[0-9a-f]{8})"', r' class="\1"', text[text.index("<svg") :])
     # numbered ids name nothing, and would stand on the page once for each figure
     return re.sub(r' id="[\w.]+_\d+"', "", text)

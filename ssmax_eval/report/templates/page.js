@@ -118,6 +118,12 @@ function tokensOf(answer) {
   });
   return line;
 }
+function result(answer) {
+  // a partial answer as it is: 5 of 7 digits are not "the first token only"
+  const partial = (answer.state === 1 || answer.state === 2) && Array.isArray(answer.ranks);
+  return partial ? `${answer.ranks.filter((rank) => rank === 0).length} of ${answer.ranks.length} tokens right` : RESULTS[answer.state];
+}
+
 function attentionOf([, layer, head, answer, needle, first, question, at, total], prompt) {
   const parts = [["answer", answer], ["needle besides", needle], ["first token", first], ["question", question]];
   const sum = total === undefined ? 100 : total, rest = Math.max(0, sum - answer - needle - first - question);
@@ -132,7 +138,7 @@ function attentionOf([, layer, head, answer, needle, first, question, at, total]
 function cellOf(answer, prompt) {
   const cell = element("td", undefined, "answer");
   if (!answer) { cell.textContent = "–"; return cell; }
-  const verdict = element("div", answer.state === 3 ? answer.error || "no score" : RESULTS[answer.state], answer.state === 0 ? "yes" : "no");
+  const verdict = element("div", answer.state === 3 ? answer.error || "no score" : result(answer), answer.state === 0 ? "yes" : "no");
   if (answer.cause) verdict.append(element("span", ` · ${answer.cause}`, "soft"));
   if (typeof answer.nll === "number") verdict.append(element("span", ` · nll ${answer.nll.toFixed(2)}`, "soft"));
   cell.append(verdict);
@@ -209,7 +215,7 @@ if (data.tasks.length) {
     const lines = [names.join(",")];
     data.tasks.forEach(each => each.series.forEach(series => each.prompts.forEach((prompt, i) => {
       const answer = unpack(prompt, series.answers[i]);
-      if (answer) lines.push([each.heading, series.name, prompt[0], prompt[1], prompt[2], prompt[3], prompt[6], answer.predicted, answer.state === 3 ? null : answer.state === 0, RESULTS[answer.state], answer.nll, answer.ranks, answer.cause, prompt[8], answer.error].map(quote).join(","));
+      if (answer) lines.push([each.heading, series.name, prompt[0], prompt[1], prompt[2], prompt[3], prompt[6], answer.predicted, answer.state === 3 ? null : answer.state === 0, result(answer), answer.nll, answer.ranks, answer.cause, prompt[8], answer.error].map(quote).join(","));
     })));
     save("prompts.csv", [lines.join("\n") + "\n"], "text/csv");
   });

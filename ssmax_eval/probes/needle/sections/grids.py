@@ -1,17 +1,19 @@
 """The page's part on needle grids: cells with their intervals, differences from the baseline, and how far each series reaches."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 
 from .... import statistics
 from ....data.needles import FAR_OFF
 from ....report import figures
-from ....report.context import Context
+from ....report.context import Context, reached
+from ....report.figures.style import colours
 from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
@@ -64,6 +66,42 @@ class Grids(Section[Grid]):
             for said in each.verdict:
                 yield " ".join([f"{said['series']}:", *said["sentences"]])
 
+    def more_tables(self, found: Sequence[Grid]) -> Iterator[Table]:
+        """Yield effective lengths, and what each series finds beside the baseline at each length."""
+        for each in found:
+            yield Table(
+                f"effective context length: {each.heading}",
+                ["series", "short score", "at", "effective length", "95% low", "95% high", "prompts", "trials"],
+                [
+                    [
+                        line["series"],
+                        f"{line['accuracy']:.2f}",
+                        str(line["shortest"]),
+                        reached(line, "effective_length", "beyond"),
+                        reached(line, "low", "low_beyond"),
+                        reached(line, "high", "high_beyond"),
+                        str(line["prompts"]),
+                        str(line["trials"]),
+                    ]
+                    for line in each.reach.to_dict("records")
+                ],
+            )
+            columns = ("accuracy", "accuracy_baseline", "difference", "low", "high", "p", "p_holm")
+            yield Table(
+                f"beside {each.baseline}: {each.heading}",
+                ["series", "context length", *columns, "pairs", "trials"],
+                [
+                    [
+                        line["series"],
+                        str(line["context_length"]),
+                        *(f"{line[name]:.4g}" for name in columns),
+                        str(line["pairs"]),
+                        str(line["trials"]),
+                    ]
+                    for line in each.by_length.to_dict("records")
+                ],
+            )
+
     def summary(self, found: Sequence[Grid]) -> dict[str, Any]:
         return {
             "cells": records(each.cells for each in found),
@@ -77,7 +115,10 @@ class Grids(Section[Grid]):
         panels = {each.heading: each.means for each in found if len(each.means.dropna(subset=["accuracy"]))}
         trained = {name: length for each in found for name, length in context.train_lengths(each.rows).items()}
         drawn = context.drawn(figures.found_figure(panels, trained), "found-by-length") if panels else None
-        return context.render("probes/needle/sections/verdict.html.j2", sections=found, figure=drawn)
+        overviews = [overview(each, trained, found) for each in found if each.means["series"].nunique() >= MANY]
+        return context.render(
+            "probes/needle/sections/verdict.html.j2", sections=found, figure=drawn, overviews=overviews
+        )
 
     def page(self, found: Sequence[Grid], context: Context) -> Markup:
         shown = [section(each, context) for each in found]
@@ -85,6 +126,37 @@ class Grids(Section[Grid]):
 
 
 SECTION = Grids()
+MANY = 3  # series from which a table of all stands before the grids
+
+
+def overview(grid: Grid, trained: Mapping[str, int | None], found: Sequence[Grid]) -> dict[str, Any]:
+    """Return a line for each series of a task, those that find most first: what it finds at each length, and how far it reaches."""
+    names = [*dict.fromkeys(name for each in found for name in each.means["series"])]
+    shades = {name: to_hex(colour) for name, colour in colours(names).items()}
+    lengths = sorted(int(n) for n in grid.means["context_length"].unique())
+    reach = {line["series"]: line for line in grid.reach.to_dict("records")}
+    order = grid.means.groupby("series", sort=False)["accuracy"].mean().sort_values(ascending=False, kind="stable")
+    lines = []
+    for name in map(str, order.index):
+        at = grid.means[grid.means["series"] == name].set_index("context_length")["accuracy"]
+        cells = [None if math.isnan(at.get(n, math.nan)) else tinted(float(at[n])) for n in lengths]
+        lines.append(
+            {
+                "series": name,
+                "key": figures.key_of(name),
+                "colour": shades[name],
+                "trained": f"{trained[name]:,}" if trained.get(name) else "",
+                "cells": cells,
+                "reach": reached(reach[name], "effective_length", "beyond") if name in reach else "",
+            }
+        )
+    return {"title": f"Overview: {grid.heading}" if len(found) > 1 else "Overview", "lengths": lengths, "lines": lines}
+
+
+def tinted(accuracy: float) -> dict[str, str]:
+    """Return an accuracy as text, on its colour."""
+    background = figures.colour(accuracy)
+    return {"text": f"{accuracy:.2f}", "background": background, "ink": figures.ink(background)}
 
 
 def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Grid:

@@ -74,7 +74,7 @@ def section(found: Theta, context: Context) -> dict[str, Any]:
         accuracy = part.pivot(index="rope_theta_factor", columns="context_length", values="accuracy").reindex(
             columns=lengths
         )
-        series = f"{name}, {statistics.BEST}"
+        series = statistics.at_best_theta(name)
         own = found.means[found.means["series"] == series].set_index("context_length")["accuracy"].reindex(lengths)
         subjects.append(
             {
