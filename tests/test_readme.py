@@ -103,6 +103,7 @@ def prepared(line, checkpoint):
     if words[0] == "league":
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
+        words += [] if "--attention" in words else ["--attention", "softmax1"]  # of all: test_league.py
         tiny = {
             **TINY,
             "layers": 4,
