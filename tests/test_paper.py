@@ -15,7 +15,7 @@ from ssmax_eval.studies.paper_numbers import concordance, of_p
 from ssmax_eval.training.recipes import RECIPES
 
 SMALL = (
-    "layers=1", "hidden=16", "feed_forward=16", "steps=4", "train_length=64", "short_length=64", "text_characters=40000",
+    "layers=1", "hidden=16", "feed_forward=16", "steps=8", "train_length=32", "short_length=32", "text_characters=40000",
     "tokens_per_step=256",
 )  # fmt: skip
 
