@@ -143,13 +143,19 @@ def against(
 def at_odds(lines: list[dict[str, Any]], tested: list[int]) -> list[str]:
     """Explain where an interval and a test seem to disagree: one is of a length alone, the other of all lengths."""
     off = {id(line): line["low"] > 0 or line["high"] < 0 for line in lines}
-    alone = [line["context_length"] for line in lines if off[id(line)] and line["p_holm"] >= LEVEL]
+    alone = [line["context_length"] for line in lines if off[id(line)] and line["p"] < LEVEL <= line["p_holm"]]
+    edge = [line["context_length"] for line in lines if off[id(line)] and line["p"] >= LEVEL]
     joint = [line["context_length"] for line in lines if not off[id(line)] and line["p_holm"] < LEVEL]
     said = []
     if alone:
         said.append(
             f"The interval leaves 0 out {where(alone, tested)}, yet the test finds no significance there: the interval is of that length "
             f"alone, the test allows for {len(lines)} lengths."
+        )
+    if edge:
+        said.append(
+            f"The interval leaves 0 out {where(edge, tested)} and the test does not call it significant: they are made in two ways, "
+            "and differ at the edge."
         )
     if joint:
         said.append(
@@ -242,9 +248,9 @@ def times(found: Sequence[dict[str, Any]], by_table: float) -> str:
         (False, True): f"{ends[1]} or less",
     }
     known = spread.get((bool(ends[0]), bool(ends[1])), "open on both sides")
-    if not math.isclose(line["ratio"], by_table):
-        bound = f"on the prompts that both have {bound}"
-    return f" That is {bound}{line['ratio']:g} times as far as the other (95% interval {known})."
+    apart = not math.isnan(by_table) and not math.isclose(line["ratio"], by_table)
+    said = "On the prompts that both have, that" if apart else "That"
+    return f" {said} is {bound}{line['ratio']:g} times as far as the other (95% interval {known})."
 
 
 def where(found: list[int], tested: list[int]) -> str:

@@ -360,7 +360,7 @@ def test_the_best_theta_of_each_cell():
     )  # fmt: skip
     best = statistics.best_theta(rows)
     assert best.groupby("context_length")["rope_theta_factor"].unique().map(list).to_dict() == {1: [1], 2: [10]}
-    assert best["series"].unique().tolist() == ["a (best theta of each cell)"]
+    assert best["series"].unique().tolist() == ["a, best theta of each cell"]
     table = statistics.theta_lengths(rows).set_index(["rope_theta_factor", "context_length"])["accuracy"]
     assert table[(10, 2)] == 0.75
     assert statistics.best_theta(rows[rows["rope_theta_factor"] == 1]).empty

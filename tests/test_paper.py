@@ -48,6 +48,21 @@ def test_a_margin_is_what_counts_for_neither():
     assert cost == [REPRODUCED, NOT, UNKNOWN]
 
 
+def test_one_seed_never_reproduces_a_claim():
+    within = estimate(0.1, 0.2, n=8, units="trials of 1 seed")
+    claim = Claim("", "", "", (within,))
+    assert (claim.verdict, claim.would_tell) == (UNKNOWN, "one seed: train two more")
+
+
+def test_what_would_tell_knows_the_margin_and_equal_seeds():
+    cost = Claim("", "", "", (Estimate(0.05, -0.04, 0.14, 3, "seeds", 0.04),), (-1,), -0.05)
+    assert cost.would_tell.startswith("no difference at all")
+    cost = Claim("", "", "", (Estimate(0.055, 0.01, 0.10, 3, "seeds", 0.02),), (-1,), -0.05)
+    assert cost.verdict == UNKNOWN
+    assert cost.would_tell
+    assert needed(over([-1.0, -1.0, -1.0], "seeds")).startswith("all 3 seeds differ by as much")
+
+
 def test_estimates_are_students():
     found = over([1.0, 2.0, 4.0], "seeds")
     low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1, 2, 4]))
@@ -78,7 +93,7 @@ def test_it_says_what_would_tell():
     )
     assert needed(over([0.1], "seeds")) == "one seed: train two more"
     assert "no difference at all" in needed(over([0.0, 0.0], "seeds"))
-    assert needed(over([], "seeds")) == "this configuration is not among the models"
+    assert needed(over([], "seeds")) == "this configuration is not among the models, or has no scores"
     assert needed(estimate(0.1, 0.2)) == ""
 
 

@@ -106,3 +106,12 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     else:
         assert {each.name for each in mechanisms} == {str(advice.setting.attention).partition(":")[0]}
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out", "runs"]
+
+
+def test_layers_with_a_window_have_no_factor(tokenizer):
+    """A checkpoint has an s on full layers alone, so that is what is fitted."""
+    model = build("Gemma3Text", vocab_size=1024, layer_types=["sliding_attention", "full_attention"])
+    with Setting.of("ssmax:s=0.2")(model, 96):
+        factors = factors_of(TransformersReader(model, tokenizer), prompts_of(tokenizer, (0,)))
+    assert [*factors] == [1]
+    assert all(each.requires_grad and each.grad is None for each in model.parameters())

@@ -56,6 +56,10 @@ def test_collapse_and_a_dead_s_are_seen(tokenizer):
         ),
         ({"loss": 3.1}, ["3.100 nats a token, 2.980 before: it harms short texts"]),
         ({"entropy": [[0.01, 0.02, 1.0]]}, ["collapsed: 2 of 3 heads look at one token"]),
+        (
+            {"loss": float("nan"), "entropy": [[float("nan"), 1.0]]},
+            ["the loss is not a number", "heads is 1.00 to 1.00"],
+        ),
         ({"s": [0.3, -0.01]}, ["s is near 0 in 1 of 2 heads"]),
         ({"loss_before": None, "entropy": [], "s": []}, []),
     ],

@@ -208,7 +208,7 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
-    assert "At no single length can it be told from base (best theta of each cell), but over all it finds more." in said
+    assert "At no single length can it be told from base, best theta of each cell, but over all it finds more." in said
     assert "Over all lengths: 0.92 against 0.77" in said
     assert "each cell has its best factor" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
 

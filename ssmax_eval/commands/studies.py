@@ -106,6 +106,9 @@ def paper_command(
     from ..training.recipes import recipe as find
 
     check_name(out)
+    given = {"--recipe": recipe != "smoke", "--seeds": seeds != "0,1,2", "--set": bool(change), "--jobs": jobs != 1}
+    if study and (needless := next((name for name, each in given.items() if each), None)):
+        raise UserError(f"{needless}: the study set is trained already; leave it out, or leave out --study")
     if study:
         paper, models = study_set()
         paper = replace(paper, trials=trials)

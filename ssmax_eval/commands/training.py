@@ -153,9 +153,9 @@ def retrofit_command(
 
     rope = RopeSetting(rope_theta_factor, rope_theta, rope_scaling)
     folder = retrofit(model, attention or (None if rope.changes else "ssmax"), out, dtype, rope)
+    print(folder, flush=True)
     for each in of_retrofit(model, folder):
         log.warning("ssmax-eval: note: %s", each)
-    print(folder)
 
 
 def recipes_command(

@@ -56,6 +56,7 @@ def retrofit(
                 model.config.get_text_config().rope_parameters = copy.deepcopy(changed.rope_parameters)
             save_model(model, tokenizer, made)
             if record := source.training():
+                record.pop("signs", None)  # of the model before
                 # how the weights came about stays true; what the mechanism learned does not
                 record |= {} if keeps else {"retrofitted": attention, "learned": {}}
                 record |= {"rope": str(rope)} if rope.changes else {}

@@ -25,7 +25,7 @@ class Again:
     """Prompts of equal length, of which all rows from `start` on can be read again, each time with other edits.
 
     ids (batch, length): tokens that the model is given. What comes before `start` is read once, under the model's setting, into
-    a cache that every reading leaves as it was. A model whose numbers change when it is read in parts, or a mechanism that reads whole sequences
+    a cache that every reading leaves as it was. A model whose numbers change in parts, or a mechanism that reads whole sequences
     only, reads all of it each time: `whole` says why, None where the cache serves. before: edits of what comes before `start`,
     by layer, which take a cache; of every reading's own rows they change nothing.
     """

@@ -76,6 +76,6 @@ def refuse_unlike_parts(model: PreTrainedModel, chunk: int | None, inputs: int) 
 
 
 def smaller_chunk(model: PreTrainedModel, chunk: int | None, length: int) -> int | None:
-    """Return the chunk to try when memory ran out, None if there is none left or the model's numbers would change if it were read in parts."""
+    """Return the chunk to try when memory ran out; None if there is none left, or if parts would change the model's numbers."""
     smaller = min(min(chunk or length, length) // 4, MASK_ENTRIES // length)
     return smaller if smaller >= LEAST_CHUNK and unlike_in_parts(model, smaller, length) is None else None

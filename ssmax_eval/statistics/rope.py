@@ -6,7 +6,7 @@ import pandas as pd
 from .clusters import with_plan
 from .grids import COUNTED, cells, lengths
 from .kinds import on_prompts
-from .series import TASK, told, with_part
+from .series import TASK, told
 
 BEST = "best theta of each cell"
 
@@ -44,7 +44,7 @@ def best_theta(rows: pd.DataFrame) -> pd.DataFrame:
 
 def at_best_theta(subject: str) -> str:
     """Return the name of a subject's series in which each cell has its best theta."""
-    return with_part(subject, BEST)
+    return f"{subject}, {BEST}"
 
 
 def on_the_axis(rows: pd.DataFrame) -> pd.DataFrame:

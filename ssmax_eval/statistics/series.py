@@ -41,24 +41,17 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     known = each["attention"].notna()  # else nobody can look into it: a function, a server
     mechanism = (each["attention"] + each["attention_swapped"].map({True: " swapped in", False: ""})).where(known)
     others = (each["attention"][known] != "softmax").any()
-    subject = each["model"] + ((" (" + mechanism + ")").where(known, "") if others else "")
-    series = pd.Series(
-        [
-            name if rope == "as trained" else with_part(name, rope)
-            for name, rope in zip(subject, each["rope"], strict=True)
-        ],
-        subject.index,
-        dtype=object,
-    )
+    shown = mechanism.where(known & others)
+    parts = {"subject": [shown], "series": [shown, each["rope"].where(each["rope"] != "as trained")]}
+    names = {name: joined(each["model"], of) for name, of in parts.items()}
     for column in ("dtype", "scoring", "fingerprint"):
         if column not in each:
             continue
-        differs = each.groupby(series)[column].transform("nunique") > 1
-        subject, series = (
-            name.where(~differs, [with_part(own, value) for own, value in zip(name, each[column], strict=True)])
-            for name in (subject, series)
-        )
-    of_rows = {"series": series.array.take(number), "subject": subject.array.take(number)}
+        differs = each.groupby(names["series"])[column].transform("nunique") > 1
+        for name, own in parts.items():
+            own.append(each[column].where(differs))
+            names[name] = joined(each["model"], own)
+    of_rows = {name: own.array.take(number) for name, own in names.items()}
     rows = with_plan(rows.reset_index(drop=True).assign(**of_rows))
     # of what was run twice, a row with a score before one without, and one that also has attention masses
     has_mass = rows["mass_answer"].notna() if "mass_answer" in rows else rows["error"].isna()
@@ -85,9 +78,13 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if len(kept) == len(rows) else rows.iloc[kept]
 
 
-def with_part(name: str, part: Any) -> str:
-    """Return a series' name with one more part in its brackets: `label (mechanism, theta x4)`."""
-    return f"{name[:-1]}, {part})" if name.endswith(")") else f"{name} ({part})"
+def joined(labels: "pd.Series[Any]", parts: list["pd.Series[Any]"]) -> "pd.Series[Any]":
+    """Return names `label (part, part)` of labels and their parts, those that are missing left out."""
+    names = []
+    for label, *own in zip(labels, *parts, strict=True):
+        there = [str(each) for each in own if not pd.isna(each)]
+        names.append(f"{label} ({', '.join(there)})" if there else label)
+    return pd.Series(names, labels.index, dtype=object)
 
 
 def uncategorical(rows: pd.DataFrame) -> pd.DataFrame:

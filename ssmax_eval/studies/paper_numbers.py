@@ -1,7 +1,7 @@
 """The numbers of the paper's study: a table behind each figure, and the estimates that the ledger of claims judges."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from ..store import Run
 from .claims import Estimate, over, paired
 from .paper import NAMES, Measured, Model, Paper, learned_s, log_of, table_of_p
 
-FAR, BEYOND, HEADS_AT = 8, 10, 8  # times the training length: retrieval, loss, heads
+FAR, BEYOND, HEADS_AT = 8, 11, 8  # times the training length: retrieval, loss, heads
+TOP = ["letter", "seed", "trial", "depth_percent", "mass_answer", "verdict", "layer", "head"]
 SCALES = ("softmax", "ssmax:s=0.43")  # of Figure 1
 
 
@@ -29,6 +30,7 @@ class Numbers:
     prompts: int
     documents: int
     seeds: Mapping[str, int]  # of each configuration
+    common: Sequence[int]  # seeds that all configurations have: figures 4 to 8 are of these
 
     @property
     def train_length(self) -> int:
@@ -47,17 +49,22 @@ def numbers(
     logs, s = curves(models), learned(models, short)
     p = tables_of_p(models)
     grid = with_model(statistics.cells(prompts))
+    # means of unlike seeds do not stand beside each other: what all configurations have
+    every = [
+        {seed for letter, seed in found.needle if letter == each} for each in {letter for letter, _ in found.needle}
+    ]
+    common = sorted(set.intersection(*every)) or sorted(set.union(*every))
     scale = statistics.needed_scale(named(found.scale))
     frames = {
         "1-maximum": by_length([*SCALES], length, 100_000),
         "2-learned-p": p,
         "2-needed-scale": with_model(scale)[["seed", "context_length", "best", "low", "high", "prompts", "trials"]],
         "3-lead": by_lead([*SCALES], length, 100_000),
-        "4-training-loss": logs,
-        "5-loss-by-position": by_position(documents),
-        "6-needles": grid.groupby(["letter", "context_length", "depth_percent"])["accuracy"].mean().reset_index(),
-        "7-heads": sorted_heads(at_heads),
-        "8-top-heads": top[["letter", "seed", "trial", "depth_percent", "mass_answer", "verdict", "layer", "head"]],
+        "4-training-loss": logs[logs["seed"].isin(common)],
+        "5-loss-by-position": by_position(documents, common),
+        "6-needles": pooled_cells(grid[grid["seed"].isin(common)]),
+        "7-heads": sorted_heads(at_heads, common),
+        "8-top-heads": top.loc[top["seed"].isin(common), TOP],
         "learned-s": s,
     }
     estimates = {
@@ -77,6 +84,7 @@ def numbers(
         int(prompts.groupby(["series", "context_length"]).size().max()),
         int(documents["document_sha256"].nunique()),
         {letter: sum(model[0] == letter for model in found.needle) for letter in NAMES},
+        common,
     )
 
 
@@ -89,8 +97,8 @@ def named(runs: Mapping[Model, Run]) -> pd.DataFrame:
 
 def with_model(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with the letter and the seed of its series."""
-    parts = table["series"].str.split("/", expand=True)
-    return table.assign(letter=parts[0], seed=parts[1].astype(int))
+    parts = [str(name).split("/") for name in table["series"]]
+    return table.assign(letter=[letter for letter, _ in parts], seed=[int(seed) for _, seed in parts])
 
 
 def units(table: pd.DataFrame, value: str, unit: str = "trial") -> pd.DataFrame:
@@ -125,13 +133,17 @@ def training_losses(logs: pd.DataFrame) -> dict[str, Estimate]:
 
 
 def tables_of_p(models: Mapping[Model, str]) -> pd.DataFrame:
-    """Return the learned p_n of each seed, and a1 ln n + a2 fitted to it by least squares."""
+    """Return the learned p_n of each seed, and a1 ln n + a2 fitted to it by least squares.
+
+    Of n from 2 to L - 1: a row that sees one key alone has no gradient, and the last row predicts nothing, so that p stays there
+    where it began.
+    """
     parts = []
     for (letter, seed), reference in models.items():
         if letter == "p":
             p = np.array(table_of_p(reference))
             n = np.arange(1, len(p) + 1)
-            slope, start = np.polyfit(np.log(n), p, 1)
+            slope, start = np.polyfit(np.log(n[1:-1]), p[1:-1], 1)
             told = {"seed": seed, "n": n, "p": p, "fitted": slope * np.log(n) + start, "a1": slope, "a2": start}
             parts.append(pd.DataFrame(told))
     return pd.concat(parts) if parts else pd.DataFrame(columns=["seed", "n", "p", "fitted", "a1", "a2"])
@@ -140,7 +152,8 @@ def tables_of_p(models: Mapping[Model, str]) -> pd.DataFrame:
 def of_p(p: pd.DataFrame) -> dict[str, Estimate]:
     """Return the slope a1, and how much more of p_n's variance ln n explains than n does."""
     slopes, more = [], []
-    for _, part in p.groupby("seed"):
+    for _, whole in p.groupby("seed"):
+        part = whole[(whole["n"] > 1) & (whole["n"] < whole["n"].max())]
         slopes.append(float(part["a1"].iloc[0]))
         explained = [
             np.corrcoef(part["p"].astype(float), x)[0, 1] ** 2
@@ -150,9 +163,19 @@ def of_p(p: pd.DataFrame) -> dict[str, Estimate]:
     return {"p slope": over(slopes, "seeds"), "p ln n": over(more, "seeds")}
 
 
-def by_position(documents: pd.DataFrame) -> pd.DataFrame:
+def pooled_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return each configuration's cells over its seeds: accuracy, scored and failed prompts."""
+    told = cells.assign(right=cells["accuracy"].fillna(0) * cells["scored"])
+    sums = (
+        told.groupby(["letter", "context_length", "depth_percent"])[["right", "scored", "failed"]].sum().reset_index()
+    )
+    return sums.assign(accuracy=(sums["right"] / sums["scored"]).where(sums["scored"] > 0)).drop(columns="right")
+
+
+def by_position(documents: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     """Return the loss of each configuration and bin of positions: the mean over seeds, and the worst and best of them."""
     found = with_model(statistics.loss_by_position(documents))
+    found = found[found["seed"].isin(seeds)]
     by = ["letter", "position_start", "position_end"]
     return (
         found.groupby(by)["loss"]
@@ -185,12 +208,17 @@ def of_needles(prompts: pd.DataFrame, length: int) -> dict[str, Estimate]:
     far = with_model(prompts[(prompts["context_length"] >= FAR * length) & prompts["correct"].notna()])
     table = units(far.assign(right=far["correct"].astype(float)), "right")
     pairs = [each.split("-") for each in ("b-a", "c-b", "d-b", "e-a", "e-b", "f-a", "f-b")]
-    return {f"found {one}-{other}": difference(table, one, other, "trials") for one, other in pairs}
+    own = {letter: table[table["letter"] == letter].groupby("seed")["right"].mean().tolist() for letter in "ab"}
+    return {
+        **{f"found {one}-{other}": difference(table, one, other, "trials") for one, other in pairs},
+        **{f"found {letter}": over(each, "seeds") for letter, each in own.items()},
+    }
 
 
-def sorted_heads(by_head: pd.DataFrame) -> pd.DataFrame:
+def sorted_heads(by_head: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     """Return the mass on the answer of each seed's heads, highest first, mean over seeds place by place."""
-    scores = with_model(statistics.head_scores(by_head))
+    scores = with_model(statistics.head_scores(by_head)).dropna(subset=["mass_answer"])
+    scores = scores[scores["seed"].isin(seeds)]
     order = scores.groupby("series")["mass_answer"].rank(ascending=False, method="first")
     placed = scores.assign(place=order.astype(int)).groupby(["letter", "place"])["mass_answer"]
     return (

@@ -103,9 +103,7 @@ def claims_of(found: Numbers) -> list[Claim]:
 
 def headline(found: Numbers, claims: Sequence[Claim]) -> str:
     """Say what SSMax and softmax find far beyond the training length, and how many claims hold."""
-    length = found.train_length
-    far = found.tables["6-needles"]
-    far = far[far["context_length"] >= FAR * length].groupby("letter")["accuracy"].mean()
+    far = {letter: found.estimates[f"found {letter}"].mean for letter in "ab"}
     count = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in KEYS}
     return (
         f"In prompts {FAR} to 16 times as long as they were trained on, SSMax finds {far['b']:.0%} of the numbers and softmax "
@@ -120,7 +118,7 @@ def told(found: Numbers) -> Iterator[str]:
     counts = ", ".join(f"{NAMES[letter]}: {count}" for letter, count in seeds.items())
     yield (
         f"Recipe {recipe.name}: {recipe.layers} layers, {recipe.heads} heads, {recipe.hidden} wide, trained at "
-        f"{recipe.train_length:,} tokens. Seeds: {counts}. {found.prompts} prompts a model and length, {found.documents} documents. "
+        f"{recipe.train_length:,} tokens. Seeds: {counts}. {found.prompts} prompts for each model and length, {found.documents} documents. "
         "The paper's models have 12 layers, 12 heads and 162M parameters, trained at 1,024 tokens."
     )
 
@@ -135,7 +133,11 @@ def lines_of(claims: Sequence[Claim]) -> tuple[list[str], list[list[str]]]:
 def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     """Yield each figure with its heading and caption."""
     tables, length = found.tables, found.train_length
-    seeds = "Mean over seeds; the band is from the worst to the best seed."
+    several = len(found.common) > 1
+    of_all = max(found.seeds.values()) == len(found.common)
+    which = f"Seed {found.common[0]}" if not several else "Mean over seeds"
+    which += "." if of_all else ", which all configurations have; the ledger has all seeds."
+    seeds = f"{which} The band is from the worst to the best seed." if several else which
     w = concordance(tables["learned-s"])
     same = "" if math.isnan(w) else (
         f" Kendall's W of the seeds' rankings of heads by s: {w:.2f} (1: the same heads have large s with every seed; "
@@ -160,7 +162,7 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "4-training-loss", "Figure 4. Training loss",
-        "Loss on text, the mean over seeds. Steps on shorter sequences come first where the recipe has them.",
+        f"Loss on text. {which} Steps on shorter sequences come first where the recipe has them.",
         figures.training_loss_figure(tables["4-training-loss"], NAMES),
     )  # fmt: skip
     yield figure(
@@ -169,7 +171,7 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
         figures.position_figure(tables["5-loss-by-position"], NAMES, length),
     )  # fmt: skip
     yield figure(
-        context, found, "6-needles", "Figure 6. Needles found", "Mean over seeds; above each length the mean over depths.",
+        context, found, "6-needles", "Figure 6. Needles found", f"{which} Above each length the mean over depths.",
         figures.needles_figure(tables["6-needles"], NAMES, length),
     )  # fmt: skip
     yield figure(
@@ -180,7 +182,7 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "8-top-heads", f"Figure 8. The top head of each prompt, at {HEADS_AT * length:,} tokens",
-        "A mark a prompt, all seeds together.",
+        f"A mark a prompt. {which.replace('Mean over seeds', 'All seeds together')}",
         figures.top_heads_figure(tables["8-top-heads"], NAMES),
     )  # fmt: skip
     yield figure(

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from .. import statistics
 from ..data.prompts import Prompt
+from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.edit import Edit
 from ..mechanisms.interface import edited
-from ..mechanisms.layers import heads_by_layer
+from ..mechanisms.layers import heads_by_layer, layer_indices
 from ..models.retrofit import retrofit
 from ..models.subjects import RunOptions
 from ..probes.needle.probe import make
@@ -23,6 +24,7 @@ from ..readers.transformers import TransformersReader
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
+from ..training.signs import of_retrofit
 from .advise import AS_TRAINED, CHECKS, NEEDED, ROUNDS, SEED, Advice, Asked
 
 log = logging.getLogger(__name__)
@@ -57,14 +59,17 @@ class PerHead:
 
 def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
     """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it."""
-    told = {"saved": str(folder)}
-    heads = per_head(asked, advice, options, folder)
+    told, heads = {"saved": str(folder)}, None
+    try:
+        heads = per_head(asked, advice, options, folder)
+    except RuntimeError as error:  # out of memory, say: the advice stands all the same
+        told["s for each head"] = f"not fitted ({type(error).__name__}: {str(error)[:200]})"
     if heads is not None:
         told["s for each head"] = str(heads)
     if heads is None or not heads.pays:
         attention, rope = advice.setting.attention, advice.setting.position.rope
         retrofit(asked.subject.reference, str(attention) if attention else None, folder, options.dtype, rope)
-    return told
+    return told | {"signs": " ".join(of_retrofit(asked.subject.reference, folder))}
 
 
 def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> PerHead | None:
@@ -121,10 +126,23 @@ def factors_of(reader: TransformersReader, prompts: Iterable[Prompt]) -> dict[in
 
     What comes before the question is read once. Adam minimises the mean nll of an answer's tokens plus RIDGE (ln factor)^2.
     """
-    model = reader.model
-    ln = {layer: torch.zeros(heads, requires_grad=True) for layer, heads in heads_by_layer(model).items()}
+    model, indices = reader.model, layer_indices(reader.model)
+    scaled = {indices[name] for name in mechanisms_of(model)}  # a layer with a window has none
+    ln = {layer: torch.zeros(n, requires_grad=True) for layer, n in heads_by_layer(model).items() if layer in scaled}
+    learning = [each for each in model.parameters() if each.requires_grad]
+    for each in learning:  # their gradients would be as large as the model
+        each.requires_grad_(False)
+    try:
+        fit(model, ln, [Tail(reader, prompt) for prompt in prompts])
+    finally:
+        for each in learning:
+            each.requires_grad_(True)
+    return {layer: each.detach().exp().tolist() for layer, each in ln.items()}
+
+
+def fit(model: PreTrainedModel, ln: Mapping[int, Tensor], read: Sequence["Tail"]) -> None:
+    """Move ln factors to where answers are likeliest."""
     optimizer = torch.optim.Adam(ln.values(), lr=RATE)
-    read = [Tail(reader, prompt) for prompt in prompts]
     for _ in range(STEPS):
         optimizer.zero_grad()
         for each in read:
@@ -132,7 +150,6 @@ def factors_of(reader: TransformersReader, prompts: Iterable[Prompt]) -> dict[in
         for heads in ln.values():
             (RIDGE * heads.square().sum()).backward()
         optimizer.step()
-    return {layer: each.detach().exp().tolist() for layer, each in ln.items()}
 
 
 class Tail:

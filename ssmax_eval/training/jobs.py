@@ -21,6 +21,7 @@ from ..progress import Progress
 from ..quiet import quiet_libraries
 from .folder import held, read_record
 from .job import Job
+from .signs import of_retrofit
 from .train import train
 
 # arXiv 2501.19399: (a) to (d) trained so from the start, (f) swapped late; (e) is made from (a)
@@ -52,11 +53,13 @@ def swapped_after(folder: Path, job: Job) -> Path:
     """Make configuration (e) from the trained softmax model in `folder`: the mechanism swapped after training."""
     with held(folder):  # whoever makes (e) from it, or trains it anew, waits or is refused
         out = folder_after(folder, job)
-        wanted = read_record(folder) | {"retrofitted": "ssmax", "learned": {}}
-        if (out / TRAINING).is_file() and read_record(out) == wanted:
+        wanted = read_record(folder) | {"retrofitted": "ssmax", "learned": {}, "signs": None}
+        if (out / TRAINING).is_file() and read_record(out) | {"signs": None} == wanted:
             return out
         shutil.rmtree(out, ignore_errors=True)
-        return retrofit(str(folder), "ssmax", out)
+        made = retrofit(str(folder), "ssmax", out)
+        of_retrofit(str(folder), made)
+        return made
 
 
 def begin(threads: int, files: Sequence[str]) -> None:

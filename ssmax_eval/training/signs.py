@@ -1,5 +1,6 @@
 """Signs of a training, or of a mechanism put in, that went wrong: read on a few texts at short length, told in one sentence each."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.documents import prose_ids
+from ..data.encoding import prefix_of
 from ..errors import UserError
 from ..mechanisms.attach import learned_of
 from ..mechanisms.interface import recording
@@ -35,15 +37,18 @@ def signs(
     where there is no model before. entropy: of each head's weights in a text's last rows, the mean, by layer; none of a mechanism
     whose weights are no map over the keys. s: the learned s of all heads, where the mechanism has any. told: what they say.
     """
-    length = min(train_length_of(model.config) or LONGEST, LONGEST)
-    ids = torch.tensor([prose_ids(tokenizer, length, f"signs/{i}") for i in range(TEXTS)])
+    lengths = [train_length_of(each.config) or LONGEST for each in (model, before) if each is not None]
+    length, start = min(*lengths, LONGEST), prefix_of(tokenizer)
+    texts = [[*start, *prose_ids(tokenizer, length, f"signs/{i}")][:length] for i in range(TEXTS)]
+    ids = torch.tensor(texts)
     encoder = attends_both_ways(model)
     found = {
         "length": length,
         "loss": None if encoder else loss(model, ids),
         "loss_before": None if encoder or before is None else loss(before, ids),
         "entropy": entropies(model, ids),
-        "s": [float(s) for layer in learned_of(model).values() for s in layer.get("s", [])],
+        # beside a bias, an s of 0 is a scale that does not grow, and no harm
+        "s": [float(s) for layer in learned_of(model).values() if "b" not in layer for s in layer.get("s", [])],
     }
     return found | {"told": [*sentences(found)]}
 
@@ -58,10 +63,10 @@ def entropies(model: PreTrainedModel, ids: torch.Tensor) -> list[list[float]]:
     """Return the entropy of each head's weights in the last rows, nats, the mean over texts and rows, by layer."""
 
     def reduce(recorded: Recorded) -> list[float] | None:
-        if not recorded.mechanism.has_map:
+        if not recorded.mechanism.has_map or recorded.mechanism.signed:
             return None
-        weights = recorded.weights.double().clamp(min=0)
-        mean = -(weights * weights.clamp(min=1e-30).log()).sum(-1).mean((0, 2))
+        weights = recorded.weights.double()
+        mean = torch.special.entr(weights / weights.sum(-1, keepdim=True)).sum(-1).mean((0, 2))
         return [round(float(each), 4) for each in mean]
 
     length = ids.shape[1]
@@ -77,17 +82,26 @@ def entropies(model: PreTrainedModel, ids: torch.Tensor) -> list[list[float]]:
 def of_retrofit(reference: str, folder: Path) -> list[str]:
     """Return the signs of a model that was made of another without training, in words, and keep them in its folder.
 
-    In its training record where it has one, and in README.md where it has none of those. Raises UserError.
+    In its training record where it has one, and in README.md where it has none of those. What cannot be read, as there is no memory
+    for both models, is said in place of it.
     """
-    before, _ = load_model(reference, device="cpu")
-    after, tokenizer = load_model(str(folder), device="cpu")
-    found = signs(after, tokenizer, before)
+    try:
+        before, _ = load_model(reference, device="cpu")
+        after, tokenizer = load_model(str(folder), device="cpu")
+        found = signs(after, tokenizer, before)
+    except (UserError, RuntimeError, MemoryError) as error:
+        return [f"what can go wrong could not be read ({type(error).__name__}: {str(error)[:200]})"]
     told: list[str] = found["told"]
     if (folder / TRAINING).is_file():
         write_record(folder, read_record(folder) | {"signs": found})
     if not (folder / "README.md").exists():
         of = shown(Path(reference).name or reference)
-        lines = [f"# {folder.name}", "", f"{of}, made another by `ssmax-eval retrofit`, without training.", ""]
+        lines = [
+            f"# {folder.name}",
+            "",
+            f"{of}, with another attention mechanism or RoPE, put in without training.",
+            "",
+        ]
         (folder / "README.md").write_text("\n".join([*lines, *(f"- {each}" for each in told), ""]), encoding="utf-8")
     return told
 
@@ -95,15 +109,17 @@ def of_retrofit(reference: str, folder: Path) -> list[str]:
 def sentences(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield what signs say, a sentence each."""
     after, before = found["loss"], found["loss_before"]
-    if after is not None and before is not None:
+    if after is not None and not math.isfinite(after):
+        yield f"At {found['length']:,} tokens the loss is not a number: the training diverged, or its numbers overflow."
+    elif after is not None and before is not None:
         more = after - before
         told = f"At {found['length']:,} tokens the loss is {after:.3f} nats a token, {before:.3f} before"
         yield (
             f"{told}: it harms short texts, train it further."
             if more > WORSE
-            else f"{told}: short texts are read as well."
+            else f"{told}: short texts are read as well as before."
         )
-    heads = [head for layer in found["entropy"] for head in layer]
+    heads = [head for layer in found["entropy"] for head in layer if math.isfinite(head)]
     if heads:
         sharp = sum(head < COLLAPSED for head in heads)
         if sharp > MOST * len(heads):

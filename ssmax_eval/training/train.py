@@ -105,7 +105,6 @@ def train_held(
         "throughput": throughput(model, job.recipe, log, where, torch.bfloat16 if bfloat16(where) else torch.float32),
         "last": log[-1],
         "learned": learned_of(model),
-        "signs": signs(model, tokenizer, started(job)),
         "environment": environment(model),
     }
     rounded = where.type == "cuda" or bfloat16(where)
@@ -116,6 +115,8 @@ def train_held(
         os.replace(file, folder / file.name)
     write_record(folder, finished)
     shutil.rmtree(folder / WORK, ignore_errors=True)
+    with suppress(UserError, RuntimeError, MemoryError):  # a model that is trained is not lost by what is read of it
+        write_record(folder, finished | {"signs": signs(model, tokenizer, started(job))})
     return folder
 
 

@@ -1,6 +1,7 @@
 """The figures of the paper's study, each from its table (studies/paper_numbers.py)."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -42,13 +43,13 @@ def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figu
     """Draw the learned p_n of each seed with its fit a1 ln n + a2 (Figure 2), and the scale that trained softmax needs."""
     with mpl.rc_context(STYLE):
         figure, (left, right) = panels(2, width=4.6, height=3.6)
-        for colour, (seed, part) in zip(sns.color_palette("colorblind"), p.groupby("seed"), strict=False):
+        for colour, (seed, part) in zip(cycle(sns.color_palette("colorblind")), p.groupby("seed"), strict=False):
             left.plot(part["n"], part["p"], color=colour, lw=0, marker=".", ms=3, label=f"seed {seed}")
             left.plot(part["n"], part["fitted"], color=colour, lw=1.2)
         left.set(xscale="log", xlabel="n, keys", ylabel="p_n", title="learned p_n, and a1 ln n + a2 fitted to it")
         if len(p):
             left.legend(frameon=False, fontsize=8)
-        for colour, (seed, part) in zip(sns.color_palette("colorblind"), needed.groupby("seed"), strict=False):
+        for colour, (seed, part) in zip(cycle(sns.color_palette("colorblind")), needed.groupby("seed"), strict=False):
             error = np.nan_to_num(
                 [(part["best"] - part["low"]).clip(lower=0), (part["high"] - part["best"]).clip(lower=0)]
             )
@@ -139,8 +140,7 @@ def needles_figure(cells: pd.DataFrame, names: Mapping[str, str], length: int) -
     with mpl.rc_context(STYLE):
         figure, axes = panels(len(there), width=4.2, height=3.3)
         for ax, letter in zip(axes, there, strict=False):
-            part = cells[cells["letter"] == letter].assign(scored=1, failed=0)
-            needle_grid(ax, part, names[letter], length)
+            needle_grid(ax, cells[cells["letter"] == letter], names[letter], length)
     return figure
 
 
