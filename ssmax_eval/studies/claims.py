@@ -39,8 +39,11 @@ class Estimate:
         return f"{self.mean:+.3f}{interval}, {self.n} {self.units if self.n != 1 else self.units.removesuffix('s')}"
 
 
-def over(values: Sequence[float], units: str) -> Estimate:
-    """Return the mean of values with Student's interval; none of fewer than 2, or of equal ones, which prove nothing."""
+def over(values: Sequence[float], units: str, most: float = math.inf) -> Estimate:
+    """Return the mean of values with Student's interval; none of fewer than 2, or of equal ones, which prove nothing.
+
+    most: how large they can be, either way: the interval is cut there.
+    """
     known = np.array([value for value in values if not math.isnan(value)])
     if not len(known):
         return Estimate(math.nan, math.nan, math.nan, 0, units)
@@ -49,20 +52,20 @@ def over(values: Sequence[float], units: str) -> Estimate:
         return Estimate(mean, math.nan, math.nan, len(known), units)
     sd = float(known.std(ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * sd / math.sqrt(len(known)))
-    return Estimate(mean, mean - half, mean + half, len(known), units, sd)
+    return Estimate(mean, max(-most, mean - half), min(most, mean + half), len(known), units, sd)
 
 
-def paired(one: pd.DataFrame, other: pd.DataFrame, value: str, units: str) -> Estimate:
+def paired(one: pd.DataFrame, other: pd.DataFrame, value: str, units: str, most: float = math.inf) -> Estimate:
     """Return the mean difference of what two tables have in common, by seed; of one seed alone, by unit within it.
 
-    one, other: columns seed, unit and the value; a seed's value is the mean over its units (trials, documents).
+    one, other: columns seed, unit and the value; a seed's value is the mean over its units (trials, documents). most: as in over.
     """
     both = one.merge(other, on=["seed", "unit"], suffixes=("", "_other"))
     both["difference"] = both[value] - both[f"{value}_other"]
     by_seed = both.groupby("seed")["difference"].mean()
     if len(by_seed) > 1:
-        return over(by_seed.tolist(), "seeds")
-    found = over(both.groupby("unit")["difference"].mean().tolist(), f"{units} of 1 seed")
+        return over(by_seed.tolist(), "seeds", most)
+    found = over(both.groupby("unit")["difference"].mean().tolist(), f"{units} of 1 seed", most)
     return found if found.n >= FEWEST else Estimate(found.mean, math.nan, math.nan, len(by_seed), "seeds")
 
 

@@ -72,8 +72,8 @@ def numbers(
         **of_p(p),
         **of_losses(documents, length),
         **of_needles(prompts, length),
-        "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials"),
-        "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds"),
+        "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials", 1.0),
+        "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds", 1.0),
         **of_settings(found, prompts, short, length),
         **{name: over([each[name] - 1 for each in prices.values()], "seeds") for name in ("step", "token")},
     }
@@ -107,10 +107,10 @@ def units(table: pd.DataFrame, value: str, unit: str = "trial") -> pd.DataFrame:
     return found.rename(columns={unit: "unit"})
 
 
-def difference(table: pd.DataFrame, one: str, other: str, unit: str) -> Estimate:
+def difference(table: pd.DataFrame, one: str, other: str, unit: str, most: float = math.inf) -> Estimate:
     """Return how much more a configuration has than another, seed by seed (claims.paired)."""
     mine, theirs = (table[table["letter"] == letter].drop(columns="letter") for letter in (one, other))
-    return paired(mine, theirs, str(table.columns[-1]), unit)
+    return paired(mine, theirs, str(table.columns[-1]), unit, most)
 
 
 def curves(models: Mapping[Model, str]) -> pd.DataFrame:
@@ -210,7 +210,7 @@ def of_needles(prompts: pd.DataFrame, length: int) -> dict[str, Estimate]:
     pairs = [each.split("-") for each in ("b-a", "c-b", "d-b", "e-a", "e-b", "f-a", "f-b")]
     own = {letter: table[table["letter"] == letter].groupby("seed")["right"].mean().tolist() for letter in "ab"}
     return {
-        **{f"found {one}-{other}": difference(table, one, other, "trials") for one, other in pairs},
+        **{f"found {one}-{other}": difference(table, one, other, "trials", 1.0) for one, other in pairs},
         **{f"found {letter}": over(each, "seeds") for letter, each in own.items()},
     }
 
@@ -282,6 +282,6 @@ def of_settings(found: Measured, prompts: pd.DataFrame, short: pd.DataFrame, len
     off = (both["answer_nll"] - both["answer_nll_own"]).abs()
     return {
         "large entropy": paired(of(heads, entropy), of(own_heads, entropy), "entropy", "trials"),
-        "large found": paired(of(large, right), of(own, right), "right", "trials"),
+        "large found": paired(of(large, right), of(own, right), "right", "trials", 1.0),
         "zero": Estimate(float(off.max()), math.nan, math.nan, len(off), "prompts"),
     }
