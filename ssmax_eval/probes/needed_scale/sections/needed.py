@@ -143,11 +143,14 @@ def grows(line: dict[str, Any]) -> str:
     said = f"the factor that answers need, on top of the model's own scale, grows as (ln n)^{line['power']:.2f}"
     if math.isnan(low):
         return f"{said} (no interval with fewer than {statistics.FEWEST} trials)."
-    known = {"a constant factor (0)": 0, "s ln n (1)": 1}
-    agrees = " and ".join(name for name, power in known.items() if low <= power <= high)
-    differs = " or ".join(name for name, power in known.items() if not low <= power <= high)
-    told = ", ".join([f"with {agrees}"] * bool(agrees) + [f"not with {differs}"] * bool(differs))
-    return f"{said} (95% interval {low:.2f} to {high:.2f}): it agrees {told}."
+    constant, log = (low <= power <= high for power in (0, 1))
+    told = {
+        (True, True): "both a constant factor (0) and s ln n (1) are possible",
+        (True, False): "a constant factor (0) is possible, s ln n (1) is not",
+        (False, True): "s ln n (1) is possible, a constant factor (0) is not",
+        (False, False): "it is neither a constant factor (0) nor s ln n (1)",
+    }[constant, log]
+    return f"{said} (95% interval {low:.2f} to {high:.2f}): {told}."
 
 
 def s_of(rows: pd.DataFrame, laws: pd.DataFrame, context: Context) -> dict[str, tuple[float | None, float | None]]:
