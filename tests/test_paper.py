@@ -85,7 +85,7 @@ def test_seeds_are_the_unit_where_there_are_some_else_what_is_within_one():
 def test_it_says_what_would_tell():
     values = [0.5, -0.2, 0.4]
     told = needed(over(values, "seeds"))
-    seeds = int(told.split("about ")[1].split()[0])
+    seeds = int(told.removeprefix("if mean and spread stay as they are, ").split()[0])
     sd = pd.Series(values).std()
     mean = sum(values) / 3
     assert (

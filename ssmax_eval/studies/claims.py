@@ -12,13 +12,14 @@ from ..statistics.clusters import CONFIDENCE, FEWEST
 
 REPRODUCED, NOT, UNKNOWN = "reproduced", "not reproduced", "cannot be told at this size"
 SAME = 1e-6  # a difference of less is none
+FEW = 6  # seeds whose own values are told
 ROUNDING = 1e-3  # nats
 MOST_SEEDS = 30  # that anybody would train to know
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its 95% interval, and what it is over: n of `units`. sd: of one unit."""
+    """A mean, its 95% interval, and what it is over: n of `units`. sd: of one unit. values: of each unit, where there are few."""
 
     mean: float
     low: float
@@ -26,6 +27,7 @@ class Estimate:
     n: int
     units: str
     sd: float = math.nan
+    values: tuple[float, ...] = ()
 
     @property
     def one_seed(self) -> bool:
@@ -36,7 +38,10 @@ class Estimate:
         if math.isnan(self.mean):
             return "–"
         interval = "" if math.isnan(self.low) else f" [{self.low:+.3f}, {self.high:+.3f}]"
-        return f"{self.mean:+.3f}{interval}, {self.n} {self.units if self.n != 1 else self.units.removesuffix('s')}"
+        each = f" ({', '.join(f'{value:+.3f}' for value in self.values)})" if len(self.values) > 1 else ""
+        return (
+            f"{self.mean:+.3f}{interval}, {self.n} {self.units if self.n != 1 else self.units.removesuffix('s')}{each}"
+        )
 
 
 def over(values: Sequence[float], units: str, most: float = math.inf) -> Estimate:
@@ -48,11 +53,12 @@ def over(values: Sequence[float], units: str, most: float = math.inf) -> Estimat
     if not len(known):
         return Estimate(math.nan, math.nan, math.nan, 0, units)
     mean = float(known.mean())
+    told = tuple(float(value) for value in known) if units == "seeds" and len(known) <= FEW else ()
     if len(known) < 2 or np.ptp(known) == 0:
-        return Estimate(mean, math.nan, math.nan, len(known), units)
+        return Estimate(mean, math.nan, math.nan, len(known), units, values=told)
     sd = float(known.std(ddof=1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * sd / math.sqrt(len(known)))
-    return Estimate(mean, max(-most, mean - half), min(most, mean + half), len(known), units, sd)
+    return Estimate(mean, max(-most, mean - half), min(most, mean + half), len(known), units, sd, told)
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame, value: str, units: str, most: float = math.inf) -> Estimate:
@@ -80,6 +86,7 @@ class Claim:
     signs: tuple[int, ...] = (1,)
     margin: float = 0.0  # differences of less count for neither
     told: str = ""  # in place of the numbers
+    labels: tuple[str, ...] = ()  # of each number, where there are several
     holds: bool | None = None  # where no interval decides
 
     @property
@@ -110,7 +117,22 @@ class Claim:
 
     @property
     def numbers(self) -> str:
-        return self.told or "; ".join(map(str, self.found))
+        labels = self.labels or [""] * len(self.found)
+        shown = [f"{label}: {each}" if label else str(each) for label, each in zip(labels, self.found, strict=True)]
+        return self.told or "; ".join(shown)
+
+    @property
+    def claimed(self) -> str:
+        """Say on which side of 0, or of the margin, each difference is claimed to be."""
+        if self.holds is not None:
+            return ""
+        sides = [f"{'above' if sign > 0 else 'below'} {sign * self.margin or 0:g}" for sign in self.signs]
+        return f"claimed: {', '.join(sides) if len(set(sides)) > 1 else sides[0]}"
+
+    @property
+    def by_arithmetic(self) -> bool:
+        """Whether no trained model takes part in it."""
+        return self.holds is not None
 
 
 def needed(found: Estimate, bound: float = 0.0) -> str:
@@ -127,8 +149,8 @@ def needed(found: Estimate, bound: float = 0.0) -> str:
         return f"all {found.n} {found.units} differ by as much, which gives no interval: harder prompts would"
     for seeds in range(found.n + 1, MOST_SEEDS + 1):
         if stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * found.sd / math.sqrt(seeds) < abs(found.mean - bound):
-            return f"about {seeds} seeds would tell a difference of this size"
-    return f"more than {MOST_SEEDS} seeds would be needed for a difference of this size"
+            return f"if mean and spread stay as they are, {seeds} seeds"
+    return f"more than {MOST_SEEDS} seeds, if mean and spread stay as they are"
 
 
 def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterator[Claim]:
@@ -142,7 +164,7 @@ def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterato
     )  # fmt: skip
     yield Claim(
         "With a bias (d) the training loss is the lowest.", "4",
-        "the same, (d) minus (a); (d) minus (b)", (found["loss d-a"], found["loss d-b"]), (-1, -1),
+        "the same", (found["loss d-a"], found["loss d-b"]), (-1, -1), labels=("(d) minus (a)", "(d) minus (b)"),
     )  # fmt: skip
     yield Claim(
         "Under softmax the largest weight goes to 0 as the context grows; under SSMax it does not.", "1",
@@ -150,8 +172,8 @@ def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterato
     )  # fmt: skip
     yield Claim(
         "The learned p_n grows as ln n.", "2",
-        "slope a1 of p_n = a1 ln n + a2, n from 2 to L - 1; and how much more of p_n's variance ln n explains than n does",
-        (found["p slope"], found["p ln n"]), (1, 1),
+        "slope a1 of p_n = a1 ln n + a2, fitted to n from 2 to L - 1 (L: the training length); R² of the fit on ln n minus R² of one on n",
+        (found["p slope"], found["p ln n"]), (1, 1), labels=("a1", "R²"),
     )  # fmt: skip
     yield Claim(
         "Far beyond the training length SSMax has the lower loss.", "5",
@@ -171,8 +193,8 @@ def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterato
     for letter, when in (("e", "after training"), ("f", "late in training")):
         yield Claim(
             f"Put in {when} ({letter}), SSMax helps in part.", "6",
-            f"needles found at 8 and 16 times, ({letter}) minus (a); ({letter}) minus (b)",
-            (found[f"found {letter}-a"], found[f"found {letter}-b"]), (1, -1),
+            "needles found at 8 and 16 times",
+            (found[f"found {letter}-a"], found[f"found {letter}-b"]), (1, -1), labels=(f"({letter}) minus (a)", f"({letter}) minus (b)"),
         )  # fmt: skip
     yield Claim(
         "Put in after training (e), SSMax is worse at short contexts.", "5",
@@ -184,21 +206,22 @@ def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterato
     )  # fmt: skip
     yield Claim(
         "Heads with a large s are those that retrieve.", "7",
-        "rank correlation over heads of (b): learned s and mass on the answer at the training length", (found["s mass"],),
+        "rank correlation of learned s and mass on the answer at the training length, (b)",
+        (found["s mass"], found["s mass in layers"]), (1, 1), labels=("over all heads", "within layers"),
     )  # fmt: skip
     yield Claim(
         "With s too large attention collapses onto one token.", "3",
-        "(a) read with C = 5 ln n: entropy of its heads, nats, and needles found, both minus (a)'s own, at the training length",
-        (found["large entropy"], found["large found"]), (-1, -1),
+        "(a) with its scores times 5 ln n, at the training length: changes of its heads' mean entropy, nats, and of the needles found",
+        (found["large entropy"], found["large found"]), (-1, -1), labels=("entropy", "found"),
     )  # fmt: skip
     yield Claim(
         "With s near 0 and a bias of 1 it is softmax again.", "3",
-        "the answers' nll of (a), read so, minus its own: the largest of all prompts",
+        "(a) read with s = 0 and b = 1: the largest change of an answer's nll",
         (found["zero"],), told=f"{found['zero'].mean:.1e} nats, {found['zero'].n} prompts",
         holds=None if math.isnan(found["zero"].mean) else found["zero"].mean < ROUNDING,
     )  # fmt: skip
     yield Claim(
         "It costs one multiplication.", "–",
-        "processor time of (b) over (a)'s, minus 1: a training step; reading a token. Reproduced below 5%",
-        (found["step"], found["token"]), (-1, -1), -0.05,
+        "processor time that (b) takes more than (a), as a share; the bound of 5% is ours",
+        (found["step"], found["token"]), (-1, -1), -0.05, labels=("a training step", "reading a token"),
     )  # fmt: skip

@@ -74,6 +74,7 @@ def numbers(
         **of_needles(prompts, length),
         "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials", 1.0),
         "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds", 1.0),
+        "s mass in layers": over([rank(within_layers(part)) for _, part in s.groupby("seed")], "seeds", 1.0),
         **of_settings(found, prompts, short, length),
         **{name: over([each[name] - 1 for each in prices.values()], "seeds") for name in ("step", "token")},
     }
@@ -250,6 +251,11 @@ def learned(models: Mapping[Model, str], short: pd.DataFrame) -> pd.DataFrame:
 def rank(part: pd.DataFrame) -> float:
     """Return the rank correlation of learned s and mass over a model's heads."""
     return float(stats.spearmanr(part["s"], part["mass_answer"]).statistic)
+
+
+def within_layers(part: pd.DataFrame) -> pd.DataFrame:
+    """Return s and mass of a model's heads as ranks within their layer, so that layers that differ have no part in it."""
+    return part.assign(**{name: part.groupby("layer")[name].rank() for name in ("s", "mass_answer")})
 
 
 def concordance(s: pd.DataFrame) -> float:

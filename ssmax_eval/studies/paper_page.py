@@ -12,6 +12,8 @@ from ..report import Findings, context_of, figures
 from ..report import written as write_page
 from ..report.context import Context
 from ..report.section import Found, Section, Table, records
+from ..training.job import Job
+from ..training.recipes import Recipe
 from .claims import NOT, REPRODUCED, UNKNOWN, Claim, ledger
 from .paper import NAMES, Model, Paper, folder_of, measured
 from .paper_numbers import BEYOND, FAR, HEADS_AT, Numbers, concordance, numbers
@@ -61,6 +63,7 @@ class PaperSection(Section[Numbers]):
             {
                 "ledger": [{"cells": line, "key": KEYS[line[2]]} for line in lines_of(claims_of(each))[1]],
                 "columns": lines_of(claims_of(each))[0],
+                "configurations": [(NAMES[letter], how) for letter, how in trained_as(each.paper.recipe)],
                 "figures": [*drawn(each, context)],
             }
             for each in found
@@ -101,32 +104,75 @@ def claims_of(found: Numbers) -> list[Claim]:
     return [*ledger(found.estimates, {"1": told})]
 
 
+def trained_as(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return how each configuration came about, by its letter."""
+    late = f"softmax, then SSMax for the last {Job.swap_fraction:.1%} of the steps"
+    return [
+        ("a", "C = 1"),
+        ("b", "C = s ln n, s learned for each layer and head; it starts at 1 / mean(ln n)"),
+        ("c", "C = ln n"),
+        ("d", "C = s ln n + b, s and b learned for each layer and head"),
+        ("e", "(a), its softmax replaced by SSMax with s = 1 / mean(ln n) in all heads, not trained further"),
+        ("f", late),
+        (
+            "p",
+            "C = s p_n + b, p one learned number for each n, shared by all layers and heads; beyond the training length it goes on as the "
+            "a1 ln n + a2 fitted to it",
+        ),
+    ]
+
+
 def headline(found: Numbers, claims: Sequence[Claim]) -> str:
     """Say what SSMax and softmax find far beyond the training length, and how many claims hold."""
+    length = found.train_length
     far = {letter: found.estimates[f"found {letter}"].mean for letter in "ab"}
     count = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in KEYS}
+    pure = sum(claim.by_arithmetic and claim.verdict == REPRODUCED for claim in claims)
     return (
-        f"In prompts {FAR} to 16 times as long as they were trained on, SSMax finds {far['b']:.0%} of the numbers and softmax "
-        f"{far['a']:.0%}. Of the paper's {len(claims)} claims {count[REPRODUCED]} are reproduced here, {count[NOT]} are not, and "
-        f"{count[UNKNOWN]} cannot be told at this size."
+        f"In prompts {FAR} and 16 times as long as they were trained on ({FAR * length:,} and {16 * length:,} tokens), SSMax finds "
+        f"{far['b']:.0%} of the numbers and softmax {far['a']:.0%}. Of {len(claims)} claims of the paper {count[REPRODUCED]} are "
+        f"reproduced here ({pure} of them by arithmetic), {count[NOT]} are not, and {count[UNKNOWN]} cannot be told from so few "
+        "seeds of so small models."
     )
 
 
 def told(found: Numbers) -> Iterator[str]:
     """Yield what the numbers are of."""
     recipe, seeds = found.paper.recipe, found.seeds
-    counts = ", ".join(f"{NAMES[letter]}: {count}" for letter, count in seeds.items())
+    by_count: dict[int, list[str]] = {}
+    for letter, seeds_of in seeds.items():
+        by_count.setdefault(seeds_of, []).append(NAMES[letter] if letter == "p" else f"({letter})")
+    counts = "; ".join(
+        f"{n} seed{'s' if n > 1 else ''} of {', '.join(names)}" for n, names in sorted(by_count.items(), reverse=True)
+    )
     yield (
         f"Recipe {recipe.name}: {recipe.layers} layers, {recipe.heads} heads, {recipe.hidden} wide, trained at "
-        f"{recipe.train_length:,} tokens. Seeds: {counts}. {found.prompts} prompts for each model and length, {found.documents} documents. "
+        f"{recipe.train_length:,} tokens, {recipe.steps:,} steps of {recipe.tokens_per_step:,} tokens of text mixed with facts and "
+        f"questions. {counts}. "
+        f"Needles: {found.prompts} prompts for each model and length; losses: {found.documents} documents. "
         "The paper's models have 12 layers, 12 heads and 162M parameters, trained at 1,024 tokens."
     )
 
 
 def lines_of(claims: Sequence[Claim]) -> tuple[list[str], list[list[str]]]:
-    columns = ["the paper says", "figure", "here", "what is measured", "difference [95%], n", "what would tell"]
+    columns = [
+        "the paper says",
+        "paper's figure",
+        "here",
+        "what is measured",
+        "mean [95%], n (each seed)",
+        "what would tell",
+    ]
     return columns, [
-        [claim.text, claim.figure, claim.verdict, claim.measure, claim.numbers, claim.would_tell] for claim in claims
+        [
+            claim.text,
+            claim.figure,
+            claim.verdict,
+            f"{claim.measure} ({claim.claimed})" if claim.claimed else claim.measure,
+            claim.numbers,
+            claim.would_tell,
+        ]
+        for claim in claims
     ]
 
 
@@ -138,6 +184,8 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     which = f"Seed {found.common[0]}" if not several else "Mean over seeds"
     which += "." if of_all else ", which all configurations have; the ledger has all seeds."
     seeds = f"{which} The band is from the worst to the best seed." if several else which
+    recipe = found.paper.recipe
+    per_cell = int(tables["6-needles"]["scored"].max())
     w = concordance(tables["learned-s"])
     same = "" if math.isnan(w) else (
         f" Kendall's W of the seeds' rankings of heads by s: {w:.2f} (1: the same heads have large s with every seed; "
@@ -150,8 +198,9 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "2-learned-p", "Figure 2. The learned p_n, and the needed scale of softmax",
-        f"Left: p_n learned with all else, one table for all layers and heads; a1 = {of_p}. Right, ours: the factor on the scores of "
-        "question and answer under which (a), trained with softmax, answers best; bars are 95% intervals over trials.",
+        f"Left: p_n as learned with the other weights; a1 = {of_p}. The first and the last p_n get no gradient and stay at 1. "
+        "Right, ours: the factor on the scores of question and answer at which (a), trained with softmax, gives the answers the most "
+        "probability; bars are 95% intervals over 6 trials, 18 prompts a length.",
         figures.learned_p_figure(tables["2-learned-p"], tables["2-needed-scale"], length), also=("2-needed-scale",),
     )  # fmt: skip
     yield figure(
@@ -162,33 +211,49 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "4-training-loss", "Figure 4. Training loss",
-        f"Loss on text. {which} Steps on shorter sequences come first where the recipe has them.",
+        f"Loss on text, without the facts' answers. {which}{short_steps(recipe)}",
         figures.training_loss_figure(tables["4-training-loss"], NAMES),
     )  # fmt: skip
     yield figure(
         context, found, "5-loss-by-position", "Figure 5. Loss by position, to 20 times the training length",
-        f"RoPE's theta as trained. {seeds} The ledger takes positions from {BEYOND} times the training length on.",
-        figures.position_figure(tables["5-loss-by-position"], NAMES, length),
+        f"RoPE's theta as trained; the paper multiplies it by 50. {which} {text_of(recipe)} Shaded: what the ledger takes, from "
+        f"{BEYOND} times the training length on. All models read the same documents, whose own ups and downs they share.",
+        figures.position_figure(tables["5-loss-by-position"], NAMES, length, BEYOND),
     )  # fmt: skip
     yield figure(
-        context, found, "6-needles", "Figure 6. Needles found", f"{which} Above each length the mean over depths.",
+        context, found, "6-needles", "Figure 6. Needles found",
+        f"{which} Above each length the mean over depths; 0% is the prompt's start. {per_cell} prompts a cell.",
         figures.needles_figure(tables["6-needles"], NAMES, length),
     )  # fmt: skip
     yield figure(
         context, found, "7-heads", f"Figure 7. Heads by their mass on the answer, at {HEADS_AT * length:,} tokens",
-        "Weight summed over the answer's tokens, in the row that predicts its first; the paper's own score is not defined where it "
-        f"could be found. {seeds}",
+        "Each head's mean mass over the prompts, then sorted. The paper's needle score may be another: its definition was not found. "
+        f"{seeds}",
         figures.heads_figure(tables["7-heads"], NAMES),
     )  # fmt: skip
     yield figure(
         context, found, "8-top-heads", f"Figure 8. The top head of each prompt, at {HEADS_AT * length:,} tokens",
-        f"A mark a prompt. {which.replace('Mean over seeds', 'All seeds together')}",
+        f"Each mark is one prompt: the mass of its highest head. {which.replace('Mean over seeds', 'All seeds together')}",
         figures.top_heads_figure(tables["8-top-heads"], NAMES),
     )  # fmt: skip
     yield figure(
         context, found, "learned-s", "The learned s of (b), beside what each head does",
         f"Mass on the answer at the training length.{same}", figures.learned_s_figure(tables["learned-s"]),
     )  # fmt: skip
+
+
+def text_of(recipe: Recipe) -> str:
+    """Say what the losses by position are of, beside what was trained on."""
+    return "The text is generated prose" + ("." if recipe.text == "generated" else ", which they were not trained on.")
+
+
+def short_steps(recipe: Recipe) -> str:
+    """Say where the training's sequences become longer, which its loss shows."""
+    if not recipe.short_steps:
+        return ""
+    tokens = recipe.short_steps * recipe.tokens_per_step / 1e6
+    longer = f"then {recipe.train_length}: hence the step."
+    return f" Sequences have {recipe.short_length} tokens up to {tokens:.1f} million tokens seen, {longer}"
 
 
 def figure(

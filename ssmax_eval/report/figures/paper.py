@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,9 +13,12 @@ from matplotlib.figure import Figure
 
 from .grids import grid as needle_grid
 from .heads import MARKS
-from .style import STYLE, colours, plain, tokens_axis
+from .style import ACCURACY, STYLE, plain, tokens_axis
 
 SMALL = (6.4, 3.8)  # inches
+COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777")
+DASHES: tuple[Any, ...] = ("-", "-", "-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (1, 1)))
+VERDICTS = ("#4477AA", "#CCBB44", "#CC3311")  # right, the first token only, wrong
 
 
 def panels(count: int, across: int = 3, width: float = 3.7, height: float = 3.2) -> tuple[Figure, list[Axes]]:
@@ -45,7 +49,8 @@ def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figu
         figure, (left, right) = panels(2, width=4.6, height=3.6)
         for colour, (seed, part) in zip(cycle(sns.color_palette("colorblind")), p.groupby("seed"), strict=False):
             left.plot(part["n"], part["p"], color=colour, lw=0, marker=".", ms=3, label=f"seed {seed}")
-            left.plot(part["n"], part["fitted"], color=colour, lw=1.2)
+            inner = part[(part["n"] > 1) & (part["n"] < part["n"].max())]
+            left.plot(inner["n"], inner["fitted"], color=colour, lw=1.2)
         left.set(xscale="log", xlabel="n, keys", ylabel="p_n", title="learned p_n, and a1 ln n + a2 fitted to it")
         if len(p):
             left.legend(frameon=False, fontsize=8)
@@ -65,6 +70,7 @@ def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figu
                 label=f"seed {seed}",
             )
         right.axhline(1, color="0.4", lw=0.8, zorder=0)
+        right.legend(frameon=False, fontsize=8)
         tokens_axis(right, {"": length}, "context length, tokens")
         right.set(ylabel="best factor on the answer's scores", title="needed scale of (a), no training")
         sns.despine(ax=left)
@@ -102,32 +108,35 @@ def training_loss_figure(logs: pd.DataFrame, names: Mapping[str, str]) -> Figure
         mean = logs.groupby(["letter", "tokens"])["text_loss"].mean().reset_index()
         last = mean[mean["tokens"] > mean["tokens"].max() * 2 / 3]
         for ax, part in zip(axes, (mean, last), strict=True):
-            for letter, colour in shades(names).items():
+            for letter in names:
                 line = part[part["letter"] == letter]
-                ax.plot(
-                    line["tokens"] / 1e6,
-                    line["text_loss"],
-                    color=colour,
-                    lw=1.4,
-                    label=names[letter] if len(line) else None,
-                )
+                if len(line):
+                    ax.plot(line["tokens"] / 1e6, line["text_loss"], lw=1.6, label=names[letter], **look(names, letter))
             ax.set(xlabel="tokens seen, millions", ylabel="loss on text, nats a token")
             sns.despine(ax=ax)
-        axes[1].set_title("the last third")
+        axes[0].set_title("all of the training")
+        axes[1].set_title("its last third")
         axes[0].legend(frameon=False, fontsize=7)
     return figure
 
 
-def position_figure(losses: pd.DataFrame, names: Mapping[str, str], length: int) -> Figure:
-    """Draw the loss by position of each configuration, the mean over seeds, worst and best a band (Figure 5)."""
+def position_figure(losses: pd.DataFrame, names: Mapping[str, str], length: int, beyond: int) -> Figure:
+    """Draw the loss by position of each configuration, the mean over seeds, worst and best a band (Figure 5).
+
+    beyond: times the training length from which on positions are shaded.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained")
         ax = figure.subplots()
         for letter, colour in shades(names).items():
             part = losses[(losses["letter"] == letter) & (losses["position_end"] > 8)]
+            if part.empty:
+                continue
             middle = np.sqrt(part["position_start"].clip(lower=1) * (part["position_end"] - 1).clip(lower=1))
-            ax.plot(middle, part["loss"], color=colour, marker=".", lw=1.4, label=names[letter] if len(part) else None)
+            ax.plot(middle, part["loss"], marker=".", lw=1.4, label=names[letter], **look(names, letter))
             ax.fill_between(middle, part["min"], part["max"], color=colour, alpha=0.12, lw=0)
+        if len(losses):
+            ax.axvspan(beyond * length, losses["position_end"].max(), color="0.5", alpha=0.12, lw=0, zorder=0)
         tokens_axis(ax, {"": length}, "position, tokens")
         ax.set(ylabel="loss, nats a token")
         ax.legend(frameon=False, fontsize=7)
@@ -141,6 +150,8 @@ def needles_figure(cells: pd.DataFrame, names: Mapping[str, str], length: int) -
         figure, axes = panels(len(there), width=4.2, height=3.3)
         for ax, letter in zip(axes, there, strict=False):
             needle_grid(ax, cells[cells["letter"] == letter], names[letter], length)
+        shade = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), ACCURACY)
+        figure.colorbar(shade, ax=axes, location="right", shrink=0.5, label="share found")
     return figure
 
 
@@ -151,14 +162,9 @@ def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], shown: int = 25)
         ax = figure.subplots()
         for letter, colour in shades(names).items():
             part = heads[(heads["letter"] == letter) & (heads["place"] <= shown)]
-            ax.plot(
-                part["place"],
-                part["mass_answer"],
-                color=colour,
-                marker=".",
-                lw=1.4,
-                label=names[letter] if len(part) else None,
-            )
+            if part.empty:
+                continue
+            ax.plot(part["place"], part["mass_answer"], marker=".", lw=1.4, label=names[letter], **look(names, letter))
             ax.fill_between(part["place"], part["min"], part["max"], color=colour, alpha=0.1, lw=0)
         ax.set(xlabel="heads, the one with the most first", ylabel="mass on the answer", ylim=(-0.02, 1.02))
         ax.legend(frameon=False, fontsize=7)
@@ -174,7 +180,7 @@ def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
         for ax, letter in zip(axes, there, strict=False):
             part = top[top["letter"] == letter].sort_values("mass_answer", ascending=False)
             part = part.assign(place=np.arange(1, len(part) + 1))
-            for (verdict, mark), colour in zip(MARKS.items(), sns.color_palette("colorblind"), strict=False):
+            for (verdict, mark), colour in zip(MARKS.items(), VERDICTS, strict=True):
                 own = part[part["verdict"] == verdict]
                 ax.plot(own["place"], own["mass_answer"], mark, color=colour, ms=3, lw=0, label=verdict)
             ax.set(
@@ -183,9 +189,9 @@ def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
             sns.despine(ax=ax)
         lines = [
             mpl.lines.Line2D([], [], color=colour, marker=mark, ls="")
-            for mark, colour in zip(MARKS.values(), sns.color_palette("colorblind"), strict=False)
+            for mark, colour in zip(MARKS.values(), VERDICTS, strict=True)
         ]
-        words = {"right": "whole number right", "first token": "first token right", "wrong": "wrong"}
+        words = {"right": "whole number right", "first token": "only the first token right", "wrong": "wrong"}
         figure.legend(
             lines, [words[name] for name in MARKS], loc="outside lower center", ncols=3, frameon=False, fontsize=8
         )
@@ -218,6 +224,11 @@ def learned_s_figure(s: pd.DataFrame) -> Figure:
     return figure
 
 
-def shades(names: Mapping[str, str]) -> dict[str, tuple[float, float, float]]:
-    """Return the colour of each configuration, the same in every figure."""
-    return colours([*names])
+def shades(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the colour of each configuration, the same in every figure: told apart by every kind of colour vision (after Tol)."""
+    return dict(zip(names, COLOURS, strict=False))
+
+
+def look(names: Mapping[str, str], letter: str) -> dict[str, Any]:
+    """Return how a configuration's line looks: colour and dashes, so that lines upon each other are both seen."""
+    return {"color": shades(names)[letter], "ls": DASHES[[*names].index(letter)]}
