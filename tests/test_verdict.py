@@ -299,3 +299,31 @@ def test_labels_are_never_mathematics(tmp_path):
     page = ssmax_eval.report(folder, tmp_path / "p.html").read_text()
     assert "<h2>training</h2>" in page
     assert all("\x00" not in svg for svg in re.findall(r"<svg.*?</svg>", page, re.S))
+
+
+def test_an_interval_and_a_test_that_disagree_are_explained():
+    from ssmax_eval.verdict import at_odds
+
+    def line(length, low, high, p, p_holm):
+        return {"context_length": length, "low": low, "high": high, "p": p, "p_holm": p_holm}
+
+    agree = [line(256, -0.1, 0.2, 0.6, 1.0), line(512, 0.1, 0.4, 0.001, 0.002)]
+    assert at_odds(agree, [256, 512]) == []
+    [said] = at_odds([line(256, 0.01, 0.3, 0.03, 0.06), *agree[1:]], [256, 512])
+    assert "at 256 tokens" in said
+    assert "the test allows for 2 lengths" in said
+    [said] = at_odds([line(256, 0.01, 0.3, 0.07, 0.07)], [256])
+    assert "made in two ways" in said
+    [said] = at_odds([line(256, -0.01, 0.3, 0.01, 0.02), *agree[1:]], [256, 512])
+    assert "though the interval holds 0" in said
+
+
+def test_three_series_have_a_table_before_their_grids(tmp_path):
+    """A line each, those that find most on top; two have none."""
+    rows = [*grid(), *grid({"third": FOUND["new"]})]
+    page = ssmax_eval.report(frame(rows), tmp_path / "p.html").read_text()
+    table = page[page.index("<h2>Overview</h2>") :]
+    names = re.findall(r'<th scope="row"><span class="swatch"[^>]*></span> (\w+)', table)
+    assert names == ["new", "third", "base"]
+    assert page.index("<h2>Overview</h2>") < page.index('<div class="grids')
+    assert "<h2>Overview</h2>" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
