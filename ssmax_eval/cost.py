@@ -31,13 +31,17 @@ FASTER, SLOWER = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Line:
-    """What is left to do of one run at one context length; operations are None where the model's shape is unknown."""
+    """What is left to do of one run at one context length; operations are None where the model's shape is unknown.
+
+    forwards: the operations of a forward, and how many of those there are: rows that are read again are many short ones.
+    """
 
     plan: PlannedRun
     context_length: int
     prompts: int
     tokens: int
     operations: float | None
+    forwards: tuple[tuple[float, int], ...] = ()
 
 
 def price(
@@ -68,10 +72,11 @@ def price(
             works[label] = shape(plan.subject, options, (loaded or {}).get(label))
         for length, read in sorted(left.items()):
             work, rows = works[label], plan.probe.all_rows
-            operations = None
+            forwards: tuple[tuple[float, int], ...] = ()
             if work is not None:
-                operations = operations_of(work, read, rows)
-            lines.append(Line(plan, length, prompts[length], length * prompts[length], operations))
+                forwards = tuple((work.operations(each, rows * each), count) for each, count in read.items())
+            operations = None if work is None else sum(one * count for one, count in forwards)
+            lines.append(Line(plan, length, prompts[length], length * prompts[length], operations, forwards))
     return lines
 
 
@@ -221,7 +226,8 @@ def seconds(
     known = [(work.operations(length), took) for length, took in timed]
     if not known:
         return None
-    alone = sum(line.prompts * at((line.operations or 0) / line.prompts, known) for line in lines)
+    # a forward takes some time however short it is, on an accelerator most of all
+    alone = sum(count * at(one, known) for line in lines for one, count in line.forwards)
     best = min(took / operations for operations, took in known)
     return FASTER * best * (total(lines) or 0) / processes, SLOWER * alone / processes
 

@@ -261,6 +261,17 @@ def test_seconds_are_between_what_was_timed(monkeypatch):
     assert seconds(model, work_of(model), [Line(generated, 96, 1, 96, 1.0)]) is None
 
 
+def test_many_short_forwards_cost_what_a_forward_does_at_least(monkeypatch):
+    """An accelerator takes as long for 40 tokens as for 400: rows that are read again are counted one by one."""
+    model = build("Llama")
+    work = work_of(model)
+    monkeypatch.setattr("ssmax_eval.cost.time_forwards", lambda model, longest: [(128, 1.0), (256, 1.5)])
+    planned = type("Plan", (), {"probe": NeedleProbe(context_lengths=(256,))})()
+    one, few = work.operations(256), work.operations(40)
+    line = Line(planned, 256, 2, 512, 2 * one + 34 * few, ((one, 2), (few, 34)))
+    assert seconds(model, work, [line])[1] == pytest.approx(2.0 * (2 * 1.5 + 34 * 1.0))
+
+
 @pytest.mark.slow
 def test_smollm2_is_tested_past_8192(capsys):
     if packaged_path("smollm2-135m") is None:
