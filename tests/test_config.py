@@ -12,6 +12,7 @@ from transformers.masking_utils import sdpa_mask
 
 import ssmax_eval
 from ssmax_eval.errors import UserError
+from ssmax_eval.models.config import layer_types_with_rope
 from ssmax_eval.models.load import load_model
 
 IDS = tokens(rows=1, length=120)
@@ -159,3 +160,14 @@ def test_su_is_the_formula_of_phi_3(make):
     angles = torch.arange(100)[:, None] / (torch.tensor(FACTORS["long_factor"]) * 10_000 ** (torch.arange(4) / 4))
     temperature = (1 + torch.tensor(256 / 64).log() / torch.tensor(64.0).log()).sqrt()
     torch.testing.assert_close(cos[0, :, :4], angles.cos() * temperature)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "Qwen3"])
+def test_layer_types_with_rope_are_those_of_transformers(family):
+    """Older releases that are allowed lack the method, so ours has to be the same where there is one."""
+    config = build(family).config
+    parameters = config.rope_parameters
+    expected = [key for key, each in parameters.items() if isinstance(each, dict)]
+    assert layer_types_with_rope(config, parameters) == expected
+    if hasattr(config, "nested_rope_parameter_keys"):
+        assert layer_types_with_rope(config, parameters) == config.nested_rope_parameter_keys(parameters)
