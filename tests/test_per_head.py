@@ -86,9 +86,8 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     asked = Asked(str(checkpoint), (96, 128), (0, 100), 10, "single")
     options = RunOptions(device="cpu", output_path=tmp_path / "runs")
     monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("log-n"), Setting.of("ssmax")))
-    monkeypatch.setattr(
-        studies.statistics, "chosen", lambda rows: str(max(set(rows["series"]), key=lambda name: "log-n" in name))
-    )
+    swapped = lambda rows: next(str(name) for name in sorted(set(rows["series"])) if "swapped in" in name)  # noqa: E731
+    monkeypatch.setattr(studies.statistics, "chosen", swapped)
     advice = advise(asked, options)
     assert advice.setting.attention is not None
     assert advice.fitted is not None

@@ -57,6 +57,7 @@ TINY = {
     "layers": 1, "hidden": 16, "heads": 2, "feed_forward": 16, "vocabulary": 400, "steps": 8, "tokens_per_step": 512,
     "train_length": 128, "short_length": 64, "text_characters": 20000, "warmup_steps": 1, "text": "generated",
 }  # fmt: skip
+LENGTH = {"train_length": 32, "short_length": 32}  # of studies, which read at many times that
 FIELDS = ", ".join(f"{key}={value!r}" for key, value in TINY.items())
 # code of a page, and what makes it small
 SMALLER = {
@@ -103,20 +104,19 @@ def prepared(line, checkpoint):
     if words[0] == "league":
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
-        words += [] if "--attention" in words else ["--attention", "softmax1"]  # of all: test_league.py
+        words += [] if "--attention" in words else ["--attention", "ssmax"]  # of all: test_league.py
         tiny = {
             **TINY,
             "layers": 4,
             "heads": 4,
-            "train_length": 32,
-            "short_length": 32,
+            **LENGTH,
             "steps": 2,
         }  # read at 64 times that
         words += [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "paper":
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
-        words += [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+        words += [part for key, value in {**TINY, **LENGTH}.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
         words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
     if words[0] == "advise":

@@ -211,7 +211,7 @@ def test_names_of_series_do_not_hang_on_hashing():
         for kind, how in (("float32", "forced"), ("bfloat16", "generate"))
         for row in prompts([1.0], [100])
     ]
-    assert set(statistics.with_series(pd.DataFrame(rows))["series"]) == {"m, float32", "m, bfloat16"}
+    assert set(statistics.with_series(pd.DataFrame(rows))["series"]) == {"m (float32)", "m (bfloat16)"}
 
 
 def test_figure_1_of_the_paper():

@@ -46,7 +46,8 @@ def signs_of(rows: pd.DataFrame, context: Context) -> dict[str, list[str]]:
     """Return what the signs of the models of rows say, as far as run records know any."""
     known = [record.get("model", {}) for record in context.records]
     shown = set(rows["model"].unique())
-    told = {model["label"]: (model.get("training") or {}).get("signs") for model in known}
+    # of a run that has not ended there is no record yet
+    told = {model.get("label"): (model.get("training") or {}).get("signs") for model in known}
     return {label: signs for label, signs in told.items() if signs and label in shown}
 
 
