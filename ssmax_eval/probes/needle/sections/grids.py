@@ -1,24 +1,23 @@
 """The page's part on needle grids: cells with their intervals, differences from the baseline, and how far each series reaches."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.colors import to_hex
 
 from .... import statistics
 from ....data.needles import FAR_OFF
 from ....report import figures
 from ....report.context import Context, reached
-from ....report.figures.style import colours
 from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
 from ....verdict import headline, too_few, verdict
 from ..depths import with_placed
+from ..overview import MANY, overview
 
 WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
 HIDDEN = {"number": "numbers", "word": "words", "uuid": "UUIDs"}
@@ -115,7 +114,13 @@ class Grids(Section[Grid]):
         panels = {each.heading: each.means for each in found if len(each.means.dropna(subset=["accuracy"]))}
         trained = {name: length for each in found for name, length in context.train_lengths(each.rows).items()}
         drawn = context.drawn(figures.found_figure(panels, trained), "found-by-length") if panels else None
-        overviews = [overview(each, trained, found) for each in found if each.means["series"].nunique() >= MANY]
+        names = [*dict.fromkeys(name for each in found for name in each.means["series"])]
+        several = len(found) > 1
+        overviews = [
+            overview(f"Overview: {each.heading}" if several else "Overview", each.means, each.reach, trained, names)
+            for each in found
+            if each.means["series"].nunique() >= MANY
+        ]
         return context.render(
             "probes/needle/sections/verdict.html.j2", sections=found, figure=drawn, overviews=overviews
         )
@@ -126,37 +131,6 @@ class Grids(Section[Grid]):
 
 
 SECTION = Grids()
-MANY = 3  # series from which a table of all stands before the grids
-
-
-def overview(grid: Grid, trained: Mapping[str, int | None], found: Sequence[Grid]) -> dict[str, Any]:
-    """Return a line for each series of a task, those that find most first: what it finds at each length, and how far it reaches."""
-    names = [*dict.fromkeys(name for each in found for name in each.means["series"])]
-    shades = {name: to_hex(colour) for name, colour in colours(names).items()}
-    lengths = sorted(int(n) for n in grid.means["context_length"].unique())
-    reach = {line["series"]: line for line in grid.reach.to_dict("records")}
-    order = grid.means.groupby("series", sort=False)["accuracy"].mean().sort_values(ascending=False, kind="stable")
-    lines = []
-    for name in map(str, order.index):
-        at = grid.means[grid.means["series"] == name].set_index("context_length")["accuracy"]
-        cells = [None if math.isnan(at.get(n, math.nan)) else tinted(float(at[n])) for n in lengths]
-        lines.append(
-            {
-                "series": name,
-                "key": figures.key_of(name),
-                "colour": shades[name],
-                "trained": f"{trained[name]:,}" if trained.get(name) else "",
-                "cells": cells,
-                "reach": reached(reach[name], "effective_length", "beyond") if name in reach else "",
-            }
-        )
-    return {"title": f"Overview: {grid.heading}" if len(found) > 1 else "Overview", "lengths": lengths, "lines": lines}
-
-
-def tinted(accuracy: float) -> dict[str, str]:
-    """Return an accuracy as text, on its colour."""
-    background = figures.colour(accuracy)
-    return {"text": f"{accuracy:.2f}", "background": background, "ink": figures.ink(background)}
 
 
 def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Grid:
