@@ -19,6 +19,7 @@ from .harness.samples import find_samples
 from .packs import SUFFIX, packed_runs
 from .probes import schema_of
 from .rows import Row, columns
+from .statistics.series import NEEDED, with_series
 from .store import WHOSE, Run, values_of
 
 log = logging.getLogger(__name__)
@@ -69,11 +70,14 @@ def once_each(runs: Iterable[Run]) -> list[Run]:
 def load_results(*paths: str | Path | Run) -> pd.DataFrame:
     """Return the rows of all runs at or below the paths as one table, columns as results/README.md names them.
 
-    Each row has the run_id of its run and the name of its probe. A sample that could not be scored has correct = <NA>
-    (nullable boolean), never False; its reason is in `error`. Raises UserError for rows that are not as their probe says, and
-    for rows and a record that do not belong together.
+    Each row has the run_id of its run, the name of its probe, and its `series` (statistics.with_series), in which each prompt
+    is once. A sample that could not be scored has correct = <NA> (nullable boolean), never False; its reason is in `error`.
+    Raises UserError for rows that are not as their probe says, and for rows and a record that do not belong together.
     """
-    return tables(once_each(run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))))
+    rows = tables(once_each(run for path in paths for run in ([path] if isinstance(path, Run) else find_runs(path))))
+    return (
+        with_series(rows) if {*NEEDED} <= {*rows} else rows
+    )  # rows of a probe that is not known here may name no model
 
 
 def tables(runs: Sequence[Run], details: Collection[str] | None = None) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def machine() -> dict[str, str]:
     }
 
 
-def subjects() -> Iterator[tuple[str, Any, int]]:
-    """Yield a name, a model as the API takes it, and the length of its prompts."""
+def subjects() -> Iterator[tuple[str, Callable[[], Any], int]]:
+    """Yield a name, what makes a model as the API takes it (opening one takes seconds), and the length of its prompts."""
     from conftest import make_tokenizer
     from tiny import build
 
@@ -46,13 +47,17 @@ def subjects() -> Iterator[tuple[str, Any, int]]:
     from ssmax_eval.models.sources import PAIR, packaged_path
 
     for name in PAIR:
-        yield name, name, 512
+        yield name, partial(str, name), 512
     if packaged_path("smollm2-135m") is not None:
         # its package's GGUF takes seconds to open, so once for all calls
-        yield "smollm2-135m", {"smollm2-135m": load_model("smollm2-135m", dtype="float32", device="cpu")}, 256
+        yield "smollm2-135m", lambda: {"smollm2-135m": load_model("smollm2-135m", dtype="float32", device="cpu")}, 256
     tokenizer = make_tokenizer("digits")
+
+    def tiny(name: str) -> dict[str, Any]:
+        return {name: (build(name, vocab_size=1024, **CHANGES.get(name, {})), tokenizer)}
+
     for name in TINY:
-        yield name, {name: (build(name, vocab_size=1024, **CHANGES.get(name, {})), tokenizer)}, 160
+        yield name, partial(tiny, name), 160
 
 
 def runs(name: str, model: Any, length: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -123,8 +128,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(THREADS)
-    for name, model, length in subjects():
-        write(name, plain(dict(runs(name, model, length))))
+    for name, make, length in subjects():
+        write(name, plain(dict(runs(name, make(), length))))
         print(name, path_of(name).stat().st_size)
 
 

@@ -41,11 +41,11 @@ def same(found: Any, stored: Any, where: str, exactly: bool) -> None:
 @pytest.mark.parametrize("part", range(PARTS))  # for several workers
 def test_rows_are_the_golden_ones(part, as_they_were_made):
     compared = 0
-    for name, model, length in islice(golden.subjects(), part, None, PARTS):
+    for name, make, length in islice(golden.subjects(), part, None, PARTS):
         assert golden.path_of(name).exists(), f"no golden rows of {name}: python tests/golden.py"
         stored = golden.read(name)
         exactly = stored["machine"] == golden.machine()
-        found = golden.plain(dict(golden.runs(name, model, length)))
+        found = golden.plain(dict(golden.runs(name, make(), length)))
         same(found, stored["rows"], name, exactly)
         compared += 1
     assert compared >= 4

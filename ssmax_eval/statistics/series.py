@@ -16,10 +16,8 @@ PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt
 TEXT = ["text", "text_sha256", "context_length", "window"]
 PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
 SAMPLE = ["probe", "run_id", "sample"]
-# all that a series' name is made of
+# all that a series' name is made of, and what it cannot be without
 NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "fingerprint")
-
-
 NEEDED = NAMED[:4]
 
 

@@ -81,7 +81,7 @@ def mass_by_length(
         before = set(ax.get_children())
         sns.lineplot(
             best[best["series"] == name], x="context_length", y=measure, color=colour, ax=ax, marker="o", seed=0,
-            errorbar=over_trials if by_trial else ("ci", 95),
+            errorbar=over_trials if by_trial else ("ci", 95), label=plain(name), legend=False,
         )  # fmt: skip
         belongs([artist for artist in ax.get_children() if artist not in before], name)
     tokens_axis(ax, train_lengths or {}, "context length")
