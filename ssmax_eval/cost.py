@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from .mechanisms.layers import reads_on
 from .models.shape import Work, blank, work_of
 from .models.subjects import RunOptions, Subject
-from .plans import AS_TRAINED, PlannedRun
+from .plans import AS_TRAINED, PlannedRun, is_forked
 from .probes.budget import cut_in_words
+from .probes.kind import Probe
 from .processes import Alone
 from .progress import Progress, duration
 from .readers.reader import GENERATE
@@ -33,7 +34,8 @@ FASTER, SLOWER = 0.5, 2.0
 class Line:
     """What is left to do of one run at one context length; operations are None where the model's shape is unknown.
 
-    forwards: the operations of a forward, and how many of those there are: rows that are read again are many short ones.
+    tokens: that are read, those that prompts share once. forwards: the operations of a forward, and how many of those there
+    are: rows that are read again are many short ones.
     """
 
     plan: PlannedRun
@@ -57,32 +59,53 @@ def price(
     lines = []
     works: dict[str, Work | None] = {}
     for plan in plans:
-        left: dict[int, Counter[int]] = defaultdict(Counter)  # the sequences that prompts of a context length read
+        left: dict[int, Counter[Part]] = defaultdict(Counter)  # what prompts of a context length read
+        model = (loaded or {}).get(plan.subject.label)
         fresh = options.fresh or id(plan) in anew
         done = set() if fresh else {row["sample"] for row in plan.run.rows() if row["error"] is None}
         finished = not fresh and plan.run.is_scored(plan.probe.rows_planned())
         prompts: dict[int, int] = defaultdict(int)
+        tokens: dict[int, int] = defaultdict(int)
+        forked = is_forked(plan, model, options.trust_remote_code)
         for sample in [] if finished else plan.probe.plan():
             if not done.issuperset(plan.probe.names(sample)):
-                sequences = plan.probe.reads(sample)
-                left[sequences[0]].update(sequences)
-                prompts[sequences[0]] += 1
+                parts = parts_of(plan.probe, sample, forked)
+                length = parts[0].stop
+                left[length].update(parts)
+                prompts[length] += 1
+                tokens[length] += length - parts[0].start
         label = plan.subject.label
         if left and label not in works:
-            works[label] = shape(plan.subject, options, (loaded or {}).get(label))
+            works[label] = shape(plan.subject, options, model)
         for length, read in sorted(left.items()):
             work, rows = works[label], plan.probe.all_rows
             forwards: tuple[tuple[float, int], ...] = ()
             if work is not None:
-                forwards = tuple((work.operations(each, rows * each), count) for each, count in read.items())
+                forwards = tuple((operations_of(work, Counter([part]), rows), count) for part, count in read.items())
             operations = None if work is None else sum(one * count for one, count in forwards)
-            lines.append(Line(plan, length, prompts[length], length * prompts[length], operations, forwards))
+            lines.append(Line(plan, length, prompts[length], tokens[length], operations, forwards))
     return lines
 
 
-def operations_of(work: Work, sequences: Counter[int], all_rows: bool) -> float:
-    """Return the floating-point operations of reading so many sequences of each length."""
-    return sum(n * work.operations(length, all_rows * length) for length, n in sequences.items())
+class Part(NamedTuple):
+    """What is read of a sequence: its tokens [start, stop), behind those before them."""
+
+    start: int
+    stop: int
+
+
+def parts_of(probe: Probe, sample: Any, forked: bool) -> list[Part]:
+    """Return what a sample's rows take: of the first sequence, where it is read forked, what no other has read."""
+    first, *others = probe.reads(sample)
+    return [Part(probe.shared(sample) if forked else 0, first), *(Part(0, length) for length in others)]
+
+
+def operations_of(work: Work, parts: Counter[Part], all_rows: bool) -> float:
+    """Return the floating-point operations of reading so many parts of each kind."""
+    return sum(
+        count * (work.operations(part.stop, all_rows * part.stop) - (work.operations(part.start) if part.start else 0))
+        for part, count in parts.items()
+    )
 
 
 def shape(each: Subject, options: RunOptions, loaded: PreTrainedModel | None = None) -> Work | None:
@@ -119,6 +142,7 @@ class Forecast:
             lacks = {name for name in probe.names(sample) if name not in stored}
             left |= dict.fromkeys(lacks, (sample, lacks))
         work = shape(plan.subject, self.options, model) if self.in_operations else None
+        forked = is_forked(plan, model, self.options.trust_remote_code)
         name = plan.subject.label if plan.setting in AS_TRAINED else f"{plan.subject.label}, {plan.setting}"
 
         def see(rows: Sequence[Fields]) -> None:
@@ -128,10 +152,11 @@ class Forecast:
                 lacks.discard(row["sample"])
                 if lacks:
                     continue
-                reads = probe.reads(sample)
-                amount = reads[0] if work is None else operations_of(work, Counter(reads), probe.all_rows)
+                parts = parts_of(probe, sample, forked)
+                own = parts[0].stop - parts[0].start
+                amount = own if work is None else operations_of(work, Counter(parts), probe.all_rows)
                 self.processes.did(amount / progress.total if progress.total else 0.0)
-                progress.advance(amount, name, f"{reads[0]:,} tokens")
+                progress.advance(amount, name, f"{parts[0].stop:,} tokens")
 
         try:
             yield see

@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedModel
+
 from .errors import UserError
 from .models.load import pick_device
 from .models.mechanism_code import code_source
+from .models.shape import blank
 from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
 from .probes.kind import Probe
 from .probes.options import Options, several
+from .readers.forked import unlike_forked, why_whole
 from .readers.opening import gives_of
 from .setting import Setting, settings_of
 from .store import Run, run_id_of
@@ -122,6 +126,22 @@ def kinds_of(each: Subject, setting: Setting) -> tuple[type[Any] | None, type[An
     asked = setting.attention or each.mechanism
     bias = each.bias if setting.position.instead is None else setting.position.bias
     return None if asked is None else asked.mechanism, biases().get(str(bias))
+
+
+def is_forked(plan: PlannedRun, model: PreTrainedModel | None, trust_remote_code: bool) -> bool:
+    """Tell whether what the prompts of a run share is read once, as far as that is known before it is proved.
+
+    model: the one that is run, None where it is not loaded.
+    """
+    if not plan.probe.wants or plan.subject.foreign is not None:
+        return False
+    if model is not None and unlike_forked(model, plan.probe.longest()) is not None:
+        return False
+    mechanism, _ = kinds_of(plan.subject, plan.setting)
+    turns = str(plan.setting.position.rope.scaling or "").startswith(("dynamic", "longrope"))
+    whole = turns or getattr(mechanism, "cache", "crop") == "whole"
+    built = model or (blank(plan.subject.source, trust_remote_code) if plan.subject.source else None)
+    return not whole and (built is None or why_whole(built) is None)
 
 
 def code_of(each: Subject, setting: Setting) -> dict[str, Any]:

@@ -91,7 +91,8 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
             stack.enter_context(inference(model))
         effective = stack.enter_context(setting(model, longest or None))
         probe.check(model, tokenizer)
-        proof = reader.prove(longest, probe.needs, effective.has_mechanism)
+        needs = probe.needs | (probe.wants & reader.gives)
+        proof = reader.prove(longest, needs, effective.has_mechanism)
         effective = effective.that_ran(proof.get("called"))
         common = {
             "model": each.label,

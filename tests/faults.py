@@ -739,8 +739,8 @@ def a_note_is_said_each_time(right, self, record):
 
 
 @fault("test_progress_counts_all", "cost.operations_of")
-def progress_counts_tokens(right, work, sequences, all_rows):
-    return float(sum(number * length for length, number in sequences.items()))
+def progress_counts_tokens(right, work, parts, all_rows):
+    return float(sum(number * (part.stop - part.start) for part, number in parts.items()))
 
 
 @fault("test_a_log_line_at_each", "progress.Progress.left")

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..errors import UserError
 from ..position.bias import Bias, NoPosition, biases
 from .files import source_of
-from .interface import IMPLEMENTATION, implementations, native_mechanism, refuse_unsupported, restore
+from .interface import IMPLEMENTATION, OURS, implementations, native_mechanism, refuse_unsupported, restore
 from .layers import WINDOW_KEYS, attends_both_ways, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
 from .projections import changes, hook, projections, unhook
@@ -168,7 +168,7 @@ def refuse_other_attention(module: nn.Module, _: Any) -> None:
     """Raise UserError where a layer is about to run an attention function that does not know its mechanism."""
     mechanism: Mechanism | None = getattr(module, "ssmax", None)
     named = getattr(getattr(module, "config", None), "_attn_implementation", IMPLEMENTATION)
-    if mechanism is not None and mechanism.active and named != IMPLEMENTATION:
+    if mechanism is not None and mechanism.active and named not in OURS:
         raise UserError(
             f"attention implementation {named!r}: it would drop the model's mechanism; choose {IMPLEMENTATION!r} again "
             f"(model.set_attn_implementation), or take the mechanism off: ssmax_eval.detach(model)"

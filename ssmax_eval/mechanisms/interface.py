@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
+from .behind import behind
 from .edit import Edit
 from .layers import attention_modules, layer_in, layer_indices, layer_list
 from .mechanism import Layer, Mechanism
@@ -31,6 +32,8 @@ from .registry import is_own
 from .seen import Seen, forward_of
 
 IMPLEMENTATION = "ssmax_eval"
+PACKED = "ssmax_eval_packed"  # of several texts in one forward (packed.py)
+OURS = (IMPLEMENTATION, PACKED)
 # transformers' own; what else a config names is a user's function, and the model's native mechanism
 STOCK_IMPLEMENTATIONS = (
     "eager",
@@ -79,13 +82,7 @@ def attention_forward(
     query (batch, heads, rows, head_dim); key, value (batch, key heads, keys, head_dim); attention_mask (batch, 1 or heads, rows,
     keys), bool or additive, or None. Returns the output (batch, rows, heads, head_dim). Raises UserError for what it would drop.
     """
-    if dropped := [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]:
-        raise UserError(
-            f"attention with {dropped[0]}: sdpa would drop it; use a model without, or leave mechanisms and masses out"
-        )
-    carried: Mechanism | None = getattr(module, "ssmax", None)
-    mechanism = carried if carried is not None and carried.active else SOFTMAX
-    biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
+    carried, mechanism, biased = standing(module, kwargs)
     watched: Watched | None = getattr(module, "watched", None)
     edit: Edit | None = vars(module).get("edit")
     seen = Seen(forward_of(module, query, key, attention_mask, **kwargs))
@@ -96,11 +93,15 @@ def attention_forward(
         with torch.autocast(query.device.type, enabled=False):
             query, key = mechanism.query(query, seen), mechanism.key(key, seen)
             query, attention_mask, seen = edited_by(edit, mechanism, query, key, seen)
-        output, none = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        if (before := seen.forward.before) and attention_mask is None:
+            front, own = (key[:, :, :before], value[:, :, :before]), (key[:, :, before:], value[:, :, before:])
+            output = behind(query, front, own, seen.scaling).transpose(1, 2)
+        else:
+            output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         if watched is not None:
             with torch.autocast(query.device.type, enabled=False):
                 watched.offer(recorded_of(mechanism, query, key, value, output, seen.at(watched.rows.to(query.device))))
-        return output, none
+        return output, None
     if mechanism is SOFTMAX and carried is not None:  # switched off, but not its position
         mechanism = Mechanism(carried.layer)
         mechanism.position_bias = carried.position_bias
@@ -117,6 +118,24 @@ def attention_forward(
                 offered = Recorded(mechanism, seen.at(keep), mechanism.join(value.float()), mixed, given=weights)
             watched.offer(offered)
     return out.transpose(1, 2).to(value.dtype).contiguous(), None
+
+
+def standing(module: nn.Module, given: Mapping[str, Any]) -> tuple[Mechanism | None, Mechanism, bool]:
+    """Return what a layer carries, what it attends with, and whether its position adds to the scores.
+
+    given: what the layer asks of attention besides. Raises UserError for what sdpa would drop.
+    """
+    if dropped := [name for name in ("softcap", "s_aux") if given.get(name) is not None]:
+        raise UserError(
+            f"attention with {dropped[0]}: sdpa would drop it; use a model without, or leave mechanisms and masses out"
+        )
+    carried: Mechanism | None = getattr(module, "ssmax", None)
+    mechanism = carried if carried is not None and carried.active else SOFTMAX
+    return (
+        carried,
+        mechanism,
+        carried is not None and carried.position_bias is not None and carried.position_bias.active,
+    )
 
 
 def edited_by(
@@ -195,20 +214,20 @@ def native_mechanism(model: PreTrainedModel) -> str:
 def mechanism_named(implementation: str | None) -> str:
     """Return what an attention implementation computes: softmax if it is transformers' own, else its name."""
     name = str(implementation or "eager")
-    if name not in (*STOCK_IMPLEMENTATIONS, IMPLEMENTATION):
+    if name not in (*STOCK_IMPLEMENTATIONS, *OURS):
         return name
     function = AttentionInterface._global_mapping.get(name, sdpa_attention_forward)
-    own = name == IMPLEMENTATION or str(getattr(function, "__module__", "")).startswith("transformers.")
+    own = name in OURS or str(getattr(function, "__module__", "")).startswith("transformers.")
     return "softmax" if own else f"own-{name}"  # a function that somebody put in its place
 
 
 @contextmanager
-def our_function(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block with our attention function in every layer; what the layers ran on comes back afterwards."""
+def our_function(model: PreTrainedModel, name: str = IMPLEMENTATION) -> Iterator[None]:
+    """Run a block with our attention function, or one of another name, in every layer; what they ran on comes back afterwards."""
     refuse_unsupported(model)
     before = implementations(model)
     try:
-        model.set_attn_implementation(IMPLEMENTATION)
+        model.set_attn_implementation(name)
         yield
     finally:
         restore(before)

@@ -40,7 +40,7 @@ class Forward:
     rows, keys: how many. attention_mask (batch, 1 or heads, rows, keys), bool or additive, or None. causal: whether sdpa,
     without a mask, lets row i see keys 0 to i. position_bias (batch or 1, heads or 1, rows, keys): what the model adds to its
     scores beside the mask. scaling: of the product. input (batch, rows, width): of the layer, None unless it is asked for.
-    dropout: of the weights, above 0 in training only.
+    dropout: of the weights, above 0 in training only. before: keys in front of the first row's own, where no mask says so.
     """
 
     rows: int
@@ -52,6 +52,7 @@ class Forward:
     position_bias: Tensor | None = None
     input: Tensor | None = None
     dropout: float = 0.0
+    before: int = 0
 
 
 class Seen:
@@ -111,7 +112,7 @@ class Seen:
         if given.rows == 1 or not given.causal:
             return (keys >= 0).expand(*self.index.shape, -1)[:, None]
         # sdpa's causal flag aligns the first row with the first key
-        return (keys <= self.index[..., None])[:, None]
+        return (keys <= self.index[..., None] + given.before)[:, None]
 
     @once
     def position(self) -> Tensor:
@@ -186,7 +187,7 @@ def visible_keys(seen: Seen) -> Tensor:
         return mask.sum(-1, dtype=torch.int32).clamp(min=1).float()  # int64 sums of bools take 40 times as long
     if given.rows == 1 or not given.causal:
         return torch.full((1, 1, seen.index.shape[-1]), given.keys, dtype=torch.float32, device=given.device)
-    return (seen.index + 1).float()[:, None]
+    return (seen.index + 1 + given.before).float()[:, None]
 
 
 def forward_of(module: Any, query: Tensor, key: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Forward:
@@ -203,4 +204,5 @@ def forward_of(module: Any, query: Tensor, key: Tensor, attention_mask: Tensor |
         position_bias=kwargs.get("position_bias"),
         input=vars(module).pop("layer_input", None),
         dropout=float(kwargs.get("dropout") or 0.0),
+        before=kwargs.get("before", 0),
     )

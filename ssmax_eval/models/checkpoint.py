@@ -27,7 +27,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import UserError
 from ..mechanisms.attach import attach, mechanisms_of
-from ..mechanisms.interface import IMPLEMENTATION
+from ..mechanisms.interface import IMPLEMENTATION, OURS
 from ..mechanisms.spelling import check_entry
 from ..position.learned import take_table_out
 from .sharing import fill, join, own_tables, separate
@@ -100,7 +100,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             fill(self, LOADING.get() or {}, missing_keys)
 
     def set_attn_implementation(self: PreTrainedModel, implementation: Any, *arguments: Any, **options: Any) -> None:
-        if implementation != IMPLEMENTATION and mechanisms_of(self):
+        if implementation not in OURS and mechanisms_of(self):
             raise dropping(implementation)
         plain_model.set_attn_implementation(self, implementation, *arguments, **options)
 

@@ -32,7 +32,8 @@ class Sample(Protocol):
 class Probe(Protocol):
     """What runs on a model: parameters, a plan of named samples, and a call that yields their rows.
 
-    name: its folder in the run store. schema: of its rows. needs: what a reader has to give. unit: what its samples are
+    name: its folder in the run store. schema: of its rows. needs: what a reader has to give. wants: what it makes use of where a
+    reader gives it. unit: what its samples are
     drawn in. sample_is: what one of them is called.
     all_rows: whether the logits of every token are made, for the cost that is said beforehand.
     """
@@ -44,6 +45,7 @@ class Probe(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
 
+    wants: frozenset[str] = frozenset()
     unit: str = "samples"
     sample_is: str = "sample"
     all_rows: bool = False
@@ -100,6 +102,10 @@ class Probe(Protocol):
     def reads(self, sample: Any) -> list[int]:
         """Return the tokens of each sequence that a sample's rows take, at most."""
         return [sample.context_length]
+
+    def shared(self, sample: Any) -> int:
+        """Return how many tokens of a sample's first sequence another one has read, about, where sequences are read forked."""
+        return 0
 
     def tokens(self, rows: Sequence[Fields]) -> int:
         """Return the tokens that stored rows stand for."""

@@ -30,7 +30,7 @@ def decoder_of(model: PreTrainedModel) -> nn.Module | None:
 
 
 @torch.inference_mode()
-def logits_of(model: PreTrainedModel, ids: Tensor, rows: slice, **options: Any) -> tuple[Tensor, Any]:
+def logits_of(model: PreTrainedModel, ids: Tensor, rows: slice | Tensor, **options: Any) -> tuple[Tensor, Any]:
     """Return the logits (batch, rows, vocabulary) of some rows of ids, and the decoder's whole output, or all logits.
 
     Only these rows reach the head, where the decoder's output is all that the head reads (head_is_apart).
@@ -44,7 +44,7 @@ def logits_of(model: PreTrainedModel, ids: Tensor, rows: slice, **options: Any) 
 
 
 @contextmanager
-def hidden_states(model: PreTrainedModel, head_rows: slice) -> Iterator[list[Any]]:
+def hidden_states(model: PreTrainedModel, head_rows: slice | Tensor) -> Iterator[list[Any]]:
     """Catch what the decoder hands to the head while the block runs; of it the head gets some rows only.
 
     This and not `logits_to_keep`: some models hand that on to their decoder, which then leaves rows out, and some do not
@@ -65,7 +65,7 @@ def hidden_states(model: PreTrainedModel, head_rows: slice) -> Iterator[list[Any
         hook.remove()
 
 
-def with_rows(output: Any, rows: slice) -> Any:
+def with_rows(output: Any, rows: slice | Tensor) -> Any:
     """Return a decoder's output with some of its rows."""
     if isinstance(output, tuple):
         return (output[0][:, rows], *output[1:])

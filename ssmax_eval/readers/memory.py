@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from ..data.prompts import Prompt
 from .answers import UNSCORED, Score
+from .forked import Trunk
 from .parts import smaller_chunk
 from .prefill import is_out_of_memory
 
@@ -15,6 +16,12 @@ class Scorer(Protocol):
     """Scores prompts of equal length, `chunk` tokens at a time."""
 
     def __call__(self, prompts: list[Prompt], chunk: int | None = None) -> list[Score]: ...
+
+
+class BranchScorer(Protocol):
+    """Scores prompts of any lengths from where they leave their trunk, the beginning that they share."""
+
+    def __call__(self, prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]: ...
 
 
 class InMemory:
@@ -45,3 +52,21 @@ class InMemory:
             return [{**UNSCORED, "error": "out of memory"}] * len(prompts)
         self.chunk = smaller
         return self(prompts)
+
+    def branches(self, score: BranchScorer, prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
+        """Score prompts as branches of a trunk; when memory runs out fewer together, then each whole."""
+        try:
+            return score(prompts, starts, trunk)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(prompts) == 1:
+            return self(prompts)
+        middle = len(prompts) // 2
+        return [
+            each
+            for half in (slice(None, middle), slice(middle, None))
+            for each in self.branches(score, prompts[half], starts[half], trunk)
+        ]

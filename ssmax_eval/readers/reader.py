@@ -11,6 +11,7 @@ from .answers import Score, Watch
 from .memory import Scorer
 
 ANSWERS, GENERATE, NLL, WEIGHTS, AGAIN = "answers", "generate", "nll", "weights", "rows read again"
+FORKED = "answers of prompts that begin alike"
 
 
 class Unread(Exception):
@@ -28,8 +29,8 @@ class Reader(Protocol):
 
     gives: what it can be asked for. answers: verdicts and nll of given answers. generate: what is written greedily. nll: of
     every token. weights: what every head does in chosen rows. rows read again: with queries multiplied or scores moved, over
-    one prefill. tokenizer: counts its prompts. model: the transformers model that it reads with; None for one that is not in
-    this process, or not seen.
+    one prefill. answers of prompts that begin alike: what they share is read once. tokenizer: counts its prompts. model: the
+    transformers model that it reads with; None for one that is not in this process, or not seen.
     """
 
     scoring: ClassVar[str]  # of given answers: forced, or masked

@@ -1,5 +1,6 @@
 """The reader of transformers models: on one device, or spread over several by a device map."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +11,11 @@ from ..data.prompts import Prompt
 from ..mechanisms.layers import reads_on
 from .again import Again
 from .answers import Score, Watch, forced, generate
+from .forked import Trunk, forked, unlike_forked
 from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
-from .reader import AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS, refuse_lacking
+from .reader import AGAIN, ANSWERS, FORKED, GENERATE, NLL, WEIGHTS, refuse_lacking
 
 
 class TransformersReader:
@@ -21,9 +23,10 @@ class TransformersReader:
 
     gives: what it can be asked for. answers: verdicts and nll of given answers from one forward. generate: greedy decoding. nll: of
     every token. weights: what every head does in chosen rows. rows read again: over one prefill, with queries multiplied.
+    answers of prompts that begin alike: what they share is read once.
     """
 
-    gives = frozenset({AGAIN, ANSWERS, GENERATE, NLL, WEIGHTS})
+    gives = frozenset({AGAIN, ANSWERS, FORKED, GENERATE, NLL, WEIGHTS})
     scoring: ClassVar[str] = "forced"  # how answers are scored
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -37,7 +40,8 @@ class TransformersReader:
         """
         refuse_lacking(self, needs)
         ours = mechanism or AGAIN in needs  # edits pass through our attention function
-        return preflight(self.model, self.tokenizer, longest, mechanism=ours, masses=WEIGHTS in needs)
+        found = preflight(self.model, self.tokenizer, longest, mechanism=ours, masses=WEIGHTS in needs)
+        return found | ({"forked": self.unlike_forked(longest) or "as whole"} if FORKED in needs else {})
 
     def inputs(self, prompt: Prompt) -> int:
         """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
@@ -46,6 +50,16 @@ class TransformersReader:
     def answers(self, prompts: list[Prompt], chunk: int | None = None, watch: Watch | None = None) -> list[Score]:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""
         return forced(self.model, self.tokenizer, prompts, chunk, watch)
+
+    def unlike_forked(self, longest: int) -> str | None:
+        """Return why prompts that begin alike are read whole, each for itself; None if reading them forked is the same."""
+        return unlike_forked(self.model, longest)
+
+    def forked(
+        self, prompts: list[Prompt], starts: list[int], trunk: Trunk, watches: Sequence[Watch] = ()
+    ) -> list[Score]:
+        """Score prompts as answers does, each from where it leaves the trunk (forked.forked)."""
+        return forked(self.model, self.tokenizer, prompts, starts, trunk, watches)
 
     def again(self, prompts: list[Prompt], start: int, chunk: int | None = None) -> Again:
         """Return prompts of equal length whose rows from `start` on can be read again and again (again.Again)."""

@@ -9,7 +9,8 @@ from torch import Tensor
 from ...data.prompts import Prompt
 from ...mechanisms.recorder import Recorded
 from ...readers.answers import Score
-from ...readers.memory import Scorer
+from ...readers.forked import Trunk
+from ...readers.memory import BranchScorer, Scorer
 from ...readers.reader import Reader
 from ...readers.transformers import TransformersReader
 
@@ -180,5 +181,16 @@ def masses_of(reader: Reader) -> Scorer:
     def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
         masses = AttentionMass(prompts, reader.inputs(prompts[0]))
         return [each | masses.of(i) for i, each in enumerate(reader.answers(prompts, chunk, masses))]
+
+    return score
+
+
+def branch_masses_of(reader: TransformersReader) -> BranchScorer:
+    """Return what scores prompts as branches of a trunk, and tells what every head does in their answers' rows."""
+
+    def score(prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
+        masses = [AttentionMass([prompt], reader.inputs(prompt)) for prompt in prompts]
+        scores = reader.forked(prompts, starts, trunk, masses)
+        return [each | watch.of(0) for each, watch in zip(scores, masses, strict=True)]
 
     return score

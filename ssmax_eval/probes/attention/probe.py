@@ -32,6 +32,8 @@ CHOSEN_ON = 16  # prompts of a length, at least
 class RestoreProbe(NeedleProbe):
     """A needle grid with masses whose attention is given back and taken away (restore.py)."""
 
+    forks = False
+
     @property
     def needs(self) -> frozenset[str]:
         return super().needs | {AGAIN}

@@ -59,6 +59,7 @@ class NeededScaleProbe(NeedleProbe):
         return NeededScaleRow
 
     needs = frozenset({ANSWERS, AGAIN})
+    forks = False
 
     def given(self, gives: frozenset[str]) -> "NeededScaleProbe | None":
         return self if self.needs <= gives else None

@@ -40,7 +40,7 @@ class GridOptions(Options):
     controls: Annotated[
         str | Sequence[str], Told("no-needle (guess rate), needle-only (ceiling).", "NAME,...", names)
     ] = ()
-    batch_size: Annotated[int | None, Told("Prompts in a forward pass.", "N|auto", auto)] = None
+    batch_size: Annotated[int | None, Told("Prompts in a forward pass that reads them whole.", "N|auto", auto)] = None
     plan: Annotated[int, Told("2: a trial is one haystack for all lengths and depths. 1: one a prompt.", "1|2")] = PLAN
     chunk: Chunk = None
     limit_tokens: LimitTokens = None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +17,7 @@ from ...errors import UserError
 from ...mechanisms.layers import reads_on
 from ...readers.answers import EXTRA_GENERATED_TOKENS
 from ...readers.memory import Scorer
-from ...readers.reader import ANSWERS, GENERATE, WEIGHTS, Reader
+from ...readers.reader import ANSWERS, FORKED, GENERATE, WEIGHTS, Reader
 from ...rows import Fields
 from ..attention.masses import masses_of
 from ..attention.rows import AttentionRow
@@ -28,6 +28,7 @@ from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS
 from ..kind import Probe
 from ..options import several
 from . import PROBE
+from .branches import branches, is_forked, shared, trials_of
 from .credit import credit
 from .options import GridOptions
 from .rows import NeedleRow
@@ -200,12 +201,24 @@ class NeedleProbe(Probe):
         """Yield the rows of each batch, the samples named in `done` left out.
 
         batch_size None picks one and halves it when memory runs out. Batches are cut from the whole plan, so that a
-        resumed run computes what an uninterrupted one does. claim tells of each whether it is this process's.
+        resumed run computes what an uninterrupted one does. claim tells of each whether it is this process's; a trial whose
+        prompts are read forked is one batch, whatever the batch size.
         """
         model, tokenizer = reader.model, reader.tokenizer
         self.check(model, tokenizer)
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
-        for _, group in itertools.groupby(self.plan(), key=lambda s: (s.control, s.context_length)):
+        plan = self.plan()
+        if self._shared and is_forked(reader, max(self.context_lengths)):
+            for samples in trials_of(plan):
+                if not claim() or all(self.has(sample, done) for sample in samples):
+                    continue
+                prompts = [self.prompt(tokenizer, sample) for sample in samples]
+                for together, read in branches(reader, score, prompts, self.attention_mass):
+                    batch, own = [samples[i] for i in together], [prompts[i] for i in together]
+                    if not all(self.has(sample, done) for sample in batch):
+                        yield self.scored(reader, batch, own, read(), done)
+            plan = [sample for sample in plan if sample.control == "needle-only"]
+        for _, group in itertools.groupby(plan, key=lambda s: (s.control, s.context_length)):
             samples = list(group)
             size = batch_size or prompts_at_once(model, samples[0].context_length)
             if samples[0].control == "needle-only":
@@ -215,15 +228,38 @@ class NeedleProbe(Probe):
                 if not claim() or all(self.has(sample, done) for sample in batch):
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in batch]
-                scores = score(prompts)
-                scoring = self.scoring if self.scoring == "generate" else reader.scoring
-                rows = [
-                    row | {"scoring": scoring}
-                    for sample, prompt, score in zip(batch, prompts, scores, strict=True)
-                    for row in self.rows(sample, prompt, score)
-                    if row["sample"] not in done
-                ]
-                yield rows
+                yield self.scored(reader, batch, prompts, score(prompts), done)
+
+    def scored(
+        self, reader: Reader, samples: list[Sample], prompts: list[Prompt], scores: list[Fields], done: Collection[str]
+    ) -> list[Fields]:
+        """Return the rows of prompts that were scored, those named in `done` left out."""
+        scoring = self.scoring if self.scoring == "generate" else reader.scoring
+        return [
+            row | {"scoring": scoring}
+            for sample, prompt, score in zip(samples, prompts, scores, strict=True)
+            for row in self.rows(sample, prompt, score)
+            if row["sample"] not in done
+        ]
+
+    # whether the scorer reads branches; those that read rows again do not
+    forks: ClassVar[bool] = True
+
+    @cached_property
+    def _shared(self) -> dict[Sample, int]:
+        several = self.needle.task in ("multivalue", "multiquery")  # whose facts are all this prompt's own
+        if not self.forks or self.scoring != "forced" or self.plan_version < 2 or self.chunk is not None or several:
+            return {}
+        return shared(self.plan(), self.needle.has_others, self.attention_mass)
+
+    @property
+    def wants(self) -> frozenset[str]:  # type: ignore[override]
+        """What it makes use of where a reader gives it."""
+        return frozenset({FORKED} if self._shared else ())
+
+    def shared(self, sample: Sample) -> int:
+        """Return how many tokens of a sample's prompt another one has read, about."""
+        return self._shared.get(sample, 0)
 
     def scorer(self, reader: Reader) -> Scorer:
         """Return what scores prompts of equal length with a reader."""

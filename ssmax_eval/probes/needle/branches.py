@@ -1,0 +1,99 @@
+"""Prompts of a trial as branches of their haystack: which ones a grid's lengths and depths foretell, and how they are read."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
+
+from ...data.prompts import Prompt
+from ...mechanisms.layers import reads_on
+from ...readers.answers import Score, last_part
+from ...readers.forked import PACK_ROWS, walks
+from ...readers.memory import InMemory
+from ...readers.reader import FORKED, InOrder, Reader
+from ...readers.transformers import TransformersReader
+from ..attention.masses import HAYSTACK_TOKENS, branch_masses_of, haystack_ends
+
+PAYS = 0.8  # of the tokens: a grid that reading it forked spares less of is read whole
+BESIDE = 64  # tokens of needle, question and answer, about
+
+
+class Planned(Protocol):
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def depth_percent(self) -> float: ...
+    @property
+    def trial(self) -> int: ...
+    @property
+    def control(self) -> str | None: ...
+
+
+S = TypeVar("S", bound=Planned)
+
+
+def shared(plan: Sequence[S], by_length: bool, masses: bool) -> dict[S, int]:
+    """Return how many tokens of each sample's prompt another one has read, about; {} where reading so would not pay.
+
+    by_length: whether only prompts of one length share their haystack. masses: whether attention is looked at, and with it the
+    last haystack tokens. The trunk of a trial counts as part of its longest prompt, of those the one that shares most.
+    """
+    tail = HAYSTACK_TOKENS if masses else 0
+    groups: dict[Hashable, list[S]] = defaultdict(list)
+    for sample in plan:
+        if sample.control != "needle-only":
+            groups[sample.trial, sample.context_length if by_length else 0].append(sample)
+    found: dict[S, int] = {}
+    for group in groups.values():
+        starts = {sample: start_of(sample, tail) for sample in group}
+        first = max(group, key=lambda sample: (starts[sample], sample.context_length))
+        found |= starts | {first: 0}
+    whole = sum(sample.context_length for sample in found)
+    return found if sum(found.values()) >= (1 - PAYS) * whole and whole else {}
+
+
+def start_of(sample: Planned, tail: int) -> int:
+    """Return where a prompt's own part begins, about: with its needle, or with its question."""
+    haystack = max(0, sample.context_length - BESIDE)
+    place = haystack if sample.control else round(sample.depth_percent / 100 * haystack)
+    return max(0, min(place, haystack - tail))
+
+
+def is_forked(reader: Reader, longest: int) -> bool:
+    """Tell whether a reader can read prompts forked without changing a number of its model."""
+    if not isinstance(reader, TransformersReader) or FORKED not in reader.gives:
+        return False
+    return reader.unlike_forked(longest) is None
+
+
+def trials_of(plan: Sequence[S]) -> list[list[S]]:
+    """Return the samples of each trial that have a haystack, in the plan's order."""
+    found: dict[int, list[S]] = {}
+    for sample in plan:
+        if sample.control != "needle-only":
+            found.setdefault(sample.trial, []).append(sample)
+    return [found[trial] for trial in sorted(found)]
+
+
+def branches(
+    reader: Reader, score: InOrder, prompts: list[Prompt], masses: bool
+) -> Iterator[tuple[list[int], Callable[[], list[Score]]]]:
+    """Yield the indices of the prompts of a trial that are read together, and what scores them.
+
+    Which those are hangs on the tokens of all of the trial's prompts, and not on which of them are done. score: scores a prompt
+    whole where memory runs out. masses: tell what every head does, too.
+    """
+    assert isinstance(reader, TransformersReader)
+    assert isinstance(score, InMemory)
+    rows = PACK_ROWS[reads_on(reader.model).type]
+    read = branch_masses_of(reader) if masses else reader.forked
+    for walk in walks(prompts, [latest(prompt, masses) for prompt in prompts]):
+        for pack in walk.packs(prompts, rows):
+            indices = [branch.index for branch in pack]
+            own, starts = [prompts[i] for i in indices], [branch.start for branch in pack]
+            yield indices, partial(score.branches, read, own, starts, walk.trunk)
+
+
+def latest(prompt: Prompt, masses: bool) -> int:
+    """Return where a prompt's own part begins at the latest, which holds every row that is looked at."""
+    return last_part(len(prompt.ids) - 1 - prompt.answer_length, haystack_ends([prompt]) if masses else [])

@@ -1,0 +1,241 @@
+"""Prompts read as branches of one trunk: the scores, masses and rows of whole reading, fewer tokens, whoever reads them."""
+
+import itertools
+import json
+import re
+
+import pytest
+import torch
+from test_prefill import JAMBA, close
+from tiny import build, needed_by
+
+from ssmax_eval import api
+from ssmax_eval.data.needles import Needle
+from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.mechanisms.behind import behind
+from ssmax_eval.position.rope import rope_scaled
+from ssmax_eval.probes.attention.masses import AttentionMass, masses_of
+from ssmax_eval.probes.needle.branches import latest
+from ssmax_eval.probes.needle.probe import NeedleProbe
+from ssmax_eval.readers.forked import PACK_ROWS, Trunk, tokens_of, unlike_forked, walks
+from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.results import find_runs
+from ssmax_eval.setting import Setting
+
+LENGTHS, DEPTHS = (160, 300), (0, 25, 50, 75, 100)
+GRID = {"context_lengths": LENGTHS, "depth_percents": DEPTHS, "trials": 2}
+WINDOW = {"sliding_window": 32}
+
+
+def model_of(family, attention="softmax", **changes):
+    model = build(family, **{"vocab_size": 1024, "max_position_embeddings": 1024} | needed_by(attention) | changes)
+    if attention != "softmax":
+        attach(model, attention)
+    return model
+
+
+def trial(tokenizer, **changes):
+    probe = NeedleProbe(**GRID | {"trials": 1} | changes)
+    return probe, [probe.prompt(tokenizer, sample) for sample in probe.plan()]
+
+
+def both_ways(model, tokenizer, prompts, latest):
+    """Return the scores of whole reading and of branches, with masses, prompt by prompt."""
+    reader = TransformersReader(model, tokenizer)
+    whole, branches = [], [None] * len(prompts)
+    for prompt in prompts:
+        whole += masses_of(reader)([prompt])
+    for walk in walks(prompts, latest):
+        for pack in walk.packs(prompts, 500):
+            own, starts = [prompts[each.index] for each in pack], [each.start for each in pack]
+            masses = [AttentionMass([prompt], len(prompt.ids) - 1) for prompt in own]
+            for each, watch, score in zip(pack, masses, reader.forked(own, starts, walk.trunk, masses), strict=True):
+                branches[each.index] = score | watch.of(0)
+    return whole, branches
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "changes"),
+    [
+        ("Llama", "softmax", {}),
+        ("Llama", "ssmax", {}),
+        ("Llama", "entmax-1.5", {}),
+        ("Llama", "lssa", {}),
+        ("Qwen3", "ssmax", {}),
+        ("Gemma3Text", "softmax", WINDOW),
+        ("Gemma3Text", "ssmax", WINDOW),
+        ("Mistral", "softmax", WINDOW),
+        ("GPTNeoX", "learned-p", {}),
+        ("GPT2", "softmax", {}),
+        ("DeepseekV3", "softmax", {}),
+        ("Qwen3Moe", "softmax", {}),
+    ],
+)
+def test_branches_score_as_whole_prompts(family, attention, changes, tokenizer):
+    model = model_of(family, attention, **changes)
+    _, prompts = trial(tokenizer)
+    with Setting()(model):
+        assert unlike_forked(model, max(LENGTHS)) is None
+        whole, branches = both_ways(model, tokenizer, prompts, [latest(prompt, True) for prompt in prompts])
+    close(branches, whole)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("apart", [True, False])
+def test_rows_behind_keys_are_softmax_attention(groups, dtype, apart):
+    """Of float64 with its mask written out: joined by logsumexp, and with sdpa's own mask where a gradient is wanted."""
+    drawn = torch.Generator().manual_seed(0)
+    query, *pairs = (
+        torch.randn(1, heads, length, 16, generator=drawn)
+        for heads, length in [(6, 7), *[(6 // groups, 20)] * 2, *[(6 // groups, 7)] * 2]
+    )
+    front, own = pairs[:2], pairs[2:]
+    mask = torch.ones(7, 27).tril(20).bool()
+    key, value = (torch.cat(each, 2).repeat_interleave(groups, 1).double() for each in zip(front, own, strict=True))
+    wanted = ((query.double() @ key.mT * 0.3).masked_fill(~mask, -torch.inf).softmax(-1)) @ value
+    with torch.set_grad_enabled(not apart):
+        found = behind(query.to(dtype), [x.to(dtype) for x in front], [x.to(dtype) for x in own], 0.3)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6 if dtype == torch.float32 else 2e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "changes", "why"),
+    [
+        ("Llama", "cca:g=4,s=8", {}, "it reads whole sequences only"),
+        ("Jamba", "softmax", JAMBA, "its numbers in branches differ"),
+    ],
+)
+def test_what_reads_whole_texts_only_is_read_whole(family, attention, changes, why, tokenizer, tmp_path):
+    model = model_of(family, **changes)
+    rows, record = run(tmp_path / "forked", model, tokenizer, attention=attention)
+    assert why in record["preflight"]["forked"]
+    plain, _ = run(tmp_path / "whole", model, tokenizer, attention=attention, chunk=max(LENGTHS))
+    assert rows == plain
+
+
+def test_rope_that_turns_is_read_whole(tokenizer):
+    model = model_of("Llama")
+    with rope_scaled(model, 1.0, None, "dynamic:4", longest=2000):
+        assert unlike_forked(model, 300) == "its RoPE (dynamic) turns by the length of each forward"
+
+
+def run(folder, model, tokenizer, batch_size=None, done=(), claims=None, **changes):
+    """Return the rows of a grid's run by name, as they are stored, and its record."""
+    api.needle(
+        {"tiny": (model, tokenizer)},
+        output_path=folder,
+        device="cpu",
+        dtype="float32",
+        batch_size=batch_size,
+        **GRID | changes,
+    )
+    (found,) = find_runs(folder)
+    # a model in memory has another one after its first recording
+    lines = re.sub('"fingerprint": "[0-9a-f]+", ', "", found.rows_path.read_text()).splitlines()
+    return {json.loads(line)["sample"]: line for line in lines}, found.record()
+
+
+@pytest.mark.parametrize("masses", [False, True])
+def test_rows_are_whole_readings_whatever_was_done_before(masses, tokenizer, tmp_path, monkeypatch):
+    """Stopped in the middle of a trial, with another batch size, by one process or two: the same bytes; whole reading's to rounding."""
+    model = model_of("Llama")
+    given = {"controls": ("no-needle", "needle-only"), "attention_mass": masses, "attention": "ssmax"}
+    given |= {"context_lengths": (300, 600)} if masses else {}
+    monkeypatch.setitem(PACK_ROWS, "cpu", 500)  # several packs a trial
+    rows, record = run(tmp_path / "once", model, tokenizer, **given)
+    assert record["preflight"]["forked"] == "as whole"
+    assert len(rows) == 2 * (10 + 2 + 1)
+    assert record["tokens"] == sum(json.loads(row)["context_length"] for row in rows.values())
+    assert run(tmp_path / "small", model, tokenizer, batch_size=1, **given)[0] == rows
+    # stopped: half of the lines of one trial's middle pack are there
+    (started,) = find_runs(tmp_path / "small")
+    started.record_path.unlink()
+    lines = started.rows_path.read_text().splitlines(keepends=True)
+    started.rows_path.write_text("".join(lines[3:9]))
+    assert run(tmp_path / "small", model, tokenizer, **given)[0] == rows
+    whole, _ = run(tmp_path / "whole", model, tokenizer, chunk=max(LENGTHS), **given)
+    assert whole.keys() == rows.keys()
+    close([json.loads(rows[name]) for name in whole], [json.loads(row) for row in whole.values()])
+
+
+def test_processes_share_trials(tokenizer):
+    model, probe = model_of("Llama"), NeedleProbe(**GRID | {"controls": ("needle-only",)})
+    reader = TransformersReader(model, tokenizer)
+    with Setting()(model):
+        alone = [row for batch in probe(reader) for row in batch]
+        shares = []
+        for mine in (True, False):
+            turns = itertools.cycle([mine, not mine])
+            shares.append([row for batch in probe(reader, claim=turns.__next__) for row in batch])
+    assert len(shares[0]) == len(shares[1]) == len(alone) / 2
+    by_name = {row["sample"]: row for row in alone}
+    assert all(by_name[row["sample"]] == row for row in itertools.chain(*shares))
+
+
+def test_what_is_shared_is_read_once_and_foretold(tokenizer, capsys, tmp_path, caplog):
+    """The tokens that forwards read are those that walks count, and about those that are said beforehand."""
+    model, read = model_of("Llama"), []
+    lengths = {"context_lengths": (256, 512, 1024), "depth_percents": range(0, 101, 10), "trials": 1}
+    probe, prompts = trial(tokenizer, **lengths)
+    found = walks(prompts, [latest(prompt, False) for prompt in prompts])
+    counted = sum(tokens_of(walk, prompts) for walk in found)
+    assert len(found) == 1
+    assert counted < 0.66 * sum(probe.reads(sample)[0] for sample in probe.plan())
+    hook = model.register_forward_pre_hook(
+        lambda m, given, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    with Setting()(model):
+        reader = TransformersReader(model, tokenizer)
+        unlike_forked(model, 1024)
+        read.clear()
+        list(probe(reader))
+    hook.remove()
+    assert sum(read) == counted
+    run(tmp_path, model, tokenizer, **lengths)
+    (said,) = re.findall(r"cost: .*; ([\d,]+) tokens, 1,024 in the longest", caplog.text + capsys.readouterr().err)
+    assert int(said.replace(",", "")) == pytest.approx(counted, rel=0.1)
+
+
+def test_prompts_with_facts_of_their_length_share_by_length(tokenizer):
+    """Of multikey the other cities' facts stand at shares of the haystack: elsewhere at each length."""
+    probe, prompts = trial(tokenizer, needle=Needle("multikey"), context_lengths=(300, 400))
+    found = walks(prompts, [latest(prompt, False) for prompt in prompts])
+    assert len(found) == 2
+    assert sorted(each.index for walk in found for each in walk.branches) == list(range(len(prompts)))
+    for walk in found:
+        for each in walk.branches:
+            assert prompts[each.index].ids[: each.start] == walk.trunk.ids[: each.start]
+    assert probe.wants
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth_percents": (0,)},
+        {"scoring": "generate"},
+        {"plan_version": 1},
+        {"chunk": 100},
+        {"needle": Needle("multiquery")},
+    ],
+)
+def test_grids_that_share_little_are_read_whole(changes):
+    assert NeedleProbe(**GRID).wants
+    assert not NeedleProbe(**GRID | changes).wants
+
+
+def test_out_of_memory_reads_fewer_branches_then_whole_prompts(tokenizer):
+    model, sizes = model_of("Llama"), []
+    _, prompts = trial(tokenizer)
+    reader = TransformersReader(model, tokenizer)
+
+    def full(*given):
+        sizes.append(len(given[0]))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    score = reader.in_memory(reader.answers, True)
+    pack = prompts[:2]
+    found = score.branches(full, pack, [0, 10], Trunk(prompts[1].ids[:10]))
+    assert sizes == [2, 1, 1]
+    assert found == [reader.answers([prompt])[0] for prompt in pack]
