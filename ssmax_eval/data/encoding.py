@@ -44,6 +44,20 @@ class Encoder:
             )
         return [ids[head:] for ids in every]
 
+    def bare(self, text: str) -> list[int]:
+        """Return the ids of a text as it is, nothing in front of it: special tokens that it spells are themselves."""
+        return self._ids([text])[0] if text else []
+
+    def opened(self, header: str, ids: list[int]) -> list[int]:
+        """Return the ids of a sentence as it stands directly behind a header, without its joiner. Raises UserError where they merge."""
+        start, whole = self.bare(header), self.bare(header + self.decode(ids).lstrip())
+        if whole[: len(start)] != start:
+            raise UserError(
+                f"tokenizer {type(self.tokenizer).__name__}: it merges the end of the chat template's header with the text behind it; "
+                "give another template, or none"
+            )
+        return whole[len(start) :]
+
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
