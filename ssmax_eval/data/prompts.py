@@ -105,7 +105,7 @@ def laid(
     draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
-    prefix = encoder.prefix if turn is None else encoder.bare(turn.header)
+    prefix = encoder.prefix if turn is None else encoder.header(turn.header)
     if haystack_seed is None and encoder.prefix not in ([], [tokenizer.bos_token_id]):
         raise UserError(
             f"plan 1: it knows a bos_token in front of a prompt and nothing else, but {type(tokenizer).__name__} puts "
