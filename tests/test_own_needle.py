@@ -239,3 +239,13 @@ def test_long_prompts_are_held_against_the_needle_alone(tmp_path):
         [*np.quantile(long / alone, [0.025, 0.975])], abs=0.03
     )
     assert ceilings(with_series(pd.DataFrame(rows[10:]))).empty
+
+
+def test_the_file_of_the_documentation_is_one(tmp_path):
+    page = (HERE.parent / "docs/probes.md").read_text()
+    file = tmp_path / "house.yaml"
+    file.write_text(re.search(r"```yaml\n(.*?)```", page, re.S)[1])
+    needle = read(str(file))
+    assert (len(needle.facts), len(needle.keys), needle.needles, needle.is_indirect) == (2, 3, 2, True)
+    named = re.search(r"Ready are (.*?)\.", page, re.S)[1]
+    assert sorted(re.findall(r"`(\w+)`", named)) == ready_names()
