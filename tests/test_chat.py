@@ -11,8 +11,8 @@ from tiny import build
 import ssmax_eval
 from ssmax_eval.data.chat import Chat, chat_asked, parted
 from ssmax_eval.data.haystacks import haystack
+from ssmax_eval.data.needle_files import read
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.data.own import read
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.needle.probe import NeedleProbe

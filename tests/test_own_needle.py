@@ -10,8 +10,8 @@ import pytest
 
 import ssmax_eval
 from ssmax_eval.data.haystacks import haystack
+from ssmax_eval.data.needle_files import own_needle, read, ready_names
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.data.own import own_needle, read, ready_names
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.unknown import refuse_unknown
 from ssmax_eval.errors import UserError

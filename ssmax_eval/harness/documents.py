@@ -17,8 +17,8 @@ from ..data.chat import NONE as NO_CHAT
 from ..data.chat import chat_asked
 from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
+from ..data.needle_files import own_needle
 from ..data.needles import Needle
-from ..data.own import own_needle
 from ..data.prompts import Prompt, sha256_of
 from ..data.unknown import refuse_unknown
 from ..data.vocabulary import CHOICES

@@ -1,7 +1,8 @@
 """What options ask for in words: a needle of one's own."""
 
+from ...data.needle_files import own_needle
 from ...data.needles import Needle
-from ...data.own import OwnNeedle, own_needle
+from ...data.own import OwnNeedle
 from ...errors import UserError
 from .options import GridOptions
 
