@@ -37,6 +37,8 @@ def describe_model(
         "native_attention": each.native_attention,
         "dtype": str(model.dtype).removeprefix("torch."),
         "dtype_requested": dtype,
+        # as far as a tokenizer tells: makers of base models leave the template out, most of them
+        "kind": "instruct" if getattr(tokenizer, "chat_template", None) else "base",
         **counts,
         "training": None if each.source is None else describe_training(each.source),
     }

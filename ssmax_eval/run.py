@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cost import Forecast
 from .environment import command, environment, peak_memory
@@ -74,6 +74,8 @@ def run_probes(
                 reader = open_reader(each, options)
                 for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
                     probe.check(reader.model, reader.tokenizer)
+                if reader.model is not None and processes.is_first:
+                    advise([own[i].probe for i in missing], each.label, reader.tokenizer)
                 for i in missing:
                     execute(own[i], reader, how[i], forecast, processes)
     return [plan.run for plan in plans]
@@ -119,6 +121,7 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
         record = {
             "probe": probe.name,
             "parameters": probe.parameters(),
+            **probe.told(tokenizer),
             "model": described,
             **effective.record(model),
             "reader": reader.describe(),
@@ -134,6 +137,12 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
             "peak_memory_bytes": peak_memory(model),
         }
         run.finish(record)
+
+
+def advise(probes: Sequence[Probe], label: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Say once what a user should know of asking these probes of a model."""
+    for advice in dict.fromkeys(filter(None, (probe.advice(tokenizer) for probe in probes))):
+        logging.getLogger(__name__).warning("ssmax-eval: note: model %r: %s", label, advice)
 
 
 @contextmanager

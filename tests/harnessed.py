@@ -16,8 +16,9 @@ with warnings.catch_warnings():
 
     from ssmax_eval.harness import tasks_path
     from ssmax_eval.harness.model import SSMaxLM
+    from ssmax_eval.harness.requests import prompt_of
 
-__all__ = ["HFLM", "Instance", "SSMaxLM", "TaskManager", "get_model", "tasks_path"]
+__all__ = ["HFLM", "Instance", "SSMaxLM", "TaskManager", "get_model", "prompt_of", "tasks_path"]
 LOADED = dict(device="cpu", trust_remote_code=True)
 
 

@@ -199,12 +199,12 @@ def api_tokenizer(checkpoint):
 @pytest.mark.parametrize(
     ("name", "probe", "own", "hers"),
     [
-        ("needle", NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version"}),
+        ("needle", NeedleProbe, {"attended", "blow_up"}, {"needle", "plan_version", "chat"}),
         (
             "attention",
             NeedleProbe,
             {"attended", "blow_up"},
-            {"needle", "plan_version", "scoring", "attention_mass"},
+            {"needle", "plan_version", "chat", "scoring", "attention_mass"},
         ),
         ("loss", LossProbe, set(), set()),
     ],

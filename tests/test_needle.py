@@ -11,7 +11,8 @@ from tiny import build
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.errors import UserError
-from ssmax_eval.probes.needle.probe import NeedleProbe, Sample, credit
+from ssmax_eval.probes.needle.credit import credit
+from ssmax_eval.probes.needle.probe import NeedleProbe, Sample
 from ssmax_eval.readers.answers import forced, generate, score_rows
 from ssmax_eval.readers.transformers import TransformersReader
 

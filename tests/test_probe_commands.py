@@ -88,7 +88,7 @@ def test_json_of_all_probes(capsys, checkpoint, tmp_path):
     )  # fmt: skip
     assert code == 0
     found = json.loads(out)
-    prompts = {"cells", "fading", "causes", "effective_lengths", "comparison", "headline", "verdict"}
+    prompts = {"cells", "fading", "causes", "ceilings", "effective_lengths", "comparison", "headline", "verdict"}
     scale = {"needed_scale", "scale_laws", "scale_growth", "needed_s"}
     assert set(found) == {"runs", "failed", "loss", "context_gain", "report", *prompts, *scale}
     assert found["failed"] == 0

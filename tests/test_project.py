@@ -19,6 +19,8 @@ TOOLS = ("test", "browser")
 # declared, though ssmax_eval/ does not import it, and why
 NOT_IMPORTED: dict[str, str] = {}  # what is declared and not imported here, and why
 
+DISTRIBUTIONS = {"yaml": "pyyaml"}  # of modules that are named otherwise
+
 
 def plain(name):
     """Return a distribution's or module's name in the one form that both can take."""
@@ -38,7 +40,8 @@ def imported():
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             for name in names:
-                found[plain(name.partition(".")[0])].add(str(file.relative_to(ROOT)))
+                module = plain(name.partition(".")[0])
+                found[DISTRIBUTIONS.get(module, module)].add(str(file.relative_to(ROOT)))
     ours = {"ssmax_eval", *map(plain, sys.stdlib_module_names)}
     return {name: files for name, files in found.items() if name not in ours}
 

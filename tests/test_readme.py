@@ -1,6 +1,7 @@
 """What the README and the pages of docs/ say can be run, is there, and is reached by links."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,10 @@ def here(stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
+    shutil.copy(Path(__file__).parent / "german.txt", tmp_path / "geschichte.txt")
+    (tmp_path / "mine.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}\nassistant: "
+    )
     (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
     before = dict(mechanisms()), dict(biases())
@@ -94,7 +99,7 @@ def here(stored, tmp_path, monkeypatch):
 def prepared(line, checkpoint):
     for reference in ("./my-model", "meta-llama/Llama-3.2-1B", "smollm2-135m"):
         line = line.replace(reference, str(checkpoint))
-    words = line.replace("study/", f"{ROOT}/results/models/study/").split()[1:]
+    words = shlex.split(line.replace("study/", f"{ROOT}/results/models/study/"))[1:]
     if words[0] == "train":
         if "--jobs" in words:  # side by side: test_training.py; a process of its own is seconds of imports
             words[words.index("--jobs") + 1] = "1"

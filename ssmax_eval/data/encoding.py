@@ -12,6 +12,7 @@ from .haystacks import Haystack
 SENTENCES_AT_ONCE = 64
 EXTRA_SENTENCES = 200  # how far beyond the length a window looks for tokens that come out even
 LONGEST_FILL = 16  # spaces or empty lines in front; beyond, a script without words is cut at any token
+FIRST = ("The", "a", "1", '"', "北")  # what a text can begin with, to see whether a header's end merges with it
 LEFT_OUT_TRIED = 20  # sentences of a cut window that may be left out, the last ones
 SENTENCES_TRIED = 1000  # where it looks for the ones to leave out: its last so many
 
@@ -43,6 +44,27 @@ class Encoder:
                 f"tokenizer {type(self.tokenizer).__name__}: it merges tokens across sentence ends, which needles cannot stand"
             )
         return [ids[head:] for ids in every]
+
+    def bare(self, text: str) -> list[int]:
+        """Return the ids of a text as it is, nothing in front of it: special tokens that it spells are themselves."""
+        return self._ids([text])[0] if text else []
+
+    def header(self, text: str) -> list[int]:
+        """Return the ids of a chat template's header, without white space at its end that goes with the first word behind it."""
+        for start in (text, text.rstrip(" "), text.rstrip()):
+            ids = self.bare(start)
+            if all(self.bare(text + first)[: len(ids)] == ids for first in FIRST):
+                return ids
+        raise UserError(
+            f"tokenizer {type(self.tokenizer).__name__}: it merges the end of the chat template's header with the text behind it; "
+            "give another template, or none"
+        )
+
+    def opened(self, text: str, ids: list[int]) -> list[int]:
+        """Return the ids of a sentence as it stands directly behind a header, without its joiner."""
+        start, whole = self.header(text), self.bare(text + self.decode(ids).lstrip())
+        assert whole[: len(start)] == start
+        return whole[len(start) :]
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

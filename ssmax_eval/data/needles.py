@@ -5,12 +5,14 @@ import string
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import UserError, nearest
 from .haystacks import Haystack
 from .vocabulary import CHOICES, CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
 TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall", "choice")
+LISTED = ("multivalue", "multiquery")  # their answers are several values
 VALUES = ("number", "word", "uuid")
 # task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
 RECALL_CITIES = CITIES[:16]
@@ -32,6 +34,37 @@ class Draw:
     answer: str
     ordered: bool = False
     gap: str = " "
+
+
+class Asked(Protocol):
+    """What a prompt asks for: a task of ours (Needle), or a needle of one's own (own.OwnNeedle).
+
+    task, value, needles: what its rows say of it. has_others: whether other facts are part of the haystack. is_indirect:
+    whether the question has other words than the fact, so that a short prompt's score is what long ones are held against.
+    """
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    @property
+    def needles(self) -> int: ...
+    @property
+    def has_others(self) -> bool: ...
+    @property
+    def is_indirect(self) -> bool: ...
+
+    def draw(self, rng: random.Random) -> Draw:
+        """Draw one prompt of plan 1."""
+        ...
+
+    def draw_in_trial(self, trial: random.Random, cell: random.Random) -> Draw:
+        """Draw one prompt of plan 2: the haystack's facts are the trial's, what is asked for is the cell's."""
+        ...
+
+    def spoken(self) -> dict[str, str]:
+        """Return keys and values that can be drawn, each in a fact of its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +91,11 @@ class Needle:
             most = len(CHOICES)  # no two cities choose the same
         if not 2 <= self.needles <= most:
             raise UserError(f"needles {self.needles}: allowed are 2 to {most}")
+
+    @property
+    def is_indirect(self) -> bool:
+        """Whether the question has other words than the fact."""
+        return False
 
     @property
     def has_others(self) -> bool:
@@ -210,6 +248,6 @@ class DigitLines:
         return None
 
 
-def haystack_for(draw: Draw, needle: Needle, given: Haystack) -> Haystack:
+def haystack_for(draw: Draw, needle: Asked, given: Haystack) -> Haystack:
     """Return the haystack of a trial: the given one, but for ABCDigits, which is its own."""
     return DigitLines(draw.question[0]) if needle.task == "digits" else given

@@ -3,17 +3,19 @@
 import hashlib
 import random
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .chat import Chat, Turn
 from .encoding import Encoder
 from .haystacks import Haystack
-from .needles import FAR_OFF, Needle, haystack_for
+from .needles import FAR_OFF, LISTED, Asked, haystack_for
 from .windows import Window
 
 CONTROLS = ("no-needle", "needle-only")
+TRIES = 4  # to fit a chat's first sentence, which has other tokens behind the header than behind another sentence
 LONG_SENTENCE = 64  # tokens: a needle stays out of sentences that are shorter, however short the context
 
 
@@ -24,7 +26,8 @@ class Prompt:
     Spans are [start, end) in token positions: the needle's sentence, and the value's tokens inside it; None without needle.
     realised_depth_percent is the share of the context in front of the needle. question_start: where the context ends.
     haystack_start: the sentence of its source that the haystack begins with, None where text is made for each prompt;
-    haystack_sentences: how many it has. values: where each asked value stands in the answer, in its tokens.
+    haystack_sentences: how many it has. values: where each asked value stands in the answer, in its tokens. chat: the template
+    that it is a chat of, as rows name it; None without one.
     """
 
     ids: list[int]
@@ -41,6 +44,7 @@ class Prompt:
     haystack_start: int | None
     haystack_sentences: int
     values: tuple[tuple[int, int], ...] = ()
+    chat: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -54,40 +58,68 @@ def sha256_of(ids: list[int]) -> str:
 
 def assemble(
     tokenizer: PreTrainedTokenizerBase,
-    needle: Needle,
+    needle: Asked,
     source: Haystack,
     context_length: int,
     depth_percent: float,
     seed: str,
     control: str | None = None,
     haystack_seed: str | None = None,
+    chat: Chat | None = None,
 ) -> Prompt:
     """Build one prompt of exactly context_length tokens, the needle at the sentence end nearest to depth_percent.
 
     seed decides what is drawn, so equal tokenizers get equal ids. haystack_seed (plan 2): decides the haystack instead, what
     of it can be shared by other lengths and depths first; where a long sentence keeps the needle more than 5 points from
     its depth, it stands at the nearest word or character. control: `no-needle` leaves the asked facts out (the guess rate),
-    `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). Raises UserError if
-    context_length cannot hold the facts, the question and the answer.
+    `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). chat: haystack and question
+    are a user's message, and the answer follows the assistant's header; all that its template adds counts. Raises UserError
+    if context_length cannot hold the facts, the question and the answer.
     """
+    turn = None if chat is None else chat.turn(tokenizer)
+    room = context_length
+    for _ in range(TRIES):
+        prompt = laid(tokenizer, needle, source, room, depth_percent, seed, control, haystack_seed, turn)
+        if control == "needle-only" or len(prompt.ids) == context_length:
+            return prompt if chat is None else replace(prompt, chat=chat.told(tokenizer))
+        room += context_length - len(prompt.ids)
+    raise UserError(
+        f"context length {context_length}: with this chat template and tokenizer no prompt comes out at it; give another length"
+    )
+
+
+def laid(
+    tokenizer: PreTrainedTokenizerBase,
+    needle: Asked,
+    source: Haystack,
+    context_length: int,
+    depth_percent: float,
+    seed: str,
+    control: str | None,
+    haystack_seed: str | None,
+    turn: Turn | None,
+) -> Prompt:
+    """Build a prompt as assemble says; with a turn as many tokens longer as its first sentence has more behind the header."""
     cell = random.Random(seed)
     rng = cell if haystack_seed is None else random.Random(haystack_seed)  # the haystack's
     draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
+    prefix = encoder.prefix if turn is None else encoder.header(turn.header)
     if haystack_seed is None and encoder.prefix not in ([], [tokenizer.bos_token_id]):
         raise UserError(
             f"plan 1: it knows a bos_token in front of a prompt and nothing else, but {type(tokenizer).__name__} puts "
             f"{encoder.decode(encoder.prefix)!r} there; take plan 2"
         )
-    *fact_ids, tail = encoder.encode([*draw.facts, f"{draw.question}{draw.gap}{draw.answer}"])
+    asked_for = draw.question, draw.gap, draw.answer
+    *fact_ids, tail = encoder.encode([*draw.facts, "".join(asked_for) if turn is None else turn.closing(*asked_for)])
     answer_start, answer_end = encoder.find(tail, draw.answer)
     tail = tail[:answer_end]
     facts = list(range(len(draw.facts)))
     if control == "no-needle":
         # the other cities' facts stay: they are the haystack's, not the question's
         facts = facts[1:] if needle.has_others else []
-    fixed = len(encoder.prefix) + len(tail) + sum(len(fact_ids[i]) for i in facts)
+    fixed = len(prefix) + len(tail) + sum(len(fact_ids[i]) for i in facts)
     room = 0 if control == "needle-only" else context_length - fixed
     if room < 0:
         raise UserError(
@@ -116,7 +148,7 @@ def assemble(
         places = {rank: places[i] for rank, i in enumerate(order)}
     else:
         asked = 0
-    ids, starts = list(encoder.prefix), {}
+    ids, starts = list(prefix), {}
     cut = 0
     for i in sorted(places, key=lambda i: (places[i], i)):
         ids += hay[cut : places[i]]
@@ -124,13 +156,21 @@ def assemble(
         starts[i] = len(ids)
         ids += fact_ids[i]
     ids += hay[cut:]
-    context = len(ids) - len(encoder.prefix)
+    if turn is not None and len(ids) > len(prefix):
+        first = next((i for i, start in starts.items() if start == len(prefix)), None)
+        size = ends[1] if first is None else len(fact_ids[first])
+        opened = encoder.opened(turn.header, ids[len(prefix) : len(prefix) + size])
+        ids[len(prefix) : len(prefix) + size] = opened
+        starts = {i: start if i == first else start + len(opened) - size for i, start in starts.items()}
+        if first is not None:
+            fact_ids[first] = opened
+    context = len(ids) - len(prefix)
     ids += tail
-    assert control == "needle-only" or len(ids) == context_length
+    assert turn is not None or control == "needle-only" or len(ids) == context_length
     shown = asked in starts
     start = starts.get(asked)
     value = encoder.find(fact_ids[asked], draw.values[asked]) if shown else None
-    in_front = None if start is None else start - len(encoder.prefix)
+    in_front = None if start is None else start - len(prefix)
     around = context - len(fact_ids[asked])
     return Prompt(
         ids=ids,
@@ -146,7 +186,9 @@ def assemble(
         question_start=len(ids) - len(tail),
         haystack_start=source.start(before) if room else None,
         haystack_sentences=len(ends) - 1,
-        values=value_spans(encoder, tail[answer_start:], draw.answer),
+        values=value_spans(encoder, tail[answer_start:], draw.answer)
+        if needle.task in LISTED
+        else ((0, answer_end - answer_start),),
     )
 
 

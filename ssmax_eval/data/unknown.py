@@ -4,10 +4,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .encoding import Encoder
-from .needles import DigitLines, Needle
+from .needles import TASKS, Asked, DigitLines
 
 
-def refuse_unknown(tokenizer: PreTrainedTokenizerBase, needle: Needle) -> None:
+def refuse_unknown(tokenizer: PreTrainedTokenizerBase, needle: Asked) -> None:
     """Raise UserError if a key or value that the task can draw becomes unknown tokens, or the ids of another.
 
     Byte tokens, into which many tokenizers take a rare word apart, are no unknown ones.
@@ -16,6 +16,7 @@ def refuse_unknown(tokenizer: PreTrainedTokenizerBase, needle: Needle) -> None:
     encoder = Encoder(tokenizer, DigitLines.anchor if lines else ".", DigitLines.joiner if lines else " ")
     name, unknown = type(tokenizer).__name__, tokenizer.unk_token_id
     facts = needle.spoken()
+    other = "--task or --value" if needle.task in TASKS else "needle"
     as_words = encoder.encode(list(facts))
     as_facts = encoder.encode(list(facts.values()))
     told: dict[tuple[int, ...], str] = {}
@@ -23,10 +24,10 @@ def refuse_unknown(tokenizer: PreTrainedTokenizerBase, needle: Needle) -> None:
         if unknown is not None and unknown in alone:
             raise UserError(
                 f"needle {word!r}: tokenizer {name} has no token for it but {tokenizer.unk_token!r}, so a model could not "
-                f"find it; give another --task or --value, or a tokenizer that knows it"
+                f"find it; give another {other}, or a tokenizer that knows it"
             )
-        if (other := told.setdefault(tuple(ids), fact)) != fact:
+        if (same := told.setdefault(tuple(ids), fact)) != fact:
             raise UserError(
-                f"needle {fact!r}: tokenizer {name} gives the same ids to it and to {other!r}, so a model could not tell them "
-                "apart; give another --task or --value, or another tokenizer"
+                f"needle {fact!r}: tokenizer {name} gives the same ids to it and to {same!r}, so a model could not tell them "
+                f"apart; give another {other}, or another tokenizer"
             )

@@ -13,8 +13,11 @@ from typing import Any
 import datasets
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..data.chat import NONE as NO_CHAT
+from ..data.chat import chat_asked
 from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
+from ..data.needle_files import own_needle
 from ..data.needles import Needle
 from ..data.prompts import Prompt, sha256_of
 from ..data.unknown import refuse_unknown
@@ -26,12 +29,16 @@ from ..models.sources import ModelSource, on_disk
 from ..probes.budget import cut_in_words, within
 from ..probes.by_model import default_lengths, default_window
 from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, SEED, TEXT, TRIALS
-from ..probes.needle.probe import NeedleProbe, Sample
+from ..probes.needle.plan import Sample
+from ..probes.needle.probe import NeedleProbe
 
 log = logging.getLogger("lm_eval.ssmax_eval")  # below lm-eval's own, so that it is shown as its messages are
 Given = Mapping[str, Any]
 Built = dict[str, Any]
-SETTINGS = "context_lengths depth_percents trials haystack task value needles seed plan text documents window limit_tokens".split()
+SETTINGS = (
+    "context_lengths depth_percents trials haystack task value needles seed plan text documents window limit_tokens "
+    "needle question answer needle_file chat_template system"
+).split()
 
 
 def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **given: Any) -> Built:
@@ -42,16 +49,21 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
             f"context_lengths {given['context_lengths']!r}: this task is for {one_length} tokens; take ssmax_needle for others"
         )
     task = str(given.get("task", Needle.task))
+    words = {name: text(given, name) for name in ("needle", "question", "answer")}
+    own = own_needle(**words, file=text(given, "needle_file"), value=str(given.get("value", "")))
+    if own is not None and "task" in given:
+        raise UserError(f"task {task!r}: a needle of your own asks its own question; take ssmax_needle for it")
     probe = NeedleProbe(
         context_lengths=(one_length,) if one_length else context_lengths(given),
         depth_percents=tuple(numbers(given, "depth_percents", float) or DEPTH_PERCENTS),
         trials=number(given, "trials", TRIALS),
-        needle=Needle(task, str(given.get("value", Needle.value)), number(given, "needles", Needle.needles)),
+        needle=own or Needle(task, str(given.get("value", Needle.value)), number(given, "needles", Needle.needles)),
         haystack=str(given.get("haystack", TEXT)) if task != "digits" else "digits",
         seed=number(given, "seed", SEED),
         limit_tokens=limit_tokens(given),
         attention_mass=with_mass,
         plan_version=number(given, "plan", NeedleProbe.plan_version),
+        chat=chat_asked(text(given, "chat_template") or NO_CHAT, text(given, "system")),
     )
     if left := cut_in_words(probe):
         log.warning("%s", left)
@@ -73,7 +85,8 @@ def with_choices(tokenizer: PreTrainedTokenizerBase, doc: dict[str, Any]) -> Bui
     made = []
     for word in CHOICES:
         answer = doc["answer"].replace(doc["expected"], word)
-        ids = list(tokenizer(doc["context"] + answer, verbose=False).input_ids)
+        adds = doc["chat"] is None  # a chat template brings its own
+        ids = list(tokenizer(doc["context"] + answer, add_special_tokens=adds, verbose=False).input_ids)
         length = len(ids) - (doc["context_length"] - doc["answer_length"])
         made.append({"answer": answer, "answer_length": length, "prompt_sha256": sha256_of(ids), "ids": None})
     gold = CHOICES.index(doc["expected"])
@@ -140,7 +153,7 @@ def needle_document(tokenizer: PreTrainedTokenizerBase, probe: NeedleProbe, samp
     """
     prompt = probe.prompt(tokenizer, sample)
     encoder = Encoder(tokenizer, ".", " ")
-    own = prompt.ids[len(encoder.prefix) :]
+    own = prompt.ids[len(encoder.prefix) if prompt.chat is None else 0 :]
     context, answer = encoder.decode(own[: -prompt.answer_length]), encoder.decode(own[-prompt.answer_length :])
     ids = None if tokenizer(context + answer, verbose=False).input_ids == prompt.ids else prompt.ids
     return {**probe.row(sample, prompt, {}), **asdict(prompt), "ids": ids, "context": context, "answer": answer}
@@ -203,6 +216,11 @@ def models_of(given: Given) -> list[Any]:
         return [(without_weights(AutoConfig.from_pretrained(named, trust_remote_code=trusted), trusted), None)]
     except Exception:  # a name that means something to its backend alone
         return []
+
+
+def text(given: Given, name: str) -> str | None:
+    """Return a setting that is text; None where it is not given."""
+    return None if given.get(name) is None else str(given[name])
 
 
 def limit_tokens(given: Given) -> int | None:

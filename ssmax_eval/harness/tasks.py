@@ -10,7 +10,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
+from ..data.chat import AUTO, MESSAGES, Chat, chat_asked
 from ..errors import UserError
+from .documents import tokenizer_of
 from .requests import EXACT, MASS
 
 log = logging.getLogger("lm_eval.ssmax_eval")
@@ -25,6 +27,7 @@ class NeedleTask(ConfigurableTask):
     """Retrieval: acc, the answer is greedy decoding's choice (0 or 1), and nll, of the whole answer in nats; acc_<L> by context length."""
 
     request_type = EXACT
+    reads_chats = True
     by_length: tuple[str, ...] = ("acc",)
     better: dict[str, bool] = {"acc": True, "nll": False}  # noqa: RUF012
 
@@ -34,7 +37,14 @@ class NeedleTask(ConfigurableTask):
         self.config.metadata = {**self.config.metadata, "parameters": self.dataset["parameters"]}
 
     def build_all_requests(self, **options: Any) -> None:
-        """Build the requests from the documents as they are. Raises UserError for options that would change a prompt."""
+        """Build the requests from the documents as they are, as chats with --apply_chat_template.
+
+        Raises UserError for options that would change a prompt.
+        """
+        if options.get("apply_chat_template") and self.reads_chats:
+            self.read_as_chats(options.get("system_instruction"), options.get("chat_template"))
+            # no few-shot examples, so no turns of them
+            options |= {"apply_chat_template": False, "system_instruction": None, "fewshot_as_multiturn": False}
         changed = [name for option, name in PROMPT_OPTIONS.items() if options.get(option)]
         changed += [f"--num_fewshot {self.config.num_fewshot}"] if self.config.num_fewshot else []
         if changed:
@@ -46,6 +56,27 @@ class NeedleTask(ConfigurableTask):
                 "%s: --cache_requests does not know --metadata, so it keeps and gives nothing here", self.task_name
             )
         super().build_all_requests(**{**options, "cache_requests": False, "rewrite_requests_cache": False})
+
+    def read_as_chats(self, system: str | None, render: Callable[..., str] | None) -> None:
+        """Make the documents anew as chats of the tokenizer's template. Raises UserError where lm-eval's model has another."""
+        given = {key: value for key, value in (self.config.metadata or {}).items() if key != "parameters"}
+        given |= {"chat_template": given.get("chat_template", AUTO)} | ({} if system is None else {"system": system})
+        chat = chat_asked(str(given["chat_template"]), system)
+        turn = None if chat is None else chat.turn(tokenizer_of(given))
+        if turn is None:
+            raise UserError(
+                f"task {self.task_name}: the tokenizer brings no chat template; leave --apply_chat_template out"
+            )
+        if render is not None and turn.date is None and chat == Chat(system=system):
+            said = [] if system is None else [{"role": "system", "content": system}]
+            theirs = render([*said, {"role": "user", "content": MESSAGES[0]}], add_generation_prompt=True)
+            if theirs != f"{turn.header}{MESSAGES[0]}{turn.footer}":
+                raise UserError(
+                    f"task {self.task_name}: the model's chat template is not its tokenizer's default; put chat_template=FILE "
+                    "into --metadata, or leave --apply_chat_template's name out"
+                )
+        self.dataset = self.config.custom_dataset(**given, **(self.config.dataset_kwargs or {}))
+        self.config.metadata = {**given, "parameters": self.dataset["parameters"]}
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **options: Any) -> Instance:
         arguments = (doc["context"], doc["answer"])
@@ -100,6 +131,7 @@ class ChoiceTask(NeedleTask):
 class LossTask(NeedleTask):
     """Loss: nll, nats a token over the last `window` tokens of a document; nll_<L> with context from L tokens before its end."""
 
+    reads_chats = False  # it continues a text
     by_length = ("nll",)
     better: dict[str, bool] = {"nll": False}  # noqa: RUF012
 

@@ -193,6 +193,8 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     if backend is None:  # merges and the like are its own
         kinds += (dict, list, tuple, set)
     plain = {name: each for name, each in vars(tokenizer).items() if isinstance(each, kinds)}
+    if isinstance(templates := getattr(tokenizer, "chat_template", None), dict):  # several, by name
+        plain["chat_template"] = templates
     return [
         type(tokenizer).__qualname__,
         rules,

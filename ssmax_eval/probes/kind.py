@@ -115,6 +115,14 @@ class Probe(Protocol):
         """Return what is worth a note about all rows of a run, nothing where nothing is."""
         return ""
 
+    def advice(self, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return what a user should know of asking this of a model with such a tokenizer, nothing where that is nothing."""
+        return ""
+
+    def told(self, tokenizer: "PreTrainedTokenizerBase") -> Fields:
+        """Return what a run's record tells besides, of what the tokenizer makes of the parameters."""
+        return {}
+
     def check(self, model: "PreTrainedModel | None", tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise UserError for what a model cannot be asked. model: None for one that is not in this process."""
 

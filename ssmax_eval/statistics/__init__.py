@@ -1,6 +1,7 @@
 """Statistics of grids, losses and attention: DataFrame in, DataFrame out."""
 
 from .causes import CAUSES, FADED, Thresholds, cause_counts, with_causes
+from .ceiling import ceilings
 from .clusters import BY_TRIAL, CONFIDENCE, FEWEST
 from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
@@ -53,6 +54,7 @@ __all__ = [
     "best_factors",
     "best_theta",
     "cause_counts",
+    "ceilings",
     "cells",
     "chosen",
     "compare",

@@ -17,16 +17,16 @@ TEXT = ["text", "text_sha256", "context_length", "window"]
 PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
 SAMPLE = ["probe", "run_id", "sample"]
 # all that a series' name is made of, and what it cannot be without
-NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "fingerprint")
+NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "chat", "fingerprint")
 NEEDED = NAMED[:4]
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of a probe with a `series` column that names what was probed, each prompt or position bin once in its series.
 
-    `label (mechanism, ...)`: the model's name, its mechanism if any is not softmax, its RoPE setting if changed; dtype, scoring
-    and weights only where they differ between rows of one name, so that what is not the same is never averaged. Column `subject`
-    is the same without the RoPE setting.
+    `label (mechanism, ...)`: the model's name, its mechanism if any is not softmax, its RoPE setting if changed; dtype, scoring,
+    chat template and weights only where they differ between rows of one name, so that what is not the same is never averaged.
+    Column `subject` is the same without the RoPE setting.
     """
     if missing := next((name for name in NEEDED if name not in rows), None):
         raise UserError(
@@ -42,10 +42,11 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     shown = mechanism.where(known & others)
     parts = {"subject": [shown], "series": [shown, each["rope"].where(each["rope"] != "as trained")]}
     names = {name: joined(each["model"], of) for name, of in parts.items()}
-    for column in ("dtype", "scoring", "fingerprint"):
+    for column in ("dtype", "scoring", "chat", "fingerprint"):
         if column not in each:
             continue
-        differs = each.groupby(names["series"])[column].transform("nunique") > 1
+        known_only = column != "chat"  # without a template is a way to read, too
+        differs = each[column].groupby(names["series"]).transform(lambda of, dropna: of.nunique(dropna), known_only) > 1
         for name, own in parts.items():
             own.append(each[column].where(differs))
             names[name] = joined(each["model"], own)
@@ -120,5 +121,5 @@ def tasks(rows: pd.DataFrame, by: list[str] = TASK) -> Iterator[tuple[Any, pd.Da
 def task_name(rows: pd.DataFrame) -> str:
     """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text, plan 2`."""
     task, value, needles, haystack, plan = rows.iloc[0][TASK]
-    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles:.0f} {value}s")
+    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles:.0f} {value}s" if needles > 1 else "")
     return ", ".join(filter(None, [task, what, f"haystack {haystack}", "plan 2" if plan == BY_TRIAL else ""]))

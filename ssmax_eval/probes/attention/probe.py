@@ -18,7 +18,8 @@ from ...readers.answers import Score
 from ...readers.memory import Scorer
 from ...readers.reader import AGAIN, Reader
 from ..kind import Probe
-from ..needle.probe import MOST_TRIALS, NeedleProbe, Sample, prompts_at_once
+from ..needle.plan import Sample
+from ..needle.probe import MOST_TRIALS, NeedleProbe, prompts_at_once
 from ..needle.probe import make as needle
 from . import PROBE
 from .options import AttentionOptions

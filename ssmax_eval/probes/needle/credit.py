@@ -1,11 +1,37 @@
-"""Partial answers: the share of the asked values that are right."""
+"""Partial answers and metrics: the share of the asked values that are right, and what was written against what was expected."""
 
+import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ...rows import Fields
 
 if TYPE_CHECKING:
     from ...data.prompts import Prompt
+
+METRICS = ("contains", "f1")
+# blocks of scripts that put no space between words: each character is a word
+UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+)  # fmt: skip
+
+
+def judged(scoring: str, prompt: "Prompt", score: Fields) -> Fields:
+    """Return a prompt's score with its `credit`, and where scoring is a metric of what was written, `correct` by that.
+
+    contains: the answer's words stand in it, one after the other; credit is the share of several values. f1: credit is the F1
+    of its first line's words against the answer's (Rajpurkar et al. 2016, arXiv 1606.05250, without dropping English articles),
+    and it is correct where the words are the same.
+    """
+    if scoring not in METRICS or score.get("correct") is None:
+        return score | {"credit": credit(prompt, score)}
+    written = score["predicted"] or ""
+    if scoring == "contains":
+        found = [contains(written, value) for value in values_of(prompt)]
+        return score | {"correct": all(found), "credit": sum(found) / len(found)}
+    line = next(filter(str.strip, written.splitlines()), "")
+    return score | {"correct": words(line) == words(prompt.expected), "credit": f1(line, prompt.expected)}
 
 
 def credit(prompt: "Prompt", score: Fields) -> float | None:
@@ -16,7 +42,44 @@ def credit(prompt: "Prompt", score: Fields) -> float | None:
     if score.get("correct") is None or score["correct"]:
         return None if score.get("correct") is None else 1.0
     if score["answer_ranks"] is None:
-        values = prompt.expected.split(", ") if len(prompt.values) > 1 else [prompt.expected]
+        values = values_of(prompt)
         return sum(value in (score["predicted"] or "") for value in values) / len(values)
     found = [not any(score["answer_ranks"][start:end]) for start, end in prompt.values]
     return sum(found) / len(found)
+
+
+def values_of(prompt: "Prompt") -> list[str]:
+    """Return the values that a prompt asks for."""
+    return prompt.expected.split(", ") if len(prompt.values) > 1 else [prompt.expected]
+
+
+def contains(text: str, wanted: str) -> bool:
+    """Tell whether a text has the wanted words, one after the other; case and punctuation do not count."""
+    return f" {' '.join(words(wanted))} " in f" {' '.join(words(text))} "
+
+
+def f1(text: str, wanted: str) -> float:
+    """Return the harmonic mean of the share of a text's words that are wanted and of the wanted ones that it has, 0 to 1."""
+    there, asked = words(text), words(wanted)
+    common = sum((Counter(there) & Counter(asked)).values())
+    return 2 * common / (len(there) + len(asked)) if common else 0.0
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words in any script, case folded: runs of letters, marks and digits; where none are spaced, characters."""
+    found: list[str] = []
+    follows = goes_on = False  # the last character was of a word; and the next one is of the same
+    for character in unicodedata.normalize("NFKC", text).casefold():
+        kind = unicodedata.category(character)[0]
+        if kind == "M" and follows:
+            found[-1] += character
+        elif kind in "LMN":
+            apart = any(first <= ord(character) <= last for first, last in UNSPACED)
+            if goes_on and not apart:
+                found[-1] += character
+            else:
+                found.append(character)
+            follows, goes_on = True, not apart
+        else:
+            follows = goes_on = False
+    return found

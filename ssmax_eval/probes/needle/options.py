@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
+from ...data.chat import NONE as NO_CHAT
 from ...data.needles import Needle
 from ..defaults import DEPTH_PERCENTS, PLAN, SCORED, TEXT, TRIALS
 from ..options import Chunk, LimitTokens, Options, Shown, Told, auto, names, numbers
@@ -34,6 +36,28 @@ class GridOptions(Options):
     ] = None
     value: Annotated[str, Told("What is hidden: number, word or uuid.")] = Needle.value
     needles: Annotated[int, Told("Facts in the multi tasks.")] = Needle.needles
+    needle: Annotated[
+        str | None, Told("A fact of your own to hide; {key} and {value} are filled for each prompt.", "TEXT")
+    ] = None
+    question: Annotated[
+        str | None, Told("What asks for it; after its ? the words that the answer follows.", "TEXT")
+    ] = None
+    answer: Annotated[str | None, Told("What has to follow. Default: {value}.", "TEXT")] = None
+    needle_file: Annotated[
+        str | Path | None,
+        Told(
+            "A needle from YAML, or a ready one: arabic, chinese, french, german, hindi, landmark, profession, sandwich, spanish.",
+            "FILE|NAME",
+        ),
+    ] = None
+    chat_template: Annotated[
+        str | Path,
+        Told(
+            "Read prompts as chats: auto (the model's template, if it brings one), none, or a Jinja file.",
+            "auto|none|FILE",
+        ),
+    ] = NO_CHAT
+    system: Annotated[str | None, Told("The chat's system message.", "TEXT")] = None
     haystack: Annotated[
         str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
     ] = TEXT
@@ -54,7 +78,10 @@ class GridOptions(Options):
 class NeedleOptions(GridOptions):
     """Retrieval over a grid of context lengths and needle depths."""
 
-    scoring: Annotated[str, Told("forced (one forward pass, greedy decoding's verdict) or generate.")] = SCORED
+    scoring: Annotated[
+        str,
+        Told("forced (one forward pass, greedy decoding's verdict), generate, or of what is generated contains, f1."),
+    ] = SCORED
     attention_mass: Annotated[bool, Told("Also store each head's attention on the needle.")] = False
 
 

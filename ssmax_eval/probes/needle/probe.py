@@ -5,12 +5,13 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...data.chat import Chat, chat_asked, template_of
 from ...data.haystacks import Haystack, haystack
-from ...data.needles import Needle
+from ...data.needles import LISTED, Asked, Needle
 from ...data.prompts import CONTROLS, Prompt, assemble
 from ...data.unknown import refuse_unknown
 from ...errors import UserError
@@ -28,14 +29,16 @@ from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS
 from ..kind import Probe
 from ..options import several
 from . import PROBE
+from .asked import needle_asked
 from .branches import branches, is_forked, shared, trials_of
-from .credit import credit
+from .credit import METRICS, judged
 from .options import GridOptions
-from .rows import NeedleRow
+from .plan import Sample, grid_of
+from .rows import NeedleRow, placed
 
 MOST_TRIALS = 100_000
 PLANS = (1, 2)
-SCORING = ("forced", "generate")
+SCORING = ("forced", "generate", *METRICS)
 # of prompts and scores, by plan: raise one when the same parameters come to mean other rows
 FORMAT = {
     1: {"needle": 1, "attention": 2, "needed-scale": 1},
@@ -45,28 +48,17 @@ FORMAT = {
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
 
-class Sample(NamedTuple):
-    """One prompt of the plan; with the control it names the row it becomes."""
-
-    context_length: int
-    depth_percent: float
-    trial: int
-    control: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.control or 'grid'}/{self.context_length}/{self.depth_percent:g}/{self.trial}"
-
-
 @dataclass(frozen=True)
 class NeedleProbe(Probe):
     """Parameters of a needle grid.
 
     context_lengths: tokens of the whole prompt, answer included. depth_percents: 0 (start) to 100. trials: prompts a cell.
-    haystack: a reference as data.haystacks.haystack takes it. scoring: forced (masked, where the model is an encoder) or
-    generate. controls: no-needle, needle-only.
+    needle: a task of ours, or one's own (data.own). haystack: a reference as data.haystacks.haystack takes it. scoring: forced
+    (masked, where the model is an encoder), generate, or a metric of what is generated (credit.py). controls: no-needle,
+    needle-only, which a needle whose question has other words always has.
     plan_version: 2, a trial is one haystack, shared by its lengths and depths, needle and value drawn for each prompt; 1, all
-    is drawn for each prompt, as before there were two.
+    is drawn for each prompt, as before there were two. chat: read prompts as a user's messages, with a template that counts in
+    their length; of plan 2 only.
     attention_mass: also store what every head does in the answer's rows (../attention/masses.py), from the same forward.
     limit: the first N samples, trials outermost so that the grid fills evenly. limit_tokens: at most so many tokens, whole
     trials dropped first, then the longest lengths (budget.within). chunk: tokens to prefill at a time; None is
@@ -76,7 +68,7 @@ class NeedleProbe(Probe):
     context_lengths: tuple[int, ...] = UNKNOWN
     depth_percents: tuple[float, ...] = DEPTH_PERCENTS
     trials: int = TRIALS
-    needle: Needle = field(default_factory=Needle)
+    needle: Asked = field(default_factory=Needle)
     haystack: str = TEXT
     scoring: str = SCORED
     controls: tuple[str, ...] = ()
@@ -86,6 +78,7 @@ class NeedleProbe(Probe):
     attention_mass: bool = False
     chunk: int | None = None
     plan_version: int = PLAN
+    chat: Chat | None = None
 
     def __post_init__(self) -> None:
         for length in self.context_lengths:
@@ -100,9 +93,8 @@ class NeedleProbe(Probe):
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
         if self.attention_mass:
             require(self.scoring == "forced", "scoring", self.scoring, "forced where attention mass is wanted")
-            several = self.needle.task in ("multivalue", "multiquery")
             require(
-                not several,
+                self.needle.task not in LISTED,
                 "task",
                 self.needle.task,
                 "those with one value to look at: single, multikey, digits, recall, choice",
@@ -110,12 +102,14 @@ class NeedleProbe(Probe):
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
         require(self.limit is None or self.limit >= 1, "limit", self.limit, "1 or more")
         require(self.plan_version in PLANS, "plan", self.plan_version, " or ".join(map(str, PLANS)))
+        require(self.chat is None or self.plan_version > 1, "plan", self.plan_version, "2 with a chat template")
         if self.needle.task == "digits":
             own = "none: task digits makes its own; leave it out"
             require(self.haystack in ("text", "digits"), "haystack", self.haystack, own)
         object.__setattr__(self, "context_lengths", tuple(sorted(set(self.context_lengths))))
         object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) + 0.0 for depth in self.depth_percents})))
-        object.__setattr__(self, "controls", tuple(sorted(set(self.controls))))
+        own_ceiling = {"needle-only"} if self.needle.is_indirect else set()
+        object.__setattr__(self, "controls", tuple(sorted({*self.controls} | own_ceiling)))
         if self.limit_tokens is not None:
             self.plan()  # which says the least that a trial takes
 
@@ -141,21 +135,16 @@ class NeedleProbe(Probe):
 
     def plan(self) -> list[Sample]:
         """Return the samples in the order they run: by length, the controls after the grid."""
-        grid = itertools.product(range(self.trials), self.context_lengths, self.depth_percents)
-        samples = [Sample(length, depth, trial) for trial, length, depth in grid]
-        if "no-needle" in self.controls:
-            absent = itertools.product(range(self.trials), self.context_lengths)
-            samples += [Sample(length, 0.0, trial, "no-needle") for trial, length in absent]
-        if "needle-only" in self.controls:
-            samples += [Sample(0, 0.0, trial, "needle-only") for trial in range(self.trials)]
-        samples = within(samples, self.limit_tokens)
+        samples = within(
+            grid_of(self.trials, self.context_lengths, self.depth_percents, self.controls), self.limit_tokens
+        )
         return sorted(samples[: self.limit], key=lambda s: (s.control or "", *s[:3]))
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> Prompt:
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
         shared = f"{self.seed}/haystack/{trial}" if self.plan_version > 1 else None
-        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control, shared)
+        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control, shared, self.chat)
 
     def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
@@ -167,6 +156,10 @@ class NeedleProbe(Probe):
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its needle, the tokenizer not fit for it or not the model's, or positions
         run out."""
+        if model is None and self.chat is not None:
+            raise UserError(
+                f"chat template {self.chat.name}: a function or a server makes chats of its own; give --chat-template none"
+            )
         refuse_unknown(tokenizer, self.needle)
         needed = self.shortest(tokenizer)
         if min(self.context_lengths) < needed:
@@ -175,15 +168,18 @@ class NeedleProbe(Probe):
                 f"give at least {needed}"
             )
         longest = max(sample.context_length for sample in self.plan())
-        extra = EXTRA_GENERATED_TOKENS if self.scoring == "generate" else 0
+        extra = EXTRA_GENERATED_TOKENS if self.writes else 0
         check_model(model, tokenizer, longest, longest + extra, self.chunk)
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are generated."""
+        return self.scoring != "forced"
 
     @property
     def needs(self) -> frozenset[str]:
         """What a reader has to give."""
-        return frozenset(
-            {GENERATE if self.scoring == "generate" else ANSWERS, *([WEIGHTS] if self.attention_mass else [])}
-        )
+        return frozenset({GENERATE if self.writes else ANSWERS, *([WEIGHTS] if self.attention_mass else [])})
 
     def given(self, gives: frozenset[str]) -> "NeedleProbe | None":
         if self.needs <= gives or GENERATE not in gives:
@@ -234,7 +230,7 @@ class NeedleProbe(Probe):
         self, reader: Reader, samples: list[Sample], prompts: list[Prompt], scores: list[Fields], done: Collection[str]
     ) -> list[Fields]:
         """Return the rows of prompts that were scored, those named in `done` left out."""
-        scoring = self.scoring if self.scoring == "generate" else reader.scoring
+        scoring = self.scoring if self.writes else reader.scoring
         return [
             row | {"scoring": scoring}
             for sample, prompt, score in zip(samples, prompts, scores, strict=True)
@@ -247,8 +243,8 @@ class NeedleProbe(Probe):
 
     @cached_property
     def _shared(self) -> dict[Sample, int]:
-        several = self.needle.task in ("multivalue", "multiquery")  # whose facts are all this prompt's own
-        if not self.forks or self.scoring != "forced" or self.plan_version < 2 or self.chunk is not None or several:
+        all_own = self.needle.task in ("multivalue", "multiquery")  # whose facts are all this prompt's own
+        if not self.forks or self.scoring != "forced" or self.plan_version < 2 or self.chunk is not None or all_own:
             return {}
         return shared(self.plan(), self.needle.has_others, self.attention_mass)
 
@@ -263,7 +259,7 @@ class NeedleProbe(Probe):
 
     def scorer(self, reader: Reader) -> Scorer:
         """Return what scores prompts of equal length with a reader."""
-        if self.scoring == "generate":
+        if self.writes:
             return reader.generate
         return masses_of(reader) if self.attention_mass else reader.answers
 
@@ -291,16 +287,8 @@ class NeedleProbe(Probe):
             "needle": prompt.needle,
             "question": prompt.question,
             "expected": prompt.expected,
-            **score,
-            "credit": credit(prompt, score),
-            "needle_start": prompt.needle_start,
-            "needle_end": prompt.needle_end,
-            "value_start": prompt.value_start,
-            "value_end": prompt.value_end,
-            "question_start": prompt.question_start,
-            "haystack_start": prompt.haystack_start,
-            "haystack_sentences": prompt.haystack_sentences,
-            "prompt_sha256": prompt.sha256,
+            **judged(self.scoring, prompt, score),
+            **placed(prompt),
         }
 
     def parameters(self) -> dict[str, Any]:
@@ -309,8 +297,9 @@ class NeedleProbe(Probe):
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
         del parameters["chunk"]  # how it is computed, not what
-        if self.limit_tokens is None:  # a run of all its plan is the one that it was before there was a limit
-            del parameters["limit_tokens"]
+        for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
+            if getattr(self, name) is None:
+                del parameters[name]
         if (plan := parameters.pop("plan_version")) > 1:  # runs of before plan 2 tell none
             content["plan"] = plan
         return {"format": FORMAT[plan][self.name], **parameters, **content}
@@ -319,6 +308,19 @@ class NeedleProbe(Probe):
 
     def note(self, rows: Sequence[Fields]) -> str:
         return depths_off(self.haystack_name, rows)
+
+    def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        if self.chat is None:
+            has_one = template_of(tokenizer) is not None
+            return (
+                "it brings a chat template and is read without; --chat-template auto reads it as a chat"
+                if has_one
+                else ""
+            )
+        return "it brings no chat template, so it is read without" if self.chat.turn(tokenizer) is None else ""
+
+    def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
+        return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}
 
     def longest(self) -> int:
         return max(sample.context_length for sample in replace(self, limit=None).plan())
@@ -345,7 +347,7 @@ def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
         "context_lengths": default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
         "depth_percents": tuple(options.depth_percents),
         "trials": options.trials,
-        "needle": Needle(options.task or default_task(models), options.value, options.needles),
+        "needle": needle_asked(options) or Needle(options.task or default_task(models), options.value, options.needles),
         "haystack": options.haystack,
         "controls": tuple(several(options.controls)),
         "seed": options.seed,
@@ -353,6 +355,7 @@ def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
         "limit_tokens": options.limit_tokens,
         "chunk": options.chunk,
         "plan_version": options.plan,
+        "chat": chat_asked(options.chat_template, options.system),
     }
 
 

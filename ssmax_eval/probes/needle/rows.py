@@ -1,10 +1,13 @@
 """The columns of a needle prompt's row."""
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from ...rows import Number, Row, Text
+from ...rows import Fields, Number, Row, Text
+
+if TYPE_CHECKING:
+    from ...data.prompts import Prompt
 
 ASKED = "what was asked, and how it is scored"
 PLACED = "where the needle should stand (0 = start) and does; the prompt's number in its cell"
@@ -72,4 +75,18 @@ class NeedleRow(Row, kw_only=True, forbid_unknown_fields=True):
     question_start: Position = None
     haystack_start: Annotated[int | None, Meta(description=DRAWN)] = None
     haystack_sentences: Annotated[int | None, Meta(description=DRAWN)] = None
+    chat: Annotated[
+        Text,
+        Meta(
+            description="the chat template and a hash of what it puts around the prompt; null where it is read without"
+        ),
+    ] = None
     prompt_sha256: Annotated[str, Meta(description="of the prompt's ids: equal prompts can be paired")]
+
+
+def placed(prompt: "Prompt") -> Fields:
+    """Return a row's columns of where a prompt's parts stand, and what names it."""
+    names = (
+        "needle_start needle_end value_start value_end question_start haystack_start haystack_sentences chat".split()
+    )
+    return {name: getattr(prompt, name) for name in names} | {"prompt_sha256": prompt.sha256}

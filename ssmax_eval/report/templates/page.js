@@ -173,6 +173,7 @@ function draw() {
   const lines = picked.slice(0, shown).map(i => {
     const line = element("tr"), prompt = prompts[i];
     const asked = element("td", prompt[4] || "no needle");
+    asked.dir = "auto";  // a needle of any script
     asked.append(element("br"), element("span", prompt[5], "soft"), element("br"), element("code", prompt[8], "soft"));
     line.append(element("td", number(prompt[0])), element("td", `${prompt[1]}${prompt[3] === null ? "" : ` (${prompt[3]})`}`), element("td", prompt[2]), asked, element("td", prompt[6]));
     answersOf(i).filter(each => !hidden.has(each.series.key)).forEach(each => line.append(cellOf(each.answer, prompt)));

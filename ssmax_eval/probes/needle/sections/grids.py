@@ -16,6 +16,7 @@ from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
 from ....verdict import headline, too_few, verdict
+from ..ceiling import ceiling_table
 from ..depths import with_placed
 from ..overview import MANY, overview
 
@@ -38,6 +39,7 @@ class Grid:
     by_cell: pd.DataFrame = field(default_factory=pd.DataFrame)
     by_length: pd.DataFrame = field(default_factory=pd.DataFrame)
     reach: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ceilings: pd.DataFrame = field(default_factory=pd.DataFrame)
     verdict: list[dict[str, Any]] = field(default_factory=list)
     headline: str = ""
 
@@ -60,6 +62,8 @@ class Grids(Section[Grid]):
             for line in each.controls.to_dict("records"):
                 at_length = "" if line["control"] == "needle-only" else f" at {line['context_length']:,.0f}"
                 yield f"{line['series']}: {line['control']}{at_length}: {value_text(line)} of {line['scored']} prompts"
+            if len(each.ceilings):
+                yield ceiling_table(each.heading, each.ceilings)
         for each in found:
             yield each.headline
             for said in each.verdict:
@@ -105,6 +109,7 @@ class Grids(Section[Grid]):
         return {
             "cells": records(each.cells for each in found),
             "effective_lengths": records(each.reach for each in found),
+            "ceilings": records(each.ceilings for each in found),
             "comparison": records(each.by_length for each in found),
             "headline": [each.headline for each in found],
             "verdict": [said for each in found for said in each.verdict],
@@ -145,7 +150,10 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     pooled = statistics.compare(pairs, baseline, ())
     said = verdict(rows, baseline, reach, trained, pairs, by_length, pooled)
     in_short = headline(means, by_length, pooled, baseline, trained, HIDDEN.get(str(rows["value"].iloc[0]), "answers"))
-    return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said, in_short)
+    alone = statistics.ceilings(rows)
+    return Grid(
+        number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, alone, said, in_short
+    )
 
 
 def section(grid: Grid, context: Context) -> dict[str, Any]:
@@ -177,6 +185,7 @@ def section(grid: Grid, context: Context) -> dict[str, Any]:
         "figure": context.drawn(figures.grids(cells, train_lengths, grid.by_cell), f"{grid.number:02}-{name}"),
         "tables": tables,
         "reach": reach.to_dict("records"),
+        "ceilings": ceiling_table(grid.heading, grid.ceilings) if len(grid.ceilings) else None,
         "baseline": grid.baseline,
     }
 
