@@ -118,7 +118,7 @@ def prepared(line, checkpoint):
         words += ["--seeds", "0", "--trials", "1"]
         words += [part for key, value in {**TINY, **LENGTH}.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
-        words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
+        words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "10"]
     if words[0] in ("needle", "attention", "needed-scale", "run"):
