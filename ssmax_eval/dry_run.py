@@ -20,15 +20,28 @@ rate = cache(matmul_rate)
 
 
 def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
+    """Return what planned runs would do (dry_run_of_all). Raises UserError."""
+    return dry_run_of_all([(plans, options)])
+
+
+def dry_run_of_all(groups: Sequence[tuple[Sequence[PlannedRun], RunOptions]]) -> dict[str, Any]:
     """Return what planned runs would do: models, cost by context length and in all, the runs' folders, and all of it in words.
 
-    Raises UserError for what config and tokenizer already refuse; what only weights can tell is left to the run.
+    groups: runs, and how each group of them is run. Raises UserError for what config and tokenizer already refuse; what only
+    weights can tell is left to the run.
     """
-    check_without_weights(plans, options)
-    lines = price(plans, options)
+    lines: list[Line] = []
+    needs: list[Least] = []
+    plans: list[PlannedRun] = []
+    for own, options in groups:
+        check_without_weights(own, options)
+        theirs = price(own, options)
+        each_model = {plan.subject.label: plan.subject for plan in own}.values()
+        needs += [least(each, options, [line for line in theirs if line.plan.subject is each]) for each in each_model]
+        lines += theirs
+        plans += own
     left = {id(plan): sum(line.prompts for line in lines if line.plan is plan) for plan in plans}
     subjects = {plan.subject.label: plan.subject for plan in plans}.values()
-    needs = [least(each, options, [line for line in lines if line.plan.subject is each]) for each in subjects]
     seconds = [each.seconds for each in needs]
     return {
         "models": [{"model": each.label, "train_length": trained_at(each)} for each in subjects],

@@ -20,7 +20,7 @@ FLOORS = (
     ("probes", "provenance"),
     ("plans",),
     ("cost",),
-    ("run", "dry_run", "harness", "packs"),
+    ("run", "dry_run", "harness", "packs", "sweep"),
     ("results",),
     ("report",),
     ("api", "terminal", "studies"),
