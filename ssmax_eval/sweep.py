@@ -33,7 +33,7 @@ from .store import run_id_of
 
 OWN = ("models", "import", "runs")  # keys of the file that are no options
 ON_THE_COMMAND_LINE = ("dry_run", "fresh", "json")
-WHOLE = ("output_path", "report", "attended", "blow_up")  # of the sweep, not of an entry
+WHOLE = ("output_path", "report", "tables", "attended", "blow_up")  # of the sweep, not of an entry
 HEAD = 40  # characters of an error in which it names what is wrong
 ONE = ("device", "device_map", "trust_remote_code", "tokenizer")  # options that are no axis
 

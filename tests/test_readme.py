@@ -78,12 +78,26 @@ def stored(checkpoint, tmp_path_factory):
     return folder
 
 
+def small_sweep(checkpoint):
+    """Return the sweep of the pages, on a tiny model and a tiny grid."""
+    (text,) = blocks("docs/sweeps.md", "yaml")
+    changes = {
+        "./my-model": str(checkpoint), "softmax-bible-2m": str(checkpoint), "[1024, 4096]": "[384]", "16384": "384",
+        "trials: 4": "trials: 1\n    depth_percents: [50]", "seed: [0, 1]": "documents: 2\n    seed: [0, 1]",
+    }  # fmt: skip
+    for large, small in changes.items():
+        assert large in text
+        text = text.replace(large, small)
+    return text
+
+
 @pytest.fixture
-def here(stored, tmp_path, monkeypatch):
+def here(stored, checkpoint, tmp_path, monkeypatch):
     """Give a folder to work in, with what a reader of the pages has: a text and a stored run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
+    (tmp_path / "sweep.yaml").write_text(small_sweep(checkpoint))
     (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
     before = dict(mechanisms()), dict(biases())
@@ -121,7 +135,7 @@ def prepared(line, checkpoint):
         words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "10"]
-    if words[0] in ("needle", "attention", "needed-scale", "run"):
+    if words[0] in ("needle", "attention", "needed-scale", "run") and "sweep.yaml" not in words:
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]
     return words

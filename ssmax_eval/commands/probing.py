@@ -141,4 +141,5 @@ def show(
     with together(output_path):  # from here on, so that what is wrong for all is said by one
         runs = run_probes(*plan())
     if launched().is_first:
-        print_runs(runs, output_path, given["report"], given["json"], thresholds())
+        tables = given["tables"] and Path(given["tables"])
+        print_runs(runs, output_path, given["report"], given["json"], thresholds(), tables)

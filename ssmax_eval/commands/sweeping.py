@@ -11,7 +11,7 @@ from ..processes import together
 from .options import import_files
 
 # what is given beside a sweep's file; all else is said in it
-BESIDE = ("dry_run", "fresh", "output_path", "report", "json", "attended", "blow_up")
+BESIDE = ("dry_run", "fresh", "output_path", "report", "tables", "json", "attended", "blow_up")
 
 
 def show_sweep(file: Path, imports: Sequence[Path] | None, beside: Mapping[str, Any]) -> None:
@@ -50,5 +50,6 @@ def show_sweep(file: Path, imports: Sequence[Path] | None, beside: Mapping[str, 
         for each in groups:
             runs += run_probes(each.probes, [*each.models], each.settings, each.how)
     if launched().is_first:
+        tables = Path(whole["tables"]) if whole.get("tables") else None
         unique = {run.folder: run for run in runs}.values()
-        print_runs([*unique], output_path, whole.get("report", True), beside.get("json", False), thresholds)
+        print_runs([*unique], output_path, whole.get("report", True), beside.get("json", False), thresholds, tables)

@@ -175,6 +175,7 @@ class Shown:
     """What the command line alone takes: how what was found is shown."""
 
     report: Annotated[bool, Told("Write the HTML report.")] = True
+    tables: Annotated[str | Path | None, Told("Also write every table here, as CSV and LaTeX.", "DIR")] = None
     json: Annotated[bool, Told("Print one JSON object instead of tables.")] = False
 
 
