@@ -97,9 +97,9 @@ def here(stored, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE)
     (tmp_path / "moby_dick.txt").write_text("Call me Ishmael. Some years ago I went to sea. " * 60)
-    (tmp_path / "sweep.yaml").write_text(small_sweep(checkpoint))
     (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
+    (tmp_path / "sweep.yaml").write_text(small_sweep(checkpoint))
     before = dict(mechanisms()), dict(biases())
     yield tmp_path
     forget(before)  # what a page imported
