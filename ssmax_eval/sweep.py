@@ -14,7 +14,7 @@ Option names are the command line's. A text is read as it is there (`1024,4096`,
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
@@ -75,6 +75,7 @@ class Together:
     how: RunOptions
     probes: list[Probe] = field(default_factory=list)
     plans: list[PlannedRun] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)  # by whom each probe is
 
 
 @contextmanager
@@ -269,5 +270,13 @@ def planned(sweep: Sweep, output_path: Path, fresh: bool = False) -> list[Togeth
         if new := [plan for plan in plans if plan.run.folder not in known]:
             known |= {plan.run.folder for plan in new}
             group.probes.append(probe)
+            group.asked.append(each)
             group.plans.extend(new)
     return [group for group in groups.values() if group.probes]
+
+
+def where(sweep: Sweep, groups: Sequence[Together], probe: Probe) -> AbstractContextManager[None]:
+    """Return what puts the file and line of the entry that asks for a probe in front of a block's UserError."""
+    pairs = (pair for group in groups for pair in zip(group.probes, group.asked, strict=True))
+    entry = next(entry for each, entry in pairs if each is probe)
+    return at(sweep.file, entry.line, entry.lines)

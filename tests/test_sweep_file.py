@@ -182,3 +182,15 @@ def test_anchors_are_read_and_what_is_beside_the_file_is_refused(file, capsys):
     )
     assert "--model: beside" in call(capsys, "run", file, "--model", "ssmax-bible-2m")[2]
     assert "cannot be read" in call(capsys, "run", "nowhere.yaml")[2]
+
+
+def test_what_only_the_tokenizer_tells_has_its_line_too_and_nothing_is_run(file, capsys, tmp_path):
+    file.write_text(
+        file.read_text()
+        + "  - probe: loss\n    context_length: 64\n    key_model: ssmax-bible-2m\n    key_context: 16\n"
+    )
+    for more in ([], ["--dry-run"]):
+        code, out, err = call(capsys, "run", file, *more)
+        assert (code, out) == (2, "")
+        assert f"{file}, line 20: key model 'ssmax-bible-2m': its tokenizer makes other tokens" in err
+    assert not list(tmp_path.rglob("rows.jsonl"))

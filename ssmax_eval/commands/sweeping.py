@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def show_sweep(file: Path, imports: Sequence[Path] | None, beside: Mapping[str, 
     from ..dry_run import check_without_weights, dry_run_of_all
     from ..run import run_probes
     from ..statistics import Thresholds
-    from ..sweep import planned, read_sweep
+    from ..sweep import planned, read_sweep, where
     from ..terminal import print_plan, print_runs
 
     for name in beside:
@@ -40,13 +41,14 @@ def show_sweep(file: Path, imports: Sequence[Path] | None, beside: Mapping[str, 
     if beside.get("dry_run"):
         if launched().is_first:
             groups = planned(sweep, output_path, fresh)
-            print_plan(dry_run_of_all([(each.plans, each.how) for each in groups]), beside.get("json", False))
+            plan = dry_run_of_all([(each.plans, each.how) for each in groups], partial(where, sweep, groups))
+            print_plan(plan, beside.get("json", False))
         return
     runs = []
     with together(output_path):  # from here on, so that what is wrong for all is said by one
         groups = planned(sweep, output_path, fresh)
         for each in groups:
-            check_without_weights(each.plans, each.how)  # of all before any runs
+            check_without_weights(each.plans, each.how, partial(where, sweep, groups))  # of all before any runs
         for each in groups:
             runs += run_probes(each.probes, [*each.models], each.settings, each.how)
     if launched().is_first:
