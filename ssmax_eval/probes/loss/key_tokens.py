@@ -120,7 +120,8 @@ class Judge:
         if window.sha256 not in self.known:
             reader, length = self.reader, len(window.ids)
             with Setting()(reader.model, length) as effective:
-                reader.prove(length, frozenset({NLL}), effective.has_mechanism)
+                if not self.known:
+                    reader.prove(length, frozenset({NLL}), effective.has_mechanism)
                 if chunk is not None and reader.model is not None and unlike_in_parts(reader.model, chunk, length):
                     chunk = None
                 full = reader.nll(torch.tensor([window.ids]), chunk)[0, context - 1 :]
