@@ -1,7 +1,7 @@
 """Probes and training as Python functions, the same words and defaults as on the command line."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
@@ -81,12 +81,13 @@ def train(
     device: str = "auto",
     fresh: bool = False,
     compiled: bool | None = None,
+    log_to: Sequence[str] = (),
     **changes: Any,
 ) -> Path:
     """Train one model of a recipe into folder `out` and return it; a stopped run goes on, a finished one is left alone.
 
-    compiled: by torch.compile; None does so on CUDA. changes: fields of the recipe set to other values (steps=2000,
-    text="book.txt", digits=(4, 9)). Raises UserError.
+    compiled: by torch.compile; None does so on CUDA. log_to: integrations of transformers, for example ("tensorboard",).
+    changes: fields of the recipe set to other values (steps=2000, text="book.txt", digits=(4, 9)). Raises UserError.
     """
     from .training.card import write_card
     from .training.job import Job
@@ -95,7 +96,9 @@ def train(
 
     chosen = find(recipe).changed({key: as_text(value) for key, value in changes.items()})
     job = Job(chosen, attention, swap_to, swap_fraction, seed, start)
-    folder = run_training(job, Path(out), device, fresh, compiled)
+    folder = run_training(
+        job, Path(out), device, fresh, compiled, log_to=[log_to] if isinstance(log_to, str) else log_to
+    )
     if launched().is_first and not (folder / "README.md").exists():
         write_card(folder)
     return folder

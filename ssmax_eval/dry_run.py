@@ -1,7 +1,8 @@
 """A command's plan and its cost, with no weights loaded and nothing written."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,22 +14,39 @@ from .models.shape import blank, memory_of
 from .models.subjects import RunOptions, Subject
 from .plans import PlannedRun
 from .probes.by_model import training_length
+from .probes.kind import Probe
 from .progress import duration
 from .training.throughput import matmul_rate
 
 rate = cache(matmul_rate)
+Asked = Callable[[Probe], AbstractContextManager[None]]
 
 
 def dry_run(plans: Sequence[PlannedRun], options: RunOptions) -> dict[str, Any]:
+    """Return what planned runs would do (dry_run_of_all). Raises UserError."""
+    return dry_run_of_all([(plans, options)])
+
+
+def dry_run_of_all(
+    groups: Sequence[tuple[Sequence[PlannedRun], RunOptions]], asked: Asked = lambda probe: nullcontext()
+) -> dict[str, Any]:
     """Return what planned runs would do: models, cost by context length and in all, the runs' folders, and all of it in words.
 
-    Raises UserError for what config and tokenizer already refuse; what only weights can tell is left to the run.
+    groups: runs, and how each group of them is run. asked: says where a probe was asked for, in its errors. Raises UserError for
+    what config and tokenizer already refuse; what only weights can tell is left to the run.
     """
-    check_without_weights(plans, options)
-    lines = price(plans, options)
+    lines: list[Line] = []
+    needs: list[Least] = []
+    plans: list[PlannedRun] = []
+    for own, options in groups:
+        check_without_weights(own, options, asked)
+        theirs = price(own, options)
+        each_model = {plan.subject.label: plan.subject for plan in own}.values()
+        needs += [least(each, options, [line for line in theirs if line.plan.subject is each]) for each in each_model]
+        lines += theirs
+        plans += own
     left = {id(plan): sum(line.prompts for line in lines if line.plan is plan) for plan in plans}
     subjects = {plan.subject.label: plan.subject for plan in plans}.values()
-    needs = [least(each, options, [line for line in lines if line.plan.subject is each]) for each in subjects]
     seconds = [each.seconds for each in needs]
     return {
         "models": [{"model": each.label, "train_length": trained_at(each)} for each in subjects],
@@ -94,7 +112,9 @@ def in_words_least(needs: Sequence[Least]) -> list[str]:
     return told
 
 
-def check_without_weights(plans: Sequence[PlannedRun], options: RunOptions) -> None:
+def check_without_weights(
+    plans: Sequence[PlannedRun], options: RunOptions, asked: Asked = lambda probe: nullcontext()
+) -> None:
     """Raise UserError for what the plans ask of a model that its config, or its tokenizer, already refuses."""
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         model, tokenizer = each.loaded or (None, None)
@@ -107,4 +127,5 @@ def check_without_weights(plans: Sequence[PlannedRun], options: RunOptions) -> N
             tokenizer = each.foreign.counting.tokenizer
         if tokenizer is not None and (model is not None or each.foreign is not None):
             for probe in {id(plan.probe): plan.probe for plan in group}.values():
-                probe.check(model, tokenizer)
+                with asked(probe):
+                    probe.check(model, tokenizer)

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 
 def print_runs(
-    runs: list[Run], output_path: Path, want_report: bool, as_json: bool, thresholds: statistics.Thresholds
+    runs: list[Run],
+    output_path: Path,
+    want_report: bool,
+    as_json: bool,
+    thresholds: statistics.Thresholds,
+    tables: Path | None = None,
 ) -> None:
-    """Print what the runs found and write their report; stdout ends with the report's path."""
+    """Print what the runs found and write their report; stdout ends with the report's path. tables: where every table is written."""
     from .report import context_of, found_in, written
+    from .report.files import save_tables
 
     context = context_of(runs, **asdict(thresholds))
     findings = found_in(runs, context)
@@ -35,6 +41,8 @@ def print_runs(
         name = probes.pop() if len(probes) == 1 else "run"
         out = folder / f"{name}-{run_id_of({'runs': [run.run_id for run in runs]})[:8]}.html"
         page = written(out, "", findings, context)
+    if tables is not None:
+        save_tables(findings.found, tables)
     failed = sum(findings.failed.values())
     told = {"runs": [str(run.folder) for run in runs], "failed": failed, "report": None if page is None else str(page)}
     if as_json:

@@ -215,7 +215,7 @@ def test_options_parameters_and_fields_agree(name, probe, own, hers):
     command = probing.command("", [PROBES[name]])
     options = {name: p.default for name, p in inspect.signature(command).parameters.items()}
     parameters = {name: p.default for name, p in inspect.signature(getattr(api, name)).parameters.items()}
-    assert set(options) - set(parameters) == {"model", "report", "json", "imports", *own}
+    assert set(options) - set(parameters) == {"model", "report", "tables", "json", "imports", *own}
     assert set(parameters) - set(options) == {"models"}
     both = set(parameters) - {"models"}
     assert {name: probing.value(known[name], options[name]) for name in both} == {
@@ -263,6 +263,9 @@ def test_python_shows_every_option_and_names_the_nearest(checkpoint):
         ({"rope_theta_factor": "2"}, "a number or several numbers"),
         ({"output_path": 3}, "output path 3"),
         ({"chunk": "auto"}, "chunk 'auto'"),
+        ({"task": ""}, "task '': an empty text says nothing"),
+        ({"controls": ["no-needle", ""]}, "controls .*: an empty text"),
+        ({"needles": -1}, "needles -1: allowed are 2 to"),
     ],
 )
 def test_values_of_another_type_are_one_line(checkpoint, given, says):

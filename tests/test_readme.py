@@ -79,8 +79,21 @@ def stored(checkpoint, tmp_path_factory):
     return folder
 
 
+def small_sweep(checkpoint):
+    """Return the sweep of the pages, on a tiny model and a tiny grid."""
+    (text,) = blocks("docs/sweeps.md", "yaml")
+    changes = {
+        "./my-model": str(checkpoint), "softmax-bible-2m": str(checkpoint), "[1024, 4096]": "[384]", "16384": "384",
+        "trials: 4": "trials: 1\n    depth_percents: [50]", "seed: [0, 1]": "documents: 2\n    seed: [0, 1]",
+    }  # fmt: skip
+    for large, small in changes.items():
+        assert large in text
+        text = text.replace(large, small)
+    return text
+
+
 @pytest.fixture
-def here(stored, tmp_path, monkeypatch):
+def here(stored, checkpoint, tmp_path, monkeypatch):
     """Give a folder to work in, with what a reader of the pages has: a text and a stored run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(FILE)
@@ -91,6 +104,7 @@ def here(stored, tmp_path, monkeypatch):
     )
     (tmp_path / "mine.py").write_text("def answer(context, question):\n    return context\n")
     shutil.copytree(stored, tmp_path / "results")
+    (tmp_path / "sweep.yaml").write_text(small_sweep(checkpoint))
     before = dict(mechanisms()), dict(biases())
     yield tmp_path
     forget(before)  # what a page imported
@@ -123,10 +137,10 @@ def prepared(line, checkpoint):
         words += ["--seeds", "0", "--trials", "1"]
         words += [part for key, value in {**TINY, **LENGTH}.items() for part in ("--set", f"{key}={value}")]
     if words[0] == "loss":
-        words = [word.replace("16384", "384") for word in words] + ["--documents", "2"]
+        words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "10"]
-    if words[0] in ("needle", "attention", "needed-scale", "run"):
+    if words[0] in ("needle", "attention", "needed-scale", "run") and "sweep.yaml" not in words:
         words = [word for i, word in enumerate(words) if "--context-lengths" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "1"]
     return words

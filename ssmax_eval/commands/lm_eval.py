@@ -1,6 +1,8 @@
 """The commands: lm-eval's own, with our tasks and model type in it, and where the tasks are."""
 
+import re
 import sys
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +42,8 @@ def lm_eval_command(
     register()
     lm_eval.tasks.TaskManager = with_our_tasks(lm_eval.tasks.TaskManager)
     sys.argv = ["lm-eval", *(arguments or ["--help"])]
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(added())
     command_line = HarnessCLI()
     try:
         with plain_streams():  # from here on it is lm-eval that prints
@@ -49,6 +53,35 @@ def lm_eval_command(
         raise
     except (ValueError, KeyError, ImportError) as error:  # how lm-eval says what its user got wrong
         raise UserError(f"lm-eval: {error.args[0] if error.args else error}") from error
+
+
+def added() -> str:
+    """Say what the command adds to lm-eval's own, whose help follows."""
+    from ..harness import tasks_path
+    from ..harness.documents import SETTINGS
+
+    tasks = []
+    for file in sorted(tasks_path().glob("*.yaml")):
+        named = re.findall(r"^(?:task|group): (ssmax_\w+)", file.read_text(), re.M)
+        tasks += named[:1]
+    return f"""usage: ssmax-eval lm-eval [--import FILE.py]... [LM-EVAL ARGUMENT]...
+
+lm-eval's own command line, and besides:
+  --import FILE.py         comes first: run a Python file that registers mechanisms or positions of yours; repeatable
+  --model ssmax-eval       a transformers model in any setting; --model_args pretrained=REF and, as `ssmax-eval needle` takes
+                           them, attention, rope_theta, rope_theta_factor, rope_scaling, position, dtype
+  --tasks NAME,...         {indented(tasks)}
+  --metadata '{{...}}'       settings of these tasks, for example '{{"context_lengths": [512, 4096], "trials": 10}}':
+                           {indented([*SETTINGS, "tokenizer"])}
+
+What follows is lm-eval's.
+"""
+
+
+def indented(names: list[str]) -> str:
+    """Write names in lines of the help's right column."""
+    column = 27 * " "
+    return textwrap.fill(", ".join(names), 118, initial_indent=column, subsequent_indent=column).strip()
 
 
 def register() -> None:

@@ -17,7 +17,14 @@ from ..processes import together
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
-RUN = "All probes on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one report."
+RUN = (
+    "All probes on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one report. "
+    "Or what a sweep's file asks for: any probes, models, settings and tasks."
+)
+SWEEP = Annotated[
+    Path | None,
+    typer.Argument(metavar="[SWEEP.yaml]", help="Run what this file asks for (docs/sweeps.md), and nothing else."),
+]
 MODELS = Annotated[
     list[str] | None,
     typer.Option(
@@ -32,7 +39,7 @@ def register(app: typer.Typer) -> None:
     for kind in PROBES.values():
         app.command(kind.name)(command(str(kind.options.__doc__), [kind]))
     widest = [kind for kind in PROBES.values() if not any(covers(other, kind) for other in PROBES.values())]
-    app.command("run")(command(RUN, widest))
+    app.command("run")(command(RUN, widest, {"sweep": SWEEP}))
 
 
 def covers(other: Kind[Any], kind: Kind[Any]) -> bool:
@@ -40,16 +47,27 @@ def covers(other: Kind[Any], kind: Kind[Any]) -> bool:
     return other is not kind and issubclass(other.schema, kind.schema)
 
 
-def command(told: str, kinds: Sequence[Kind[Any]]) -> Callable[..., None]:
-    """Return the command of some probes: its signature is what they can be asked."""
+def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | None = None) -> Callable[..., None]:
+    """Return the command of some probes: its signature is what they can be asked, and `more`, a sweep's file."""
     every = options_of(*(kind.options for kind in kinds), *(kind.shown for kind in kinds))
     taken = [option for option in every if len(kinds) == 1 or not option.told.alone]
 
-    def run(model: list[str] | None, imports: list[Path] | None, **given: Any) -> None:
+    def run(model: list[str] | None, imports: list[Path] | None, sweep: Path | None = None, **given: Any) -> None:
         quiet_libraries()
-        show(kinds, model, imports, taken, given)
+        if sweep is None:
+            show(kinds, model, imports, taken, given)
+        else:
+            from .sweeping import show_sweep
 
-    own = [named("model", MODELS), named("imports", IMPORTS)]
+            untold = {each.name: parameter(each).default for each in taken} | {"model": None}
+            beside = {name: told for name, told in {"model": model, **given}.items() if told != untold[name]}
+            show_sweep(sweep, imports, beside)
+
+    own = [
+        *(named(name, annotation) for name, annotation in (more or {}).items()),
+        named("model", MODELS),
+        named("imports", IMPORTS),
+    ]
     run.__doc__ = told
     run.__signature__ = inspect.Signature([*own, *map(parameter, taken)])  # type: ignore[attr-defined]
     return run
@@ -123,4 +141,5 @@ def show(
     with together(output_path):  # from here on, so that what is wrong for all is said by one
         runs = run_probes(*plan())
     if launched().is_first:
-        print_runs(runs, output_path, given["report"], given["json"], thresholds())
+        tables = given["tables"] and Path(given["tables"])
+        print_runs(runs, output_path, given["report"], given["json"], thresholds(), tables)

@@ -51,6 +51,13 @@ def train_command(
     compiled: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile. Default: on CUDA.")
     ] = None,
+    log_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also log to tensorboard (OUT/tensorboard), wandb, mlflow or what else transformers has; repeatable. Default: nowhere.",
+        ),
+    ] = None,
     imports: IMPORTS = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of finishing what is there.")] = False,
 ) -> None:
@@ -84,7 +91,7 @@ def train_command(
     folders = [out if single and out else (out or MODELS) / job.name for job in wanted]
     if paper and launched().is_first:
         folder_after(folders[0], wanted[0])
-    made = train_all(wanted, folders, device, fresh, jobs, compiled)
+    made = train_all(wanted, folders, device, fresh, jobs, compiled, log_to or ())
     if not launched().is_first:
         return
     if paper:

@@ -80,6 +80,8 @@ class Needle:
             raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}{nearest(self.task, TASKS)}")
         if self.value not in VALUES:
             raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}{nearest(self.value, VALUES)}")
+        if not 1 <= self.needles <= len(CITIES):  # a task that takes one does not excuse it
+            raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
         if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)

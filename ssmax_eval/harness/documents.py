@@ -6,8 +6,10 @@ Each function is a `custom_dataset`: it takes what `--metadata` and `--model_arg
 
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -228,11 +230,34 @@ def limit_tokens(given: Given) -> int | None:
 
 
 def check_names(given: Given) -> None:
-    """Raise UserError for a setting that is nearly one of ours: what no task knows would be ignored in silence."""
+    """Raise UserError for a setting that is none of ours, where --metadata tells, and for one that is nearly ours: it would be ignored."""
+    said = metadata_said()
     for name in given:
-        near = nearest(name.replace("-", "_"), SETTINGS, 0.85)
-        if near and name not in SETTINGS:
-            raise UserError(f"metadata {name!r}: not a setting{near}")
+        if name in SETTINGS or name in ("tokenizer", "pretrained", "model"):
+            continue
+        near = nearest(name.replace("-", "_"), SETTINGS, 0.6 if name in said else 0.85)
+        if near or name in said:
+            raise UserError(
+                f"metadata {name!r}: not a setting{near or f'; allowed are {chr(44).join(SETTINGS)},tokenizer'}"
+            )
+
+
+def metadata_said() -> set[str]:
+    """Return the names that lm-eval's command line, if that is what runs, has in --metadata for our tasks alone.
+
+    A task is given them mixed with the model's arguments, which can be anything; and settings of other tasks are theirs.
+    """
+    if not {"lm_eval", "lm-eval"} & {*Path(sys.argv[0]).with_suffix("").parts[-2:]}:
+        return set()
+    from lm_eval._cli import HarnessCLI
+
+    try:
+        said = HarnessCLI().parse_args()
+    except SystemExit:
+        return set()
+    tasks = [name for part in getattr(said, "tasks", None) or [] for name in str(part).split(",")]
+    ours = bool(tasks) and all(name.startswith("ssmax_") for name in tasks)
+    return {*(getattr(said, "metadata", None) or {})} if ours else set()
 
 
 def numbers(given: Given, name: str, kind: type[int] | type[float]) -> list[Any]:

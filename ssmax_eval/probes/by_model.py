@@ -10,7 +10,7 @@ from ..mechanisms.layers import layer_indices
 from ..mechanisms.train_length import train_length_of
 from ..models.sources import ModelSource, is_foreign, resolve
 from ..models.subjects import is_one
-from .defaults import LONGEST, UNKNOWN, WINDOW
+from .defaults import KEY_CONTEXT, LONGEST, UNKNOWN, WINDOW
 
 LENGTHS = 5  # of a default grid, factors of two apart
 HOLDS = 256  # tokens that hold needle, question and answer of any task with any tokenizer, bytes too
@@ -59,6 +59,12 @@ def default_window(models: Any) -> int:
     """Return the near context that the context gain leaves: the models' shortest training length, at most WINDOW tokens."""
     lengths = [training_length(model) for model in members(models)]
     return min([WINDOW, *filter(None, lengths)])
+
+
+def default_key_context(models: Any) -> int:
+    """Return the near context without which a token is key: the models' shortest training length, at most KEY_CONTEXT tokens."""
+    lengths = [training_length(model) for model in members(models)]
+    return min([KEY_CONTEXT, *filter(None, lengths)])
 
 
 def default_layers(models: Any, trust_remote_code: bool = False) -> tuple[int, ...]:

@@ -13,3 +13,4 @@ PLAN = 2  # of prompts: a trial is one haystack
 DOCUMENTS = 8
 UNKNOWN = (512, 1024, 2048, 4096, 8192)  # context lengths where no model tells its training length
 WINDOW = 256  # tokens of near context, at most
+KEY_CONTEXT = 4096  # tokens of near context that tell a key token, at most (LongPPL)

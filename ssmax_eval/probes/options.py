@@ -71,8 +71,11 @@ def auto(what: str, text: str) -> int | None:
 
 
 def names(what: str, text: str) -> tuple[str, ...]:
-    """Read names separated by commas."""
-    return tuple(filter(None, text.split(",")))
+    """Read names separated by commas. Raises UserError for none."""
+    found = tuple(filter(None, text.split(",")))
+    if not found:
+        raise UserError(f"{what} {text!r}: allowed are names separated by commas")
+    return found
 
 
 Chunk = Annotated[
@@ -139,6 +142,10 @@ def typed(option: Field, value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's, pandas's, torch's
         value = value.tolist()
     value = tuple(value) if isinstance(value, set | frozenset | range) else value
+    if value == "" or (isinstance(value, tuple | list) and "" in value):
+        raise UserError(
+            f"{option.name.replace('_', ' ')} {value!r}: an empty text says nothing; leave it out, or give one"
+        )
     if isinstance(value, Path) and Path in get_args(option.type):
         return value
     kinds = tuple(
@@ -168,6 +175,7 @@ class Shown:
     """What the command line alone takes: how what was found is shown."""
 
     report: Annotated[bool, Told("Write the HTML report.")] = True
+    tables: Annotated[str | Path | None, Told("Also write every table here, as CSV and LaTeX.", "DIR")] = None
     json: Annotated[bool, Told("Print one JSON object instead of tables.")] = False
 
 

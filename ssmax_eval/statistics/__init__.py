@@ -9,7 +9,7 @@ from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
 from .laws import LAWS, law_values, scale_growth, scale_laws
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
-from .losses import context_gain, loss_by_position
+from .losses import ITSELF, compare_key_loss, context_gain, key_loss, loss_by_position, mean_loss
 from .needed import Needed, best_factors, needed_scale
 from .paired import Beside, beside, compare
 from .ranking import chosen, price, ranked
@@ -19,6 +19,7 @@ from .rope import at_best_theta, best_theta, theta_lengths
 from .seeds import compare_seeds, over_seeds
 from .series import (
     CELL,
+    JUDGED,
     PART,
     PROMPT,
     TASK,
@@ -37,6 +38,8 @@ __all__ = [
     "FADED",
     "FEWEST",
     "HEAD",
+    "ITSELF",
+    "JUDGED",
     "LAWS",
     "LEARNED",
     "PART",
@@ -58,6 +61,7 @@ __all__ = [
     "cells",
     "chosen",
     "compare",
+    "compare_key_loss",
     "compare_reach",
     "compare_seeds",
     "concordance",
@@ -68,10 +72,12 @@ __all__ = [
     "fading",
     "head_scores",
     "heads",
+    "key_loss",
     "law_values",
     "lengths",
     "loss_by_position",
     "loss_standings",
+    "mean_loss",
     "needed_scale",
     "of_documents",
     "of_prompts",

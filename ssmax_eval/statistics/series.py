@@ -14,7 +14,8 @@ TASK = ["task", "value", "needles", "haystack", "plan"]  # prompts of two plans 
 CELL = [*TASK, "series", "context_length", "depth_percent"]
 PROMPT = [*TASK, "series", "control", "context_length", "depth_percent", "prompt_sha256"]
 TEXT = ["text", "text_sha256", "context_length", "window"]
-PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end"]
+JUDGED = ["key_context", "key_judge", "key_judge_fingerprint"]
+PART = [*TEXT, "series", "document_sha256", "measure", "position_start", "position_end", *JUDGED]
 SAMPLE = ["probe", "run_id", "sample"]
 # all that a series' name is made of, and what it cannot be without
 NAMED = ("model", "attention", "attention_swapped", "rope", "dtype", "scoring", "chat", "fingerprint")
@@ -64,7 +65,9 @@ def with_series(rows: pd.DataFrame) -> pd.DataFrame:
     for is_ours, key in ((is_prompt(rows), PROMPT), (is_document(rows), PART)):
         if is_ours.any():
             ours = order[is_ours.to_numpy()[order]]
-            twice = numbered(*(rows[name] for name in key)).iloc[ours].duplicated(keep="last").to_numpy()
+            twice = (
+                numbered(*(rows[name] for name in key if name in rows)).iloc[ours].duplicated(keep="last").to_numpy()
+            )
             once.append(ours[~twice])
         known |= is_ours
     # rows of other probes are what they are; of the same run, each once

@@ -78,6 +78,7 @@ def train_all(
     fresh: bool = False,
     side_by_side: int = 1,
     compiled: bool | None = None,
+    log_to: Sequence[str] = (),
 ) -> list[Path]:
     """Train each job into its folder (train.train), `side_by_side` at a time, each process with its share of the cores."""
     if side_by_side < 1 or (side_by_side > 1 and launched().count > 1):
@@ -86,7 +87,8 @@ def train_all(
         progress = Progress(sum(job.recipe.steps for job in jobs)) if len(jobs) > 1 and launched().is_first else None
         try:
             return [
-                train(job, folder, device, fresh, compiled, progress) for job, folder in zip(jobs, folders, strict=True)
+                train(job, folder, device, fresh, compiled, progress, log_to)
+                for job, folder in zip(jobs, folders, strict=True)
             ]
         finally:
             if progress is not None:
@@ -95,6 +97,7 @@ def train_all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(side_by_side, context, begin, (threads, imported_files())) as pool:
         tasks = [
-            pool.submit(train, job, folder, device, fresh, compiled) for job, folder in zip(jobs, folders, strict=True)
+            pool.submit(train, job, folder, device, fresh, compiled, None, log_to)
+            for job, folder in zip(jobs, folders, strict=True)
         ]
         return [task.result() for task in tasks]

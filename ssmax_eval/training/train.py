@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .examples import Examples, collate
 from .folder import LOG, WORK, entries, held, occupied, read_log, write_log, write_record
 from .job import Job
 from .length import continue_at
+from .loggers import check_loggers, keep_logs
 from .signs import signs
 from .throughput import throughput
 from .trainer import LateMechanism, Watch, WeightedTrainer
@@ -39,11 +41,13 @@ def train(
     fresh: bool = False,
     compiled: bool | None = None,
     progress: Progress | None = None,
+    log_to: Sequence[str] = (),
 ) -> Path:
     """Train one model into `folder` and return it; a run that was stopped goes on, a finished one is left alone.
 
     The weights are those of an uninterrupted run. compiled: by torch.compile; None does so on CUDA. progress: in steps, of
-    several trainings of which this is one. Raises UserError, also for a folder that holds another run.
+    several trainings of which this is one. log_to: transformers' integrations (loggers.py). Raises UserError, also for a folder
+    that holds another run.
     """
     # all that can be wrong is, before anything is written
     processes = launched().count
@@ -59,10 +63,11 @@ def train(
         )
     if fresh and processes > 1:
         raise UserError("--fresh: not with several processes; remove the folder first")
+    log_to = check_loggers(log_to)
     refuse_overlap(job, folder)
     sentences, text_sha256 = read_sentences(job.recipe)
     with held(folder):
-        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256, progress)
+        return train_held(job, folder, where, fresh, compiled, sentences, text_sha256, progress, log_to)
 
 
 def train_held(
@@ -74,6 +79,7 @@ def train_held(
     sentences: list[str],
     text_sha256: str,
     progress: Progress | None = None,
+    log_to: Sequence[str] = (),
 ) -> Path:
     """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
@@ -90,7 +96,7 @@ def train_held(
     if launched().is_first:
         write_record(folder, {"job": key, "finished": False})
     compiled = where.type == "cuda" if compiled is None else compiled
-    seconds = run(job, model, examples, folder, where, compiled, progress)
+    seconds = run(job, model, examples, folder, where, compiled, progress, log_to)
     if not launched().is_first:
         return folder
     log = read_log(folder / LOG)
@@ -180,6 +186,7 @@ def run(
     where: torch.device,
     compiled: bool,
     progress: Progress | None,
+    log_to: Sequence[str] = (),
 ) -> float:
     """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
     recipe = job.recipe
@@ -210,7 +217,8 @@ def run(
         save_steps=max(1, recipe.steps // 10),
         save_total_limit=1,
         logging_nan_inf_filter=False,  # a loss that is not finite is to be seen
-        report_to="none",
+        report_to=[*log_to] or "none",
+        run_name=job.name,
         disable_tqdm=True,
         seed=job.seed,
     )
@@ -234,6 +242,7 @@ def run(
         callbacks=[watch, *([LateMechanism(model, swap_step)] if job.swap_to else [])],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is for results
+    keep_logs(trainer, folder)
     try:
         with static_shapes() if compiled else nullcontext():
             trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)

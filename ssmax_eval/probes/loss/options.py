@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ..defaults import DOCUMENTS, TEXT
-from ..options import Chunk, LimitTokens, Options, Told
+from ..options import Chunk, LimitTokens, Options, Told, auto
+
+AUTO = "auto"
+
+
+def number_or_auto(what: str, text: str) -> int | str:
+    """Read auto, or one whole number."""
+    number = auto(what, text)
+    return AUTO if number is None else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,4 +31,17 @@ class LossOptions(Options):
     ] = None
     chunk: Chunk = None
     limit_tokens: LimitTokens = None
+    key_context: Annotated[
+        int | str | None,
+        Told(
+            "Also the loss of key tokens: those that gain 2 nats from what lies more than N tokens back, and cost less than 2 then. "
+            "auto: the training length, at most 4,096. Default: only with --key-model.",
+            "N|auto",
+            number_or_auto,
+        ),
+    ] = None
+    key_model: Annotated[
+        str | None,
+        Told("Which model says which tokens are key, for all models alike. Default: each for itself.", "REF"),
+    ] = None
     pack: Annotated[bool, Told("Join files that are shorter than a document.")] = False

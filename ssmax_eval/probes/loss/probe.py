@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ..checks import check_model, require
 from ..defaults import DOCUMENTS, LONGEST, SEED, TEXT, UNKNOWN, WINDOW
 from ..kind import Probe
 from . import PROBE
+from .key_tokens import ITSELF, Judge, check_judging, judged, judging, key_row, stretches
 from .options import LossOptions
 from .rows import LossRow
 
@@ -32,11 +33,15 @@ MOST_DOCUMENTS = 100_000
 
 
 class Scores(NamedTuple):
-    """A document's nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none."""
+    """A document's nll (length - 1,), that of its windows read alone (lengths, window - 1), and why there is none.
+
+    key: which of its tokens from the key context on are key, if that was asked.
+    """
 
     nll: Tensor | None
     near: Tensor | None
     error: str | None = None
+    key: Tensor | None = None
 
 
 class Sample(NamedTuple):
@@ -58,6 +63,8 @@ class LossProbe(Probe):
     context_length: tokens of each document. documents: how many. text: text (generated prose, its seed the document's),
     bible, hf:DATASET, a file or a directory, whose files are documents; pack joins files that are too short. window: tokens
     of near context that the context gain leaves. limit_tokens: at most so many tokens, whole documents dropped.
+    key_context: tokens of near context without which a token is key (key_tokens.py); None does not ask. key_model: who judges
+    that, for all models alike; None for each its own.
     chunk: tokens to prefill at a time; None is all at once, and smaller when memory runs out. Raises UserError for values out of range.
     """
 
@@ -69,6 +76,8 @@ class LossProbe(Probe):
     seed: int = SEED
     limit_tokens: int | None = None
     chunk: int | None = None
+    key_context: int | None = None
+    key_model: Judge | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -77,6 +86,10 @@ class LossProbe(Probe):
         require(1 <= self.documents <= MOST_DOCUMENTS, "documents", self.documents, f"1 to {MOST_DOCUMENTS}")
         require(2 <= self.window <= LONGEST, "window", self.window, f"whole numbers of tokens, 2 to {LONGEST}")
         require(self.chunk is None or self.chunk >= 1, "chunk", self.chunk, "auto and whole numbers from 1")
+        if self.key_context is not None:
+            most = self.context_length - 1
+            allowed = f"whole numbers of tokens, 2 to {most}: tokens beyond it can be key (--context-length)"
+            require(2 <= self.key_context <= most, "key context", self.key_context, allowed)
         if self.limit_tokens is not None:
             self.plan()  # which says the least that a document takes
 
@@ -102,7 +115,10 @@ class LossProbe(Probe):
                 "use the needle or the attention probe"
             )
         check_model(model, tokenizer, self.context_length, self.context_length, self.chunk)
-        self.windows(tokenizer)
+        windows = self.windows(tokenizer)
+        if self.key_context is not None:
+            theirs = windows if self.key_model is None else self.windows(self.key_model.tokenizer)
+            check_judging(windows[0].prefix, theirs == windows, self.key_context, self.key_model)
         if not self.gain_lengths():
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
@@ -114,8 +130,12 @@ class LossProbe(Probe):
 
     def parameters(self) -> dict[str, Any]:
         """Return all that decides the documents and what is summed, the texts' content included."""
-        parameters = asdict(self)
-        del parameters["chunk"]  # how it is computed, not what
+        parameters = {each.name: getattr(self, each.name) for each in fields(self)}
+        del parameters["chunk"], parameters["key_model"]  # how it is computed, not what; and told below
+        if self.key_context is None:
+            del parameters["key_context"]  # the runs of before stay
+        else:
+            parameters |= self.key_model.told() if self.key_model else {"key_model": ITSELF}
         if self.limit_tokens is None:  # a run of all its plan is the one that it was before there was a limit
             del parameters["limit_tokens"]
         parameters["pack"] = self.pack and bool(self.source.texts)  # prose has no files to join
@@ -130,8 +150,14 @@ class LossProbe(Probe):
         return [f"{sample.document}/{part}" for part in self.parts()]
 
     def reads(self, sample: Sample) -> list[int]:
-        """Return the tokens of each sequence that a document's rows take: itself, and the window of each gain alone."""
-        return [sample.context_length, *[self.window] * len(self.gain_lengths())]
+        """Return the tokens of each sequence that a document's rows take: itself, the window of each gain alone, those of key tokens.
+
+        Another model's judging is not among them: it is done once for all models.
+        """
+        near = [self.window] * len(self.gain_lengths())
+        if self.key_context is not None and self.key_model is None:
+            near += [self.key_context] * len(stretches(self.context_length, self.key_context))
+        return [sample.context_length, *near]
 
     needs = frozenset({NLL})
 
@@ -148,8 +174,10 @@ class LossProbe(Probe):
         for sample, window in zip(self.plan(), self.windows(reader.tokenizer), strict=True):
             if claim() and not all(name in done for name in self.names(sample)):
                 # what one document did not fit into, the next will not either
-                scores, chunk = self.score(reader, torch.tensor([window.ids]), window.prefix, chunk)
+                scores, chunk = self.score(reader, window, chunk)
                 yield self.rows(sample, window, scores)
+        if self.key_model is not None:
+            self.key_model.leave()
 
     def bins(self) -> list[tuple[int, int]]:
         """Return the position bins [start, end), log-spaced; a position is the number of tokens in front of the predicted one."""
@@ -165,7 +193,8 @@ class LossProbe(Probe):
 
     def parts(self) -> list[str]:
         """Return the names of a document's rows."""
-        return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths())]
+        key = [] if self.key_context is None else ["key"]
+        return [*(f"{start}" for start, _ in self.bins()), *(f"gain/{length}" for length in self.gain_lengths()), *key]
 
     def rows(self, sample: Sample, window: Window, scores: Scores) -> list[Fields]:
         """Return a document's rows: one for each bin of positions, one for each length at which the context gain is taken."""
@@ -178,7 +207,7 @@ class LossProbe(Probe):
             "context_length": self.context_length,
             "window": self.window,
         }
-        nll, near, error = scores
+        nll, near, error, key = scores
         rows = []
         for start, end in self.bins():
             part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
@@ -196,15 +225,23 @@ class LossProbe(Probe):
                 | {"position_start": length - self.window + 1, "position_end": length, "tokens": self.window - 1}
                 | {"nll_sum": far, "nll_sum_near": alone, "error": error}
             )
+        if self.key_context is not None:
+            found = key_row(nll, key, self.key_context, self.context_length, self.key_model)
+            rows.append({"sample": f"{sample.document}/key", **common, **found, "error": error})
         return rows
 
-    def score(self, reader: Reader, ids: Tensor, prefix: int, chunk: int | None) -> tuple[Scores, int | None]:
+    def score(self, reader: Reader, window: Window, chunk: int | None) -> tuple[Scores, int | None]:
         """Return a document's scores, and the chunk that it was read in: smaller ones are tried when memory runs out."""
+        ids = torch.tensor([window.ids])
         while True:
             try:
-                nll, near = reader.nll(ids, chunk)[0], self.near(reader, ids, prefix)
-                finite = bool(torch.isfinite(nll).all() and torch.isfinite(near).all())
-                return (Scores(nll, near) if finite else Scores(None, None, "nll is not finite")), chunk
+                nll, near = reader.nll(ids, chunk)[0], self.near(reader, ids, window.prefix)
+                if not (torch.isfinite(nll).all() and torch.isfinite(near).all()):
+                    return Scores(None, None, "nll is not finite"), chunk
+                key = None
+                if self.key_context is not None:
+                    key = judged(reader, window, nll, self.key_context, self.key_model, chunk)
+                return Scores(nll, near, key=key), chunk
             except Unread as error:
                 return Scores(None, None, str(error)), chunk
             except RuntimeError as error:
@@ -226,7 +263,7 @@ class LossProbe(Probe):
         return reader.nll(torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)  # of the models and of the judge
 def windows_of(
     source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
 ) -> list[Window]:
@@ -243,6 +280,7 @@ def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> Los
     if length is None:
         beyond = [probe.longest() for probe in beside]
         length = max(beyond) if beyond else default_lengths(models, options.trust_remote_code)[-1]
+    key_context, key_model = judging(models, options)
     return LossProbe(
         context_length=length,
         documents=options.documents,
@@ -252,6 +290,8 @@ def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> Los
         seed=options.seed,
         limit_tokens=options.limit_tokens,
         chunk=options.chunk,
+        key_context=key_context,
+        key_model=key_model,
     )
 
 
