@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from ..disk import json_in, json_of
 from ..errors import UserError
 from ..probes.attention.rows import AttentionRow
 from ..probes.needle.rows import NeedleRow
@@ -41,7 +42,7 @@ class Samples(Run):
         """lm-eval's results of the same run. Raises UserError where they are not beside the samples."""
         beside = self.folder.with_name(f"results_{self.folder.stem.rpartition('_')[2]}.json")
         try:
-            found: dict[str, Any] = json.loads(beside.read_text())
+            found: dict[str, Any] = json_in(beside)
             if not all(isinstance(found[part], dict) for part in ("config", "configs")):
                 raise ValueError("not lm-eval's")
             return found
@@ -113,9 +114,9 @@ class Samples(Run):
         """Return a row for each prompt, as the needle or attention probe would have written it. Raises UserError for a broken file."""
         common = shared_columns({"parameters": {}, **self.setting})
         rows = []
-        for number, line in enumerate(self.folder.read_text().splitlines(), 1):
+        for number, line in enumerate(self.folder.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
             try:
-                found = common | row_of(json.loads(line))
+                found = common | row_of(json_of(line))
                 rows.append(checked({name: found[name] for name in columns(self.schema) if name in found}, self.schema))
             except (ValueError, TypeError, KeyError, IndexError) as error:
                 raise UserError(
@@ -146,20 +147,20 @@ def row_of(sample: dict[str, Any]) -> Fields:
         float(right) if right or doc.get("needles") == 1 or doc.get("task") in ("multikey", "choice") else None
     )
     # masses come as one JSON text, with all that the native probe says of the answer
-    return row | (json.loads(sample["resps"][0][0]) if "mass_answer" in sample else {})
+    return row | (json_of(sample["resps"][0][0]) if "mass_answer" in sample else {})
 
 
 def find_samples(path: Path) -> list[Samples]:
     """Return the sample files of our needle tasks at or below a path; those of other tasks are none of ours."""
-    files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("samples_*.jsonl") if file.is_file())
     return [Samples(file, schema) for file in files if (schema := schema_in(file)) is not None]
 
 
 def schema_in(file: Path) -> type[Row] | None:
     """Return the schema of the rows that a sample file's lines become; None for one that is none of ours."""
     try:
-        with file.open() as stream:
-            sample = json.loads(stream.readline())
+        with file.open("rb") as stream:
+            sample = json_of(stream.readline())
         if not {"prompt_sha256", "depth_percent"} <= sample["doc"].keys():
             return None
         return AttentionRow if "mass_answer" in sample else NeedleRow

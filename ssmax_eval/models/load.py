@@ -16,7 +16,9 @@ from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
 from .encoders import is_encoder, refuse_without_mask
 from .gguf import load_gguf
+from .headers import refuse_more_layers
 from .opened import ADAPTER_CONFIG
+from .shape import refuse_other_shapes
 from .sources import ModelSource, resolve
 
 DTYPES = {
@@ -109,6 +111,7 @@ def check_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConf
             f"model {source.reference!r}: an adapter lies in it ({ADAPTER_CONFIG}), and peft is not installed; "
             "run: pip install peft, or take the adapter out"
         )
+    refuse_more_layers(source)
     check_mechanism(source)
     if "auto_map" in config and "ssmax" not in config and not trust_remote_code:
         raise UserError(
@@ -153,6 +156,7 @@ def load_checkpoint(
     device_map: str | dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load a safetensors folder with the mechanism its config names; weights or tensors of it that are missing are an error."""
+    refuse_other_shapes(source, config, trust_remote_code)
     carries = "ssmax" in source.config()
     options: dict[str, Any] = {
         "config": config,
@@ -181,6 +185,7 @@ def load_checkpoint(
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
     refuse_unscaled_rope(source, model)
+    refuse_other_frequencies(source, model)
     return_plainly(model)
     return model
 
@@ -219,6 +224,16 @@ def refuse_unscaled_rope(source: ModelSource, model: PreTrainedModel) -> None:
         raise UserError(
             f"model {source.reference!r}: {type(model).__name__} ignores the RoPE scaling {lost[0]!r} of its config; take it out"
         )
+
+
+def refuse_other_frequencies(source: ModelSource, model: PreTrainedModel) -> None:
+    """Raise UserError if what turns a model's queries is no number, whatever in its config came to that."""
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name and not buffer.is_meta and not torch.isfinite(buffer).all():
+            raise UserError(
+                f"model {source.reference!r}: its RoPE's frequencies are not finite; its config's rope_theta and RoPE "
+                "parameters have to be numbers above 0"
+            )
 
 
 def return_plainly(model: PreTrainedModel) -> None:

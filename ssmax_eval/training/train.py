@@ -1,6 +1,5 @@
 """Train a recipe with a mechanism: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
 
-import json
 import os
 import shutil
 from contextlib import nullcontext, suppress
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..disk import is_full
+from ..disk import is_full, json_in
 from ..environment import environment
 from ..errors import UserError
 from ..launch import launched
@@ -260,7 +259,7 @@ def whole_checkpoints(work: Path) -> dict[int, Path]:
     found = {}
     for file in work.glob("checkpoint-*/trainer_state.json"):
         with suppress(ValueError):
-            json.loads(file.read_text())
+            json_in(file)
             found[int(file.parent.name.split("-")[1])] = file.parent
     return found
 
