@@ -130,6 +130,7 @@ def run(given: list[str]) -> int:
     # what lm-eval and its libraries say is its own
     with nullcontext(Messages()) if command == "lm-eval" else gathered() as messages:
         try:
+            refuse_bytes(given)
             first = launched().is_first
             with stoppable(), nullcontext() if first else silent():
                 if not first and command not in SHARED:
@@ -165,6 +166,16 @@ def run(given: list[str]) -> int:
         elif first:
             messages.summarise()
     return code if isinstance(code, int) else 0
+
+
+def refuse_bytes(given: list[str]) -> None:
+    """Raise UserError for an argument that is no UTF-8 text: no row or record could hold it, and be read again."""
+    for argument in given:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="surrogateescape").decode(errors="replace")
+            raise UserError(f"argument {shown!r}: it is not UTF-8 text; rename the file or folder") from None
 
 
 @contextmanager
@@ -218,8 +229,12 @@ def usage(error: Any, command: str) -> str:
     return f"no such {what}{near or ';'} see {context.command_path} --help"
 
 
+LONGEST_WORD = 300  # characters of a value, a path for example, that an error shows
+
+
 def failed(message: str) -> int:
-    say(f"ssmax-eval: error: {' '.join(message.split())}")
+    words = [word if len(word) <= LONGEST_WORD else f"{word[:200]}...{word[-60:]}" for word in message.split()]
+    say(f"ssmax-eval: error: {' '.join(words)}")
     return 2
 
 

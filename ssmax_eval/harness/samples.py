@@ -8,13 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import asdict
 
 from ..disk import json_in, json_of
 from ..errors import UserError
 from ..probes.attention.rows import AttentionRow
 from ..probes.needle.rows import NeedleRow
-from ..record import shared_columns
+from ..record import Record, shared_columns
 from ..rows import Fields, Row, checked, columns, line_of
 from ..store import FORMAT, Run
 
@@ -61,9 +62,24 @@ class Samples(Run):
         found: dict[str, Any] = self.results["configs"].get(self.task, {}).get("metadata", {}).get("parameters", {})
         return found
 
-    @property
+    @cached_property
     def setting(self) -> dict[str, Any]:
-        """Model, attention, RoPE and environment as a run.json tells them; of lm-eval's own model types only what it records."""
+        """Model, attention, RoPE and environment as a run.json tells them. Raises UserError for results that do not tell them."""
+        try:
+            found = self.setting_told()
+            told = {"parameters": self.parameters, **found, "rows": 0, "tokens": 0, "seconds": 0.0}
+            float(self.results.get("total_evaluation_time_seconds") or 0)
+            msgspec.convert(told, Record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"samples {self.folder}: the results beside them are not lm-eval's ({type(error).__name__}: {error}); run lm-eval again"
+            ) from error
+        return found
+
+    def setting_told(self) -> dict[str, Any]:
+        """Return it as the results have it: of lm-eval's own model types only what it records."""
         config = self.results["config"]
         if "ssmax_eval" in config:
             return dict(config["ssmax_eval"])
@@ -118,7 +134,7 @@ class Samples(Run):
             try:
                 found = common | row_of(json_of(line))
                 rows.append(checked({name: found[name] for name in columns(self.schema) if name in found}, self.schema))
-            except (ValueError, TypeError, KeyError, IndexError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
                 raise UserError(
                     f"samples {self.folder}: line {number} is not a sample of ours ({error}); run lm-eval again"
                 ) from error

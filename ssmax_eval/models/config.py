@@ -31,7 +31,7 @@ SWITCHES = {
     "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache",
     "torchscript",
 }  # fmt: skip
-IMPLEMENTATION = ("attn_implementation", "_attn_implementation")
+IMPLEMENTATION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 # what a set of RoPE parameters can hold without a type that says what to do with it
 STRETCHING = {
     "factor",
