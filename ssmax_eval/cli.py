@@ -23,7 +23,7 @@ from .commands.studies import advise_command, league_command, paper_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .launch import launched
-from .printable import printable_streams
+from .printable import inner, nowhere, printable_streams
 from .probes import PROBES
 from .processes import Said
 from .quiet import Messages, gathered, say
@@ -116,7 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with printable_streams():
             code = run(given)
-            sys.stdout.flush()
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except (
+                OSError
+            ) as error:  # what is still in its buffer could not be written, and would be tried again at the end
+                code = failed(f"output: {error.strerror or error}; what was stored is kept")
+                nowhere(inner(sys.stdout))
     except BrokenPipeError:  # whoever read us has seen enough
         sys.stdout = None
         raise SystemExit(1) from None

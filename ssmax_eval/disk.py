@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .errors import UserError
 
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
-FULL = ("No space left", "StorageFull", "PytorchStreamWriter failed", ". unexpected pos ")
+FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
 LOCK = ".lock"  # in a folder while a process holds it
 HALF = ".half-"  # begins the name of what is not whole yet; of a process that was killed it stays
 
@@ -68,7 +68,7 @@ def whole(path: Path) -> Iterator[Path]:
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
     while error is not None:
-        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if told or any(sign in str(error) for sign in FULL):
             return True
         error = error.__cause__ or error.__context__

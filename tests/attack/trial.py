@@ -103,6 +103,10 @@ def child_of(step: Step, folder: Path, through_cli: bool, out: Path, err: Path, 
             os.execv(sys.executable, [sys.executable, "-m", "ssmax_eval", *step.words])
         from ssmax_eval.cli import main
 
+        # as Python begins with streams that are closed
+        sys.stdout, sys.stderr = (
+            None if number in step.closed else each for number, each in ((1, sys.stdout), (2, sys.stderr))
+        )
         os.write(told, b"1")
         code = ended(main, step.words)
     except BaseException:
@@ -139,6 +143,7 @@ def wrong(step: Step, ended: Ended) -> str | None:
     if (
         ended.code == 2
         and 2 not in step.closed
+        and step.largest is None  # which stderr has too
         and not any(line.startswith("ssmax-eval: error: ") for line in ended.err.splitlines())
     ):
         return f"exit code 2 without a line that says why: {ended.err[-200:]!r}"
