@@ -1,5 +1,6 @@
 """The command line: parse, call, print one result. Heavy imports stay inside the commands, so `--help` is instant."""
 
+import _thread
 import importlib.metadata
 import logging
 import os
@@ -197,10 +198,22 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise SystemExit(STOPPED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def again(lost: Any) -> None:
+        """Raise an interruption once more that fell into a destructor, where Python drops what is raised."""
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            _thread.interrupt_main()
+        elif isinstance(lost.exc_value, SystemExit):
+            signal.signal(signal.SIGTERM, stop)
+            _thread.interrupt_main(signal.SIGTERM)
+        else:
+            hook(lost)
+
+    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 

@@ -6,6 +6,7 @@ The campaign itself is tests/attack (`python -m tests.attack`).
 import json
 import os
 import shutil
+import signal
 from dataclasses import fields
 
 import pytest
@@ -309,3 +310,20 @@ def test_an_interruption_while_all_is_imported_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         __main__.main()
     assert (stop.value.code, capsys.readouterr().err) == (130, "ssmax-eval: interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_that_a_destructor_drops_is_not_lost(capsys, monkeypatch, number, code):
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def command(*_, **__):
+        Dropped()
+        for _ in range(10_000):
+            pass
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("ssmax_eval.terminal.print_table", command)
+    found, _, err = call(capsys, "recipes")
+    assert (found, err) == (code, "ssmax-eval: interrupted\n")

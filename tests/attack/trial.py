@@ -136,7 +136,7 @@ def wrong(step: Step, ended: Ended) -> str | None:
     if ended.seconds > LONGEST:
         return f"a hang of {ended.seconds:.0f} s"
     if "Traceback (most recent call last)" in said or "panicked at" in said:
-        return f"a traceback: {said.strip().splitlines()[-1][:200]}"
+        return f"a traceback: {traced(said)}"
     allowed = {step.must} if step.must is not None else {0, 2} | (ENDS[step.stop[0]] if step.stop else set())
     if ended.code not in allowed:
         return f"exit code {ended.code}: {(ended.err.strip().splitlines() or [''])[-1][:200]}"
@@ -144,14 +144,28 @@ def wrong(step: Step, ended: Ended) -> str | None:
         ended.code == 2
         and 2 not in step.closed
         and step.largest is None  # which stderr has too
-        and not any(line.startswith("ssmax-eval: error: ") for line in ended.err.splitlines())
+        and not any(
+            line.startswith(("ssmax-eval: error: ", "lm-eval: error: ", "lm-eval run: error: "))
+            for line in ended.err.splitlines()
+        )
     ):
         return f"exit code 2 without a line that says why: {ended.err[-200:]!r}"
     if ended.memory > MEMORY:
         return f"{ended.memory / 2**20:.1f} GiB of memory"
-    if found := CONTROLS.search(ended.out + ended.err):
+    # what lm-eval prints is its own
+    if step.words[:1] != ["lm-eval"] and (found := CONTROLS.search(ended.out + ended.err)):
         return f"a control character on the terminal: {found[0]!r}"
     return None
+
+
+def traced(said: str) -> str:
+    """Return what stands before the first traceback, the places in it that are ours, and what it ends with."""
+    lines = said.splitlines()
+    start = next((i for i, line in enumerate(lines) if "Traceback (most" in line or "panicked at" in line), 0)
+    end = next((i for i in range(start + 1, len(lines)) if not lines[i].startswith(" ")), len(lines) - 1)
+    places = [line.strip().rpartition("/")[2] for line in lines[start:end] if line.startswith("  File")]
+    before = lines[start - 1][-120:] if start else ""
+    return " | ".join(filter(None, [before, *places[-4:], lines[end][:200]]))
 
 
 def wrong_in(folder: Path) -> str | None:
