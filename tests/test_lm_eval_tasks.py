@@ -320,7 +320,7 @@ def test_defaults_of_lm_evals_entry_points_change_no_prompt(checkpoint):
     from lm_eval import evaluator
 
     lm = ours(checkpoint, dtype="float32")
-    simple = {"tasks": ["ssmax_needle"], "bootstrap_iters": 0}
+    simple = {"tasks": ["ssmax_needle"]}
 
     def simply(**options):
         manager = TaskManager(

@@ -1,5 +1,6 @@
 """What a model's shape alone tells, weights or none: where its positions end, and the operations of reading so many tokens."""
 
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -55,8 +56,11 @@ def refuse_other_shapes(source: ModelSource, config: PreTrainedConfig, trust_rem
     if getattr(config, "quantization_config", None) is not None:
         return
     held = shapes_of(source)
+    carries = str(config.model_type).startswith(PREFIX)
     try:
-        model = without_weights(config, trust_remote_code)
+        # a copy: building one leaves its attention implementation in its config
+        plain = config_of(source, trust_remote_code) if carries else copy.deepcopy(config)
+        model = without_weights(plain, trust_remote_code)
     except Exception:  # configs and code of other people raise anything, which loading them says better
         return
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
