@@ -3,6 +3,7 @@
 The campaign itself is tests/attack (`python -m tests.attack`).
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.registry import MECHANISMS
 from ssmax_eval.mechanisms.spelling import told
 from ssmax_eval.models.load import load_model
+from ssmax_eval.models.sources import resolve
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.run import run_probes
@@ -66,20 +68,28 @@ def test_json_is_read_in_one_place_that_knows_depth_and_pipes(tmp_path):
         json_in(tmp_path / "pipe")
 
 
-@pytest.mark.parametrize("name", ["config.json", "training.json", "accuracy.json", "model.safetensors.index.json"])
-@pytest.mark.parametrize("wrong", [DEEP, "\ufeff{", "[]", "5", None])
-def test_a_file_of_a_model_that_says_nothing_is_one_line_or_none(model, capsys, name, wrong):
+def test_a_file_of_a_model_that_says_nothing_is_one_line_or_none(model, capsys):
     """And takes no other model of a list with it. None: a pipe, which would be waited for."""
-    (model / name).unlink(missing_ok=True)
-    if wrong is None:
-        os.mkfifo(model / name)
-    else:
-        (model / name).write_text(wrong)
-    code, out, err = call(capsys, "needle", "--model", model, *ASKED)
-    assert (code == 0) or (code == 2 and err.count("\n") == 1), err
+    names = ["config.json", "training.json", "accuracy.json", "training_log.jsonl", "model.safetensors.index.json"]
+    for name, wrong in itertools.product(names, [DEEP, "\ufeff{", "[]", "5", None]):
+        broken = shutil.copytree(model, model.with_name(f"{name}-{str(wrong)[:2]}"))
+        (broken / name).unlink(missing_ok=True)
+        if wrong is None:
+            os.mkfifo(broken / name)
+        else:
+            (broken / name).write_text(wrong)
+        try:
+            source = resolve(str(broken))
+            source.training(), source.training_log(), source.fingerprint
+            load_model(source)
+        except UserError as error:
+            assert "\n" not in str(error)
     code, out, err = call(capsys, "models", "models", "--json")
     assert code == 0
-    assert "softmax-bible-2m" in out
+    told = [each["path"] for each in json.loads(out)["models"] if each["found"] == "folder"]
+    left_out = err.count("it is left out")
+    assert "models/m" in told
+    assert len(told) + left_out == 1 + 25 - 1  # a pipe is no config.json
 
 
 def test_a_header_that_is_a_list(model, capsys):
