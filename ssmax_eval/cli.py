@@ -1,6 +1,5 @@
 """The command line: parse, call, print one result. Heavy imports stay inside the commands, so `--help` is instant."""
 
-import _thread
 import importlib.metadata
 import logging
 import os
@@ -199,14 +198,14 @@ def stoppable() -> Iterator[None]:
         raise SystemExit(STOPPED)
 
     def again(lost: Any) -> None:
-        """Raise an interruption once more that fell into a destructor, where Python drops what is raised."""
-        if isinstance(lost.exc_value, KeyboardInterrupt):
-            _thread.interrupt_main()
-        elif isinstance(lost.exc_value, SystemExit):
-            signal.signal(signal.SIGTERM, stop)
-            _thread.interrupt_main(signal.SIGTERM)
-        else:
+        """Send a signal once more whose exception fell into a destructor, where Python drops what is raised; in here too."""
+        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
+        if number is None:
             hook(lost)
+            return
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, stop)
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
     before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
     sys.unraisablehook = again
