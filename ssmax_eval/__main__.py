@@ -1,3 +1,17 @@
-from .cli import main
+"""The command line's way in: nothing is imported before an interruption can be told in a line."""
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from .cli import main as run
+    except KeyboardInterrupt:  # while it is imported
+        print("ssmax-eval: interrupted", file=sys.stderr)
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ from .commands.studies import advise_command, league_command, paper_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .launch import launched
-from .printable import printable_streams
+from .printable import inner, nowhere, printable_streams
 from .probes import PROBES
 from .processes import Said
 from .quiet import Messages, gathered, say
@@ -116,7 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with printable_streams():
             code = run(given)
-            sys.stdout.flush()
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except (
+                OSError
+            ) as error:  # what is still in its buffer could not be written, and would be tried again at the end
+                code = failed(f"output: {error.strerror or error}; what was stored is kept")
+                nowhere(inner(sys.stdout))
     except BrokenPipeError:  # whoever read us has seen enough
         sys.stdout = None
         raise SystemExit(1) from None
@@ -130,6 +138,7 @@ def run(given: list[str]) -> int:
     # what lm-eval and its libraries say is its own
     with nullcontext(Messages()) if command == "lm-eval" else gathered() as messages:
         try:
+            refuse_bytes(given)
             first = launched().is_first
             with stoppable(), nullcontext() if first else silent():
                 if not first and command not in SHARED:
@@ -167,6 +176,16 @@ def run(given: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def refuse_bytes(given: list[str]) -> None:
+    """Raise UserError for an argument that is no UTF-8 text: no row or record could hold it, and be read again."""
+    for argument in given:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="surrogateescape").decode(errors="replace")
+            raise UserError(f"argument {shown!r}: it is not UTF-8 text; rename the file or folder") from None
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """End a block in order when the process is told to terminate, as launchers and schedulers do: what it holds is let go of."""
@@ -178,10 +197,22 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise SystemExit(STOPPED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def again(lost: Any) -> None:
+        """Send a signal once more whose exception fell into a destructor, where Python drops what is raised; in here too."""
+        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
+        if number is None:
+            hook(lost)
+            return
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, stop)
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
@@ -218,8 +249,12 @@ def usage(error: Any, command: str) -> str:
     return f"no such {what}{near or ';'} see {context.command_path} --help"
 
 
+LONGEST_WORD = 300  # characters of a value, a path for example, that an error shows
+
+
 def failed(message: str) -> int:
-    say(f"ssmax-eval: error: {' '.join(message.split())}")
+    words = [word if len(word) <= LONGEST_WORD else f"{word[:200]}...{word[-60:]}" for word in message.split()]
+    say(f"ssmax-eval: error: {' '.join(words)}")
     return 2
 
 

@@ -1,19 +1,21 @@
-"""What keeps processes out of each other's files: one lock, and one way to write a file or folder whole or not at all."""
+"""What keeps processes out of each other's files: one lock, one way to write a file or folder whole or not at all, one to read JSON."""
 
 import errno
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from .errors import UserError
 
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
-FULL = ("No space left", "StorageFull", "PytorchStreamWriter failed", ". unexpected pos ")
+FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
 LOCK = ".lock"  # in a folder while a process holds it
 HALF = ".half-"  # begins the name of what is not whole yet; of a process that was killed it stays
 
@@ -66,8 +68,28 @@ def whole(path: Path) -> Iterator[Path]:
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
     while error is not None:
-        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if told or any(sign in str(error) for sign in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def json_of(text: str | bytes) -> Any:
+    """Return what JSON says. Raises ValueError, also for what is nested deeper than Python goes."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def json_in(path: Path) -> Any:
+    """Return what a JSON file says. Raises ValueError as json_of, and OSError for what is no file: a pipe would be waited for."""
+    return json_of(bytes_in(path))
+
+
+def bytes_in(path: Path) -> bytes:
+    """Return what a file holds. Raises OSError, also for a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.read_bytes()

@@ -58,10 +58,15 @@ class ErrorStream(PrintableStream):
         try:
             yield
         except OSError:
-            with suppress(OSError, ValueError):  # or what is left in its buffer would fail once more when Python ends
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.inner.fileno())
-                os.close(nowhere)
+            nowhere(self.inner)
+
+
+def nowhere(stream: Any) -> None:
+    """Let a stream that takes no more write into nothing, or what is left in its buffer would fail once more when Python ends."""
+    with suppress(OSError, ValueError):
+        device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(device, stream.fileno())
+        os.close(device)
 
 
 def inner(stream: Any) -> Any:

@@ -36,12 +36,18 @@ def find_runs(*paths: str | Path) -> list[Run]:
         if not path.exists():
             raise UserError(f"run {str(path)!r}: no such path; give a run's folder, a folder of runs or a pack")
         folder = path.parent if path.name in ("rows.jsonl", "run.json") else path
-        files = [rows for rows in sorted(folder.rglob("rows.jsonl")) if not rows.parent.name.startswith(HALF)]
+        files = [
+            rows
+            for rows in sorted(folder.rglob("rows.jsonl"))
+            if rows.is_file() and not rows.parent.name.startswith(HALF)
+        ]
         found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
         if path.is_file() and path.suffix == SUFFIX:
             found += packed_runs(path)
         else:
-            found += [run for pack in sorted(folder.rglob(f"*{SUFFIX}")) for run in packed_by_the_way(pack)]
+            found += [
+                run for pack in sorted(folder.rglob(f"*{SUFFIX}")) if pack.is_file() for run in packed_by_the_way(pack)
+            ]
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
         runs |= {run.folder.resolve(): run for run in found}

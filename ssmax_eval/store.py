@@ -189,6 +189,10 @@ class Run:
     def finish(self, record: dict[str, Any]) -> None:
         """Write run.json at once and whole."""
         text = json.dumps({"format": FORMAT, "run_id": self.run_id, **record}, indent=1, allow_nan=False)
+        try:
+            msgspec.json.decode(text)
+        except ValueError as error:
+            raise UserError(f"run {self.folder}: its record could not be read again ({in_words(error)})") from error
         with whole(self.record_path) as half:
             half.write_text(text + "\n")
 
@@ -250,16 +254,18 @@ class RowWriter:
 
     def append(self, rows: Iterable[Fields]) -> None:
         """Write rows and flush them to the system, a batch in one write. Raises UserError for one that is not as its schema says."""
-        batch = list(rows)
-        for row in batch:
+        lines = []
+        for row in rows:
             try:
                 checked(row, self.run.schema)
+                lines.append(line_of(row))
+                msgspec.json.decode(lines[-1])  # what cannot be read again is not written: half a character
             except ValueError as error:
                 raise UserError(
                     f"probe {self.run.probe}: its row {row.get('sample')!r} is not as its rows.py says ({in_words(error)}); "
                     "mend one of them"
                 ) from error
-        self.stream.write(b"".join(map(line_of, batch)))
+        self.stream.write(b"".join(lines))
         self.stream.flush()
 
     def close(self) -> None:

@@ -36,9 +36,9 @@ def write_gguf(
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("smollm")
-    w.add_token_list(["<s>", "</s>", *letters, "th", *(f"<{i}>" for i in range(ROWS - 3 - len(letters)))])
+    w.add_token_list(["<s>", "</s>", *letters, "th", "he", *(f"<{i}>" for i in range(ROWS - 4 - len(letters)))])
     w.add_token_types([3, 3] + [1] * (ROWS - 2))
-    w.add_token_merges(["t h"])
+    w.add_token_merges(["t h", "h e"])  # a list of one is read as a text by transformers 5.17
     w.add_bos_token_id(0)
     w.add_eos_token_id(1)
     w.add_unk_token_id(0)

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 from conftest import make_tokenizer
-from harnessed import HFLM, Instance, TaskManager, evaluate, get_model, metrics, ours, stock, tasks, tasks_path
+from harnessed import HFLM, Instance, SSMaxLM, TaskManager, evaluate, get_model, metrics, ours, stock, tasks, tasks_path
 from tiny import build
 
 from ssmax_eval.data.needles import Needle
@@ -315,3 +315,51 @@ def test_seams_of_lm_eval(checkpoint):
     assert doc["context"].endswith(": ")
     assert len(answer) == doc["answer_length"] + 1  # the space is scored too
     assert context + answer == prompt_of(lm, doc).ids
+
+
+def test_defaults_of_lm_evals_entry_points_change_no_prompt(checkpoint):
+    """simple_evaluate's own, evaluate's own, and the command line's; what would change a prompt is refused, whatever says it."""
+    from lm_eval import evaluator
+
+    lm = ours(checkpoint, dtype="float32")
+    simple = {"tasks": ["ssmax_needle"]}
+
+    def simply(**options):
+        manager = TaskManager(
+            include_path=str(tasks_path()), include_defaults=False, metadata={"pretrained": str(checkpoint), **GRID}
+        )
+        return evaluator.simple_evaluate(lm, task_manager=manager, **simple, **options)
+
+    expected = metrics(evaluate(lm, "ssmax_needle", pretrained=str(checkpoint), **GRID), "ssmax_needle")
+    assert metrics(simply(), "ssmax_needle") == expected
+    assert metrics(simply(num_fewshot=0), "ssmax_needle") == expected
+    with pytest.raises(UserError, match="leave --num_fewshot 2 out"):
+        simply(num_fewshot=2)
+    with pytest.raises(UserError, match="leave --system_instruction out"):
+        simply(system_instruction="Be brief.")
+
+
+def test_an_api_is_told_the_length_that_it_takes():
+    """lm-eval keeps one token of an API's max_length for itself."""
+    from lm_eval.models.api_models import TemplateAPI
+
+    from ssmax_eval.harness.requests import reading
+
+    class Backend(TemplateAPI):
+        max_length = 255
+
+        def __init__(self):
+            pass
+
+        _create_payload = parse_logprobs = parse_generations = lambda *_: None
+
+    with (
+        pytest.raises(UserError, match="the model's max_length is 255, .*put max_length=257 "),
+        reading(Backend(), 256),
+    ):
+        pass
+
+
+def test_model_args_that_name_no_model():
+    with pytest.raises(UserError, match="add --model_args pretrained=MODEL"):
+        SSMaxLM()

@@ -9,14 +9,17 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     AutoModelForCausalLM,
+    LlamaForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     modeling_utils,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.auto import auto_factory
 
 from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.models.load import adapter_aside
 from ssmax_eval.position.rope import rotary_modules
 
 
@@ -104,6 +107,20 @@ def test_loading_offers_what_is_missing_and_saving_asks_modules_what_is_tied():
     model.model.layers[1].mlp.gate_proj.weight = model.model.layers[0].mlp.gate_proj.weight
     names = modeling_utils.remove_tied_weights_from_state_dict(model.state_dict(), model)
     assert [name for name in names if "gate_proj" in name] == ["model.layers.0.mlp.gate_proj.weight"]
+
+
+def test_an_adapter_is_looked_for_where_loading_puts_it_aside(tmp_path):
+    """The Auto class and the model each look for one beside the weights (models/load.py)."""
+    pytest.importorskip("peft")
+    build("Llama").save_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}')
+    with pytest.raises((OSError, ValueError, TypeError)):  # its weights are not there
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    with adapter_aside():
+        for path in (tmp_path, str(tmp_path)):
+            assert AutoModelForCausalLM.from_pretrained(path).config.model_type == "llama"
+        assert LlamaForCausalLM.from_pretrained(tmp_path).config.model_type == "llama"
+    assert auto_factory.find_adapter_config_file.__module__ == "transformers.utils.peft_utils"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

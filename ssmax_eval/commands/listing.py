@@ -54,7 +54,8 @@ def mechanisms_command(
 
 def lines_of(told: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return a mechanism's lines of the table, wrapped such that the table fits into 120 columns."""
-    options = [name if at is None else f"{name}={at:g}" for name, at in told["options"].items()]
+    defaults = {name: f"{at:g}" if isinstance(at, int | float) else str(at) for name, at in told["options"].items()}
+    options = [name if told["options"][name] is None else f"{name}={at}" for name, at in defaults.items()]
     paragraphs = {
         "": told["formula"],
         "options: ": ", ".join(options),

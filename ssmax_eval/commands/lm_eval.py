@@ -51,8 +51,20 @@ def lm_eval_command(
             command_line.execute(command_line.parse_args())
     except UserError:
         raise
-    except (ValueError, KeyError, ImportError) as error:  # how lm-eval says what its user got wrong
-        raise UserError(f"lm-eval: {error.args[0] if error.args else error}") from error
+    except Exception as error:
+        if is_ours(error):
+            raise
+        # how lm-eval, and what it calls, say what its user got wrong
+        raise UserError(f"lm-eval: {error.args[0] if error.args else error or type(error).__name__}") from error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether code of this package raised an error; its command line calls all the rest."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    told = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return str(told).partition(".")[0] == __name__.partition(".")[0]
 
 
 def added() -> str:

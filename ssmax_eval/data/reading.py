@@ -52,7 +52,12 @@ def text_files(folder: Path) -> list[tuple[str, Path]]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
     if not files:
         raise UserError(f"haystack {str(folder)!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
-    return [(str(file.relative_to(folder)), file) for file in files]
+    found = [(str(file.relative_to(folder)), file) for file in files]
+    for name, _ in found:
+        if not name.isascii() and name.encode(errors="replace").decode() != name:
+            shown = name.encode(errors="surrogateescape").decode(errors="replace")
+            raise UserError(f"haystack {str(folder)!r}: the name of {shown!r} in it is not UTF-8 text; rename it")
+    return found
 
 
 def bible() -> str:

@@ -48,7 +48,7 @@ class SSMaxLM(HFLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str = "",
         *,
         attention: str | None = None,
         rope_theta: float | None = None,
@@ -64,6 +64,8 @@ class SSMaxLM(HFLM):
             known = f"pretrained, attention, rope_theta, rope_theta_factor, rope_scaling, position, dtype, {HF_OPTIONS.replace(' ', ', ')}"
             raise UserError(f"model_args {unknown[0]}: not taken by model type ssmax-eval; allowed are {known}")
         pretrained = str(pretrained)  # lm-eval reads a folder called 123 as a number
+        if not pretrained:
+            raise UserError("model_args: they name no model; add --model_args pretrained=MODEL")
         self._source = resolve(pretrained)
         self._options = RunOptions(dtype=dtype, trust_remote_code=trust_remote_code)
         setting = Setting.of(

@@ -72,13 +72,18 @@ def reading(lm: Any, tokens: int) -> Iterator[None]:
     if own or not isinstance(model, PreTrainedModel) or position_end(model) is not None:
         raise UserError(
             f"prompts of {tokens} tokens: the model's max_length is {limit}, and lm-eval would cut their start off; "
-            f"put max_length={tokens} into --model_args, or ask for shorter ones"
+            f"put max_length={tokens + keeps_one(lm)} into --model_args, or ask for shorter ones"
         )
     lm._max_length = tokens
     try:
         yield
     finally:
         lm._max_length = own
+
+
+def keeps_one(lm: Any) -> int:
+    """Return how many tokens of the max_length that it is given a backend keeps for itself: one, where lm-eval asks an API."""
+    return int(any(each.__name__ == "TemplateAPI" for each in type(lm).__mro__))
 
 
 def exact_loglikelihood(self: LM, requests: Sequence[Instance]) -> list[tuple[float, bool]]:

@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec.structs import asdict
 
+from ..disk import json_in, json_of
 from ..errors import UserError
 from ..probes.attention.rows import AttentionRow
 from ..probes.needle.rows import NeedleRow
-from ..record import shared_columns
+from ..record import Record, shared_columns
 from ..rows import Fields, Row, checked, columns, line_of
 from ..store import FORMAT, Run
 
@@ -41,7 +43,7 @@ class Samples(Run):
         """lm-eval's results of the same run. Raises UserError where they are not beside the samples."""
         beside = self.folder.with_name(f"results_{self.folder.stem.rpartition('_')[2]}.json")
         try:
-            found: dict[str, Any] = json.loads(beside.read_text())
+            found: dict[str, Any] = json_in(beside)
             if not all(isinstance(found[part], dict) for part in ("config", "configs")):
                 raise ValueError("not lm-eval's")
             return found
@@ -60,9 +62,24 @@ class Samples(Run):
         found: dict[str, Any] = self.results["configs"].get(self.task, {}).get("metadata", {}).get("parameters", {})
         return found
 
-    @property
+    @cached_property
     def setting(self) -> dict[str, Any]:
-        """Model, attention, RoPE and environment as a run.json tells them; of lm-eval's own model types only what it records."""
+        """Model, attention, RoPE and environment as a run.json tells them. Raises UserError for results that do not tell them."""
+        try:
+            found = self.setting_told()
+            told = {"parameters": self.parameters, **found, "rows": 0, "tokens": 0, "seconds": 0.0}
+            float(self.results.get("total_evaluation_time_seconds") or 0)
+            msgspec.convert(told, Record)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"samples {self.folder}: the results beside them are not lm-eval's ({type(error).__name__}: {error}); run lm-eval again"
+            ) from error
+        return found
+
+    def setting_told(self) -> dict[str, Any]:
+        """Return it as the results have it: of lm-eval's own model types only what it records."""
         config = self.results["config"]
         if "ssmax_eval" in config:
             return dict(config["ssmax_eval"])
@@ -113,11 +130,11 @@ class Samples(Run):
         """Return a row for each prompt, as the needle or attention probe would have written it. Raises UserError for a broken file."""
         common = shared_columns({"parameters": {}, **self.setting})
         rows = []
-        for number, line in enumerate(self.folder.read_text().splitlines(), 1):
+        for number, line in enumerate(self.folder.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
             try:
-                found = common | row_of(json.loads(line))
+                found = common | row_of(json_of(line))
                 rows.append(checked({name: found[name] for name in columns(self.schema) if name in found}, self.schema))
-            except (ValueError, TypeError, KeyError, IndexError) as error:
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
                 raise UserError(
                     f"samples {self.folder}: line {number} is not a sample of ours ({error}); run lm-eval again"
                 ) from error
@@ -146,20 +163,20 @@ def row_of(sample: dict[str, Any]) -> Fields:
         float(right) if right or doc.get("needles") == 1 or doc.get("task") in ("multikey", "choice") else None
     )
     # masses come as one JSON text, with all that the native probe says of the answer
-    return row | (json.loads(sample["resps"][0][0]) if "mass_answer" in sample else {})
+    return row | (json_of(sample["resps"][0][0]) if "mass_answer" in sample else {})
 
 
 def find_samples(path: Path) -> list[Samples]:
     """Return the sample files of our needle tasks at or below a path; those of other tasks are none of ours."""
-    files = [path] if path.is_file() else sorted(path.rglob("samples_*.jsonl"))
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("samples_*.jsonl") if file.is_file())
     return [Samples(file, schema) for file in files if (schema := schema_in(file)) is not None]
 
 
 def schema_in(file: Path) -> type[Row] | None:
     """Return the schema of the rows that a sample file's lines become; None for one that is none of ours."""
     try:
-        with file.open() as stream:
-            sample = json.loads(stream.readline())
+        with file.open("rb") as stream:
+            sample = json_of(stream.readline())
         if not {"prompt_sha256", "depth_percent"} <= sample["doc"].keys():
             return None
         return AttentionRow if "mass_answer" in sample else NeedleRow

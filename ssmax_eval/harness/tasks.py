@@ -16,11 +16,9 @@ from .documents import tokenizer_of
 from .requests import EXACT, MASS
 
 log = logging.getLogger("lm_eval.ssmax_eval")
-PROMPT_OPTIONS = {
-    "apply_chat_template": "--apply_chat_template",
-    "system_instruction": "--system_instruction",
-    "fewshot_as_multiturn": "--fewshot_as_multiturn",
-}
+# what changes a prompt by itself; fewshot_as_multiturn, which is on by default in simple_evaluate, says how a chat template
+# writes examples, and there are neither
+PROMPT_OPTIONS = {"apply_chat_template": "--apply_chat_template", "system_instruction": "--system_instruction"}
 
 
 class NeedleTask(ConfigurableTask):

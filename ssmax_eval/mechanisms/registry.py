@@ -22,6 +22,8 @@ def register(mechanism: SomeMechanism) -> SomeMechanism:
 
     Raises UserError for a class without a name, and for the name of one of this package's own.
     """
+    if not (isinstance(mechanism, type) and issubclass(mechanism, Mechanism)):
+        raise UserError(f"mechanism {mechanism!r}: it is no class that derives from ssmax_eval.Mechanism; make it one")
     name = vars(mechanism).get("name")
     if not isinstance(name, str) or not name or any(sign in name for sign in ":,= "):
         raise UserError(f"mechanism {mechanism.__name__}: its name is {name!r}; give it one without spaces and :,=")

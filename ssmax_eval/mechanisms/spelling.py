@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import UserError, nearest
 from ..position.bias import Bias, NoPosition, biases
 from .files import source_of
 from .mechanism import Layer, Mechanism
-from .registry import MECHANISMS, mechanisms
+from .registry import MECHANISMS, is_own, mechanisms
 
 LARGEST_OPTION = 1e9
 LARGEST_LENGTH = 2**27  # tokens; also the longest table of learned-p
@@ -57,7 +59,26 @@ class Attention:
         shared = {"first": first} if first is not None and self.shares else {}
         whole = whole_options(self.mechanism)
         options = {key: int(value) if key in whole else value for key, value in self.options}
-        return self.mechanism(layer, **options, **shared)
+        made = self.mechanism(layer, **options, **shared)
+        if not is_own(self.mechanism):
+            refuse_incomplete(made)
+        return made
+
+
+def refuse_incomplete(made: Any) -> None:
+    """Raise UserError for a mechanism of a user's own that a checkpoint could not give back, or that starts from no numbers."""
+    name = type(made).name
+    if not isinstance(made, Mechanism) or "layer" not in vars(made):
+        raise UserError(f"attention {name!r}: its __init__ does not begin with super().__init__(layer); let it")
+    unsaved = [key for module in made.modules() for key in module._non_persistent_buffers_set]
+    if unsaved:
+        raise UserError(
+            f"attention {name!r}: its buffer {unsaved[0]} is not saved, and a checkpoint would come back without it; register "
+            "it with persistent=True, or compute it where it is needed"
+        )
+    for key, value in [*made.named_parameters(), *made.named_buffers()]:
+        if not (value.is_meta or torch.isfinite(value).all()):
+            raise UserError(f"attention {name!r}: {key} is not finite at first; give it finite values")
 
 
 def remedy(source: str) -> str:
@@ -145,13 +166,18 @@ def parse(text: str) -> Attention:
     if length is not None and not (2 <= length <= LARGEST_LENGTH and length.is_integer()):
         raise UserError(f"attention option train_length={length:g}: allowed are whole numbers, 2 to {LARGEST_LENGTH}")
     found = Attention(mechanism, tuple(sorted(options.items())), None if length is None else int(length))
+    example(found)  # its own refusals, early
+    return found
+
+
+def example(attention: Attention) -> Mechanism:
+    """Return a mechanism on EXAMPLE. Raises UserError for one that cannot be made."""
     try:
-        found.on(EXAMPLE)  # its own refusals, early
+        return attention.on(EXAMPLE)
     except UserError:
         raise
     except Exception as error:  # code of others raises anything
-        raise UserError(f"attention {text!r}: it cannot be made ({type(error).__name__}: {error})") from error
-    return found
+        raise UserError(f"attention {str(attention)!r}: it cannot be made ({type(error).__name__}: {error})") from error
 
 
 def whole_options(mechanism: type[Mechanism]) -> set[str]:
@@ -180,7 +206,11 @@ def told() -> list[dict[str, Any]]:
     """
     found = []
     for name, each in mechanisms().items():
-        made, defaults = each(EXAMPLE), inspect.signature(each).parameters
+        try:
+            made, defaults = example(Attention(each)), inspect.signature(each).parameters
+        except UserError as error:  # takes no other with it
+            logging.getLogger(__name__).warning("ssmax-eval: note: %s; it is left out", error)
+            continue
         changed = [part for part in PARTS if getattr(each, part) is not getattr(Mechanism, part)]
         found.append(
             {

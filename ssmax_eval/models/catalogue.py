@@ -1,6 +1,6 @@
 """What models are at hand: bundled, in known packages, and below folders a user names."""
 
-import json
+import logging
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,9 +8,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..disk import json_in
 from ..errors import UserError
 from ..mechanisms.train_length import train_length_of
+from .headers import shapes_in
 from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path, study_models
+
+log = logging.getLogger(__name__)
 
 
 def catalogue(folders: Sequence[Path] = ()) -> list[dict[str, Any]]:
@@ -30,11 +34,14 @@ def catalogue(folders: Sequence[Path] = ()) -> list[dict[str, Any]]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"folder {str(folder)!r}: no such directory; give one that holds checkpoints")
-        for config in sorted(folder.rglob("config.json")):
+        for config in sorted(file for file in folder.rglob("config.json") if file.is_file()):
             source = ModelSource(config.parent.name, str(config.parent), config.parent)
             # not what a Trainer left on its way
             if any(config.parent.glob("*.safetensors")) and not (config.parent / "trainer_state.json").exists():
-                models.append(describe(str(config.parent), source, "folder", card_licence(source)))
+                try:
+                    models.append(describe(str(config.parent), source, "folder", card_licence(source)))
+                except UserError as error:  # takes no other with it
+                    log.warning("ssmax-eval: note: %s; it is left out", error)
     return models
 
 
@@ -60,7 +67,7 @@ def describe(name: str, source: ModelSource | None, found: str, licence: str | N
         "parameters": count,
         "train_length": train_length_of(config),
         **needles_found(source),
-        "architecture": (config.get("architectures") or [config.get("model_type")])[0],
+        "architecture": architecture(config),
         "licence": licence,
         "found": found,
         "path": None if source is None else str(source.path),
@@ -68,11 +75,18 @@ def describe(name: str, source: ModelSource | None, found: str, licence: str | N
     }
 
 
+def architecture(config: dict[str, Any]) -> str | None:
+    """Return the class that a config names first, else its model type."""
+    named = config.get("architectures")
+    told = named[0] if isinstance(named, list) and named else config.get("model_type")
+    return None if told is None else str(told)
+
+
 def needles_found(source: ModelSource | None) -> dict[str, Any]:
     """Return the share of needles found at the training length and at each length, as the model's own record has it."""
     shares: list[dict[str, Any]] = []
     with suppress(OSError, ValueError, KeyError, TypeError, IndexError):  # it is a column, not the model
-        record = json.loads((source.path / ACCURACY).read_text()) if source else {"accuracy": []}
+        record = json_in(source.path / ACCURACY) if source else {"accuracy": []}
         shares = [
             {
                 "context_length": int(record["context_lengths"][i]),
@@ -152,15 +166,8 @@ def table_line(each: dict[str, Any]) -> list[str]:
 
 def count_parameters(source: ModelSource) -> int:
     """Count the parameters of a safetensors checkpoint from its headers."""
-    total = 0
-    for file in sorted(source.path.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            try:
-                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-            except (ValueError, MemoryError, OverflowError) as error:
-                raise UserError(f"model {source.reference!r}: {file.name} is broken") from error
-        total += sum(prod(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__")
-    return total
+    files = sorted(file for file in source.path.glob("*.safetensors") if file.is_file())
+    return sum(prod(shape) for file in files for shape in shapes_in(file, source.reference).values())
 
 
 def read_gguf(path: Path) -> tuple[dict[str, Any], int]:

@@ -205,12 +205,29 @@ def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def refuse_packed(model: PreTrainedModel) -> None:
+    """Raise UserError for a model whose weights are quantized: it can be read, but not trained, nor saved as it computes."""
+    packed = (
+        name
+        for name, each in model.named_parameters()
+        if not each.is_floating_point() or type(each.data) not in (torch.Tensor, torch.nn.Parameter)
+    )
+    name = next(packed, None)
+    if name is not None or getattr(model, "is_quantized", False):
+        how = getattr(getattr(model, "quantization_method", None), "value", "its own way")
+        raise UserError(
+            f"{type(model).__name__}: its weights are quantized ({how}; {name or 'all'} first), and can be read, but neither trained "
+            "nor saved anew; start from the checkpoint that they were made of"
+        )
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
     """Write a model, its mechanism and its tokenizer as a transformers checkpoint, and return the folder.
 
     A model with a mechanism attached (attach()) becomes one of class `ssmax_<type>`, its learned values are saved as they are.
     Shards stay under 15 MB, so that a repository takes them.
     """
+    refuse_packed(model)
     with_mechanism(model).save_pretrained(folder, max_shard_size="15MB")
     tokenizer.save_pretrained(folder)
     return Path(folder)

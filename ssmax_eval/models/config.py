@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SWITCHES = {
     "return_dict", "use_return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache",
     "torchscript",
 }  # fmt: skip
-IMPLEMENTATION = ("attn_implementation", "_attn_implementation")
+IMPLEMENTATION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 # what a set of RoPE parameters can hold without a type that says what to do with it
 STRETCHING = {
     "factor",
@@ -47,6 +48,7 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> PreTrai
 
     Raises UserError for one that cannot be built, RoPE scaling that would be ignored, and code that lies elsewhere.
     """
+    refuse_not_finite(source.config(), source)
     raw = neutral(source.config(), source)
     remote = raw.get("auto_map") if trust_remote_code and not str(raw["model_type"]).startswith(PREFIX) else None
     if isinstance(remote, dict) and any("--" in str(place) for place in remote.values()):
@@ -99,6 +101,18 @@ def neutral(raw: dict[str, Any], source: ModelSource) -> dict[str, Any]:
         if key in kept:
             kept[key] = known_rope(kept[key], key, raw, source)
     return kept
+
+
+def refuse_not_finite(values: Any, source: ModelSource, place: str = "") -> None:
+    """Raise UserError for a NaN in a config.json, and for an infinity among what RoPE is made of; elsewhere that is a limit."""
+    if isinstance(values, dict):
+        for key, each in values.items():
+            refuse_not_finite(each, source, f"{place}.{key}".removeprefix("."))
+    elif isinstance(values, list):
+        for each in values:
+            refuse_not_finite(each, source, place)
+    elif isinstance(values, float) and (math.isnan(values) or (math.isinf(values) and "rope" in place)):
+        raise UserError(f"model {source.reference!r}: {place} in its config is {values}: allowed are finite numbers")
 
 
 def known_implementation(name: Any, source: ModelSource) -> Any:

@@ -3,11 +3,16 @@
 import importlib.util
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, modeling_utils
+from transformers.models.auto import auto_factory
 
+from ..disk import json_in
 from ..errors import UserError
 from ..mechanisms.attach import attach
 from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
@@ -16,7 +21,9 @@ from .checkpoint import PREFIX, classes
 from .config import auto_class, first_line, load_config, rope_kinds
 from .encoders import is_encoder, refuse_without_mask
 from .gguf import load_gguf
+from .headers import refuse_more_layers
 from .opened import ADAPTER_CONFIG
+from .shape import refuse_other_shapes
 from .sources import ModelSource, resolve
 
 DTYPES = {
@@ -109,6 +116,7 @@ def check_config(source: ModelSource, trust_remote_code: bool) -> PreTrainedConf
             f"model {source.reference!r}: an adapter lies in it ({ADAPTER_CONFIG}), and peft is not installed; "
             "run: pip install peft, or take the adapter out"
         )
+    refuse_more_layers(source)
     check_mechanism(source)
     if "auto_map" in config and "ssmax" not in config and not trust_remote_code:
         raise UserError(
@@ -127,6 +135,7 @@ def load_tokenizer(
         options["gguf_file"] = source.path.name
     else:
         options["config"] = config or check_config(source, trust_remote_code)
+    refuse_tokenizer_code(source, folder, trust_remote_code)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the libraries below raise anything, from KeyError to pyo3's own exceptions
@@ -135,6 +144,28 @@ def load_tokenizer(
     if not source.is_gguf:
         refuse_without_vocabulary(source, tokenizer)
     return tokenizer
+
+
+def refuse_tokenizer_code(source: ModelSource, folder: Path, trust_remote_code: bool) -> None:
+    """Raise UserError for a tokenizer of code of its own that is not trusted, where transformers takes another, or that lies elsewhere."""
+    file = folder / "tokenizer_config.json"
+    try:
+        told = json_in(file) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        reason = f"cannot be loaded ({first_line(error)})"
+        raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error
+    code = told.get("auto_map") if isinstance(told, dict) else None
+    named = code.get("AutoTokenizer") if isinstance(code, dict) else code  # in its first releases a list alone
+    places = [each for each in (named if isinstance(named, list) else [named]) if each]
+    if places and not trust_remote_code:
+        raise UserError(
+            f"model {source.reference!r}: its tokenizer runs code of its own ({places[0]}); if you trust it, add "
+            "--trust-remote-code"
+        )
+    if any("--" in str(place) for place in places):
+        raise UserError(
+            f"model {source.reference!r}: its tokenizer's code lies in another repository ({places[0]}); copy it into the folder"
+        )
 
 
 def refuse_without_vocabulary(source: ModelSource, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -153,6 +184,7 @@ def load_checkpoint(
     device_map: str | dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load a safetensors folder with the mechanism its config names; weights or tensors of it that are missing are an error."""
+    refuse_other_shapes(source, config, trust_remote_code)
     carries = "ssmax" in source.config()
     options: dict[str, Any] = {
         "config": config,
@@ -160,18 +192,17 @@ def load_checkpoint(
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
-        # an adapter is put on afterwards: loaded in one go, transformers tells of its missing weights only
-        "adapter_kwargs": {"subfolder": ".no-adapter"},
     }
     if device_map is not None:
         options["device_map"] = device_map
     try:
-        if carries:
-            _, model_class = classes(base_type(source))
-            model, info = model_class.from_pretrained(source.path, **options)
-        else:
-            opened = auto_class(config, source)
-            model, info = opened.from_pretrained(source.path, trust_remote_code=trust_remote_code, **options)
+        with adapter_aside():
+            if carries:
+                _, model_class = classes(base_type(source))
+                model, info = model_class.from_pretrained(source.path, **options)
+            else:
+                opened = auto_class(config, source)
+                model, info = opened.from_pretrained(source.path, trust_remote_code=trust_remote_code, **options)
         check_weights(source, model, info)
         if (source.path / ADAPTER_CONFIG).is_file():
             info = model.load_adapter(str(source.path), dtype=model.dtype, use_safetensors=True).to_dict()
@@ -181,8 +212,26 @@ def load_checkpoint(
     except Exception as error:
         raise UserError(f"model {source.reference!r}: cannot be loaded ({first_line(error)})") from error
     refuse_unscaled_rope(source, model)
+    refuse_other_frequencies(source, model)
     return_plainly(model)
     return model
+
+
+@contextmanager
+def adapter_aside() -> Iterator[None]:
+    """Load a folder's model without the adapter that lies in it, which is put on afterwards.
+
+    In one go, transformers tells of the adapter's missing weights only. Its releases look for an adapter in other places.
+    """
+    finders = (auto_factory, "find_adapter_config_file"), (modeling_utils, "maybe_load_adapters")
+    before = [getattr(module, name) for module, name in finders]
+    auto_factory.find_adapter_config_file = lambda *_, **__: None
+    modeling_utils.maybe_load_adapters = lambda path, *_, **adapter: (None, path, adapter)
+    try:
+        yield
+    finally:
+        for (module, name), found in zip(finders, before, strict=True):
+            setattr(module, name, found)
 
 
 def check_weights(source: ModelSource, model: PreTrainedModel, info: dict[str, Any]) -> None:
@@ -219,6 +268,16 @@ def refuse_unscaled_rope(source: ModelSource, model: PreTrainedModel) -> None:
         raise UserError(
             f"model {source.reference!r}: {type(model).__name__} ignores the RoPE scaling {lost[0]!r} of its config; take it out"
         )
+
+
+def refuse_other_frequencies(source: ModelSource, model: PreTrainedModel) -> None:
+    """Raise UserError if what turns a model's queries is no number, whatever in its config came to that."""
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name and not buffer.is_meta and not torch.isfinite(buffer).all():
+            raise UserError(
+                f"model {source.reference!r}: its RoPE's frequencies are not finite; its config's rope_theta and RoPE "
+                "parameters have to be numbers above 0"
+            )
 
 
 def return_plainly(model: PreTrainedModel) -> None:

@@ -1,12 +1,12 @@
 """Which files of a checkpoint folder are opened when it is loaded: the weights transformers chooses, and all else that decides numbers."""
 
-import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..disk import json_in
 from ..errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -50,10 +50,10 @@ def weight_files(folder: Path, config: dict[str, Any], reference: str) -> list[P
 def named_by_index(index: Path, reference: str) -> list[str]:
     """Return the file names of a safetensors index."""
     try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
+        names = set(json_in(index)["weight_map"].values())
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError("its weight_map names no files")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"model {reference!r}: its {index.name} cannot be read ({error})") from error
     return sorted(names)
 

@@ -1,7 +1,9 @@
 """What a model's shape alone tells, weights or none: where its positions end, and the operations of reading so many tokens."""
 
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -9,18 +11,24 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ..errors import UserError
 from ..mechanisms.attach import own_position
 from ..mechanisms.layers import attends_both_ways, attention_modules
 from ..position.learned import take_table_out
 from .checkpoint import PREFIX
 from .encoders import opens_as_encoder
+from .headers import refuse_more_layers, shapes_of
 from .sources import ModelSource
+
+AT_MOST = 2  # times the numbers in its files that a model may need
 
 
 @lru_cache(maxsize=8)
 def blank(source: ModelSource, trust_remote_code: bool = False) -> PreTrainedModel | None:
     """Return a model without its weights and its mechanism; None where its config builds none, which load_model says better."""
     try:
+        if not source.is_gguf:
+            refuse_more_layers(source)
         return without_weights(config_of(source, trust_remote_code), trust_remote_code)
     except Exception:  # configs and code of other people raise anything
         return None
@@ -36,6 +44,37 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
     if own_position(model) is not None:
         take_table_out(model)
     return model
+
+
+def refuse_other_shapes(source: ModelSource, config: PreTrainedConfig, trust_remote_code: bool) -> None:
+    """Raise UserError for weight files whose tensors are not those of the model that a config describes.
+
+    transformers takes the memory first, and compares then: a config that lost its sizes would cost its type's default, 30 GB.
+    A name that only one of the two has is no sign, as transformers renames some while it loads. Quantized weights have other
+    shapes than their model's.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    held = shapes_of(source)
+    carries = str(config.model_type).startswith(PREFIX)
+    try:
+        # a copy: building one leaves its attention implementation in its config
+        plain = config_of(source, trust_remote_code) if carries else copy.deepcopy(config)
+        model = without_weights(plain, trust_remote_code)
+    except Exception:  # configs and code of other people raise anything, which loading them says better
+        return
+    needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if other := sorted(name for name in needed.keys() & held.keys() if needed[name] != held[name]):
+        raise UserError(
+            f"model {source.reference!r}: cannot be loaded (the shapes of its weights are not those of its config: "
+            f"{other[0]} is {list(held[other[0]])}, and {list(needed[other[0]])} by its config)"
+        )
+    has, needs = sum(map(prod, held.values())), sum(each.numel() for each in model.parameters())
+    if needs > AT_MOST * has:
+        raise UserError(
+            f"model {source.reference!r}: its config describes {needs:,} parameters, and its files hold {has:,}; "
+            "they are not of one model"
+        )
 
 
 def config_of(source: ModelSource, trust_remote_code: bool) -> PreTrainedConfig:

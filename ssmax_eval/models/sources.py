@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..disk import json_in, json_of
 from ..errors import UserError, nearest
 from .opened import opened_files, weight_files
 
@@ -87,7 +87,7 @@ class ModelSource:
         """Return the record of a model that ssmax-eval trained; {} for any other."""
         file = self.path / TRAINING
         try:
-            record = json.loads(file.read_text()) if file.is_file() else {}
+            record = json_in(file) if file.is_file() else {}
         except (OSError, ValueError) as error:
             raise UserError(f"model {self.reference!r}: its {TRAINING} cannot be read ({error})") from error
         return record if isinstance(record, dict) else {}
@@ -96,7 +96,7 @@ class ModelSource:
         """Return the lines of a model's training log, at most LOG_LINES of them, evenly spread; [] for one that brings none."""
         file = self.path / TRAINING_LOG
         try:
-            lines = [dict(json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+            lines = [dict(json_of(line)) for line in file.read_bytes().splitlines()] if file.is_file() else []
         except (OSError, ValueError, TypeError):  # what it says is shown, and nothing is decided by it
             return []
         every = -(-len(lines) // LOG_LINES) or 1
@@ -107,8 +107,8 @@ class ModelSource:
         if self.is_gguf:
             return {}
         try:
-            config = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError, RecursionError) as error:
+            config = json_in(self.path / "config.json")
+        except (OSError, ValueError) as error:
             raise UserError(f"model {self.reference!r}: its config.json cannot be read ({error})") from error
         if not isinstance(config, dict) or "model_type" not in config:
             raise UserError(

@@ -204,7 +204,11 @@ def rotation(rotary: nn.Module, length: int) -> Tensor:
     device = next(rotary.buffers()).device
     position_ids = torch.tensor([[0, length - 1]], device=device)
     typed = [kind] if (kind := layer_type(rotary)) else []
-    out = rotary(torch.zeros(1, dtype=torch.float32, device=device), position_ids, *typed)
+    x = torch.zeros(1, dtype=torch.float32, device=device)
+    try:
+        out = rotary(x, position_ids, *typed)
+    except IndexError:  # of a multimodal model, some releases of transformers want positions in time, height and width
+        out = rotary(x, position_ids.expand(3, 1, -1), *typed)
     return out if isinstance(out, Tensor) else torch.stack(out)
 
 

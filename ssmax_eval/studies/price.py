@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ..disk import whole
+from ..disk import json_in, whole
 from ..environment import environment
 from ..models.load import load_model
 from ..models.sources import resolve
@@ -31,8 +31,8 @@ def prices(models: Mapping[str, Path], baseline: str, train_length: int, file: P
     keeps what was measured; a model that is in it is not measured again, unless weights, code, libraries or machine are others.
     """
     known: dict[str, dict[str, float | str]] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(file.read_text())
+    with suppress(OSError, ValueError, TypeError):
+        known = {label: dict(each) for label, each in dict(json_in(file)).items()}
     weights = {label: resolve(str(folder)).fingerprint for label, folder in models.items()}
     where = {name: value for name, value in environment(None).items() if name not in ("device", "git_revision")}
     told = json.dumps([where, platform.processor(), code(), weights[baseline]], sort_keys=True)

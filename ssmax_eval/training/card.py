@@ -1,11 +1,10 @@
 """The model card of a trained model, from its record: data, recipe, seed, seconds, machine, loss, limits."""
 
-import json
 from pathlib import Path
 
 from jinja2 import Template
 
-from ..disk import whole
+from ..disk import json_in, whole
 from .folder import read_record
 
 CARD = Template((Path(__file__).parent / "card.md.j2").read_text())
@@ -22,7 +21,7 @@ def write_card(folder: Path, licence: str | None = None, text: str | None = None
     record = read_record(folder)
     job = record["job"]
     source = job["recipe"]["text"]
-    config = json.loads((folder / "config.json").read_text())
+    config = json_in(folder / "config.json")
     free = source in FREE and job["start"] is None
     how = "swapped in after training" if "retrofitted" in record else ""
     if job["swap_to"]:

@@ -51,7 +51,7 @@ def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the record of a finished training run."""
-    record: dict[str, Any] = json.loads((folder / TRAINING).read_text())
+    record: dict[str, Any] = disk.json_in(folder / TRAINING)
     return record
 
 
@@ -64,8 +64,8 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def read_log(file: Path) -> list[dict[str, Any]]:
     """Return the lines of a training log, a half-written last one left out. Raises UserError for one that is damaged."""
     try:
-        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        return [dict(json.loads(line)) for line in lines if line.endswith("\n")]
+        lines = disk.bytes_in(file).splitlines(keepends=True) if file.exists() else []
+        return [dict(disk.json_of(line)) for line in lines if line.endswith(b"\n")]
     except (ValueError, TypeError) as error:
         raise UserError(f"output {str(file.parent)!r}: its {file.name} is damaged; start over with --fresh") from error
 

@@ -15,12 +15,14 @@ BLOCKS = {
     "eurobert": ("rope", "p-rope", "nope"),
 }
 ENCODERS = ("eurobert",)
-LEAST = {
-    "layers": 1, "hidden": 4, "heads": 1, "feed_forward": 1, "vocabulary": 260, "train_length": 32, "short_length": 32,
-    "steps": 1, "tokens_per_step": 32, "spacing": 1, "short_spacing": 1, "questions": 1, "text_characters": 1000,
+SIZES = {  # least and most of what is a whole number
+    "layers": (1, 1000), "hidden": (4, 65_536), "heads": (1, 1024), "feed_forward": (1, 262_144), "vocabulary": (260, 1_000_000),
+    "train_length": (32, 2**24), "short_length": (32, 2**24), "steps": (1, 10**9), "tokens_per_step": (32, 2**30),
+    "warmup_steps": (0, 10**9), "spacing": (1, 10**9), "short_spacing": (1, 10**9), "questions": (1, 100),
+    "text_characters": (1000, 10**11),
 }  # fmt: skip
 RANGES: dict[str, tuple[float, float]] = {
-    "rope_theta": (1e-6, 1e15), "init_std": (0, 10), "warmup_steps": (0, 1e9), "learning_rate": (1e-12, 1e3),
+    "rope_theta": (1e-6, 1e15), "init_std": (0, 10), "learning_rate": (1e-12, 1e3),
     "betas": (0, 0.999999), "weight_decay": (0, 1e3), "answer_weight": (0, 1e6), "fact_weight": (0, 1e6),
     "text_weight": (0, 1e6),
 }  # fmt: skip
@@ -97,9 +99,11 @@ class Recipe:
             if getattr(self, name) not in values:
                 raise UserError(f"recipe {name} {getattr(self, name)!r}: allowed are {', '.join(values)}")
         self.refuse_without_part()
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"recipe {name} {getattr(self, name)}: allowed are whole numbers from {least}")
+        for name, (least, most) in SIZES.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(
+                    f"recipe {name} {getattr(self, name)}: allowed are whole numbers from {least:,} to {most:,}"
+                )
         for name, (low, high) in RANGES.items():
             given = getattr(self, name)
             for value in given if isinstance(given, tuple) else (given,):

@@ -1,6 +1,5 @@
 """Train a recipe with a mechanism: text, tokenizer, model, transformers' Trainer, a checkpoint that loads everywhere."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..disk import is_full
+from ..disk import is_full, json_in
 from ..environment import environment
 from ..errors import UserError
 from ..launch import launched
 from ..mechanisms.attach import attach, learned_of
-from ..models.checkpoint import cast, save_model, with_mechanism
+from ..models.checkpoint import cast, refuse_packed, save_model, with_mechanism
 from ..models.load import load_model, pick_device
 from ..models.sources import resolve
 from ..progress import Progress
@@ -157,6 +156,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
         attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed, lengths=job.recipe.lengths)
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
+        refuse_packed(model)
         entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
         keeps = asked is None or asked == entry["attention"]  # and what it learned
         check_position(asked or entry["attention"], position_of(model))
@@ -269,7 +269,7 @@ def whole_checkpoints(work: Path) -> dict[int, Path]:
     found = {}
     for file in work.glob("checkpoint-*/trainer_state.json"):
         with suppress(ValueError):
-            json.loads(file.read_text())
+            json_in(file)
             found[int(file.parent.name.split("-")[1])] = file.parent
     return found
 

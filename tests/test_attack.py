@@ -1,0 +1,43 @@
+"""The campaign of attacks (tests/attack): that it sees what is wrong, and a small slice of it."""
+
+import signal
+
+import pytest
+from attack.__main__ import campaign
+from attack.trial import MARK, Ended, Step, wrong, wrong_in
+
+
+@pytest.mark.parametrize(
+    ("step", "ended", "says"),
+    [
+        ({}, {"code": 1}, "exit code 1"),
+        ({}, {"err": "Traceback (most recent call last):\nValueError: x\n"}, "a traceback: ValueError: x"),
+        ({}, {"code": 2}, "without a line that says why"),
+        ({"must": 0}, {"code": 2, "err": "ssmax-eval: error: x\n"}, "exit code 2"),
+        ({}, {"code": -9}, "exit code -9"),
+        ({}, {"seconds": 61.0}, "a hang"),
+        ({}, {"memory": 5 * 2**20}, "5.0 GiB"),
+        ({}, {"out": "a\x1b[31m"}, "a control character"),
+        ({}, {"err": "a\u202e"}, "a control character"),
+        ({}, {}, None),
+        ({}, {"code": 2, "err": "ssmax-eval: error: x\n"}, None),
+        ({"stop": (signal.SIGTERM, 0.1)}, {"code": 143}, None),
+        ({"stop": (signal.SIGTERM, 0.1)}, {"code": 130}, "exit code 130"),
+    ],
+)
+def test_what_is_wrong_is_seen(step, ended, says):
+    found = wrong(Step(["x"], **step), Ended(**{"code": 0, "out": "", "err": "", "seconds": 0.1, "memory": 1} | ended))
+    assert (found is None) if says is None else says in found
+
+
+def test_a_page_that_is_half_or_open_is_seen(tmp_path):
+    page = tmp_path / "x.html"
+    for text, says in (("<html>", "a half page"), (f"{MARK}></html>", "not escaped"), ("</html>\n", None)):
+        page.write_text(text)
+        assert (found := wrong_in(tmp_path)) == says or says in found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_slice_of_the_campaign():
+    assert campaign(trials=14, seed=0, through_cli=False, kinds=[]) == []
