@@ -19,7 +19,7 @@ from .commands.lm_eval import FORWARDED, lm_eval_command, lm_tasks_path_command
 from .commands.options import Once
 from .commands.probing import register
 from .commands.stored import pack_command, report_command
-from .commands.studies import advise_command, league_command, paper_command
+from .commands.studies import advise_command, league_command, paper_command, reach_command
 from .commands.training import recipes_command, retrofit_command, train_command
 from .errors import UserError, nearest
 from .launch import launched
@@ -44,6 +44,7 @@ app.command("recipes")(recipes_command)
 app.command("league")(league_command)
 app.command("paper")(paper_command)
 app.command("advise")(advise_command)
+app.command("reach")(reach_command)
 app.command("lm-eval", context_settings=FORWARDED)(lm_eval_command)
 app.command("lm-tasks-path")(lm_tasks_path_command)
 app.command("report")(report_command)
@@ -81,7 +82,7 @@ def options_of_all(
 EVERYWHERE = ("--quiet", "--verbose")  # before or after the command
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 STOPPED = 128 + signal.SIGTERM  # as a shell says it
-STORES = (*PROBES, "run", "train", "league")  # commands that keep what they did before it
+STORES = (*PROBES, "run", "train", "league", "reach")  # commands that keep what they did before it
 SHARED = (
     *PROBES,
     "run",

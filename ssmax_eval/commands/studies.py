@@ -1,4 +1,4 @@
-"""The commands that combine trainings and runs: league, paper, advise."""
+"""The commands that combine trainings and runs: league, paper, advise, reach."""
 
 import logging
 from dataclasses import replace
@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UserError
 from ..probes.defaults import SEED
-from ..probes.options import numbers
+from ..probes.options import auto, numbers
 from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
@@ -189,3 +189,85 @@ def advise_command(
     print_found(findings, told, as_json)
     if out is not None and "saved" not in told:
         log.warning("ssmax-eval: note: nothing is saved at %s, as nothing helps for sure", out)
+
+
+def reach_command(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LABEL=]REF",
+            help="Directory, .gguf file, hub id or known name; repeatable. Two series are compared. Default: the bundled pair.",
+        ),
+    ] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:key=value,...]", help="Also swap the attention mechanism; repeatable."),
+    ] = None,
+    rope_theta_factor: Annotated[
+        str, typer.Option(metavar="X[,X...]", help="Multiply RoPE theta; several values are an axis.")
+    ] = "1",
+    context_lengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N", help="Shortest and longest; those between are chosen. Default: as the needle takes them."
+        ),
+    ] = None,
+    depth_percents: Annotated[
+        str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
+    ] = "0,25,50,75,100",
+    precision: Annotated[
+        float, typer.Option(help="Both ends of the 95% interval are within this factor of its middle.")
+    ] = 1.25,
+    band: Annotated[float, typer.Option(help="Of two series: a ratio within this factor of 1 does not matter.")] = 1.5,
+    limit_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens to read at most. Default: 4000 times the shortest length for each series."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is asked. Default: what our recipe trained, else single.")
+    ] = None,
+    haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="As the needle takes it.")] = "text",
+    seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = SEED,
+    output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results/reach"),
+    page: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/reach.html"),
+    figures: Annotated[Path | None, typer.Option(help="Also write the figure here, as SVG, PNG and PDF.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Prompts in a forward pass.")] = "auto",
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that a checkpoint brings.")] = False,
+    imports: IMPORTS = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Find how far models read, to a stated precision, with few tokens: each round asks where it tells most; a stopped one goes on."""
+    quiet_libraries()
+    import_files(imports)
+    from ..models.sources import PAIR
+    from ..models.subjects import RunOptions
+    from ..report.page import check_name
+    from ..setting import settings_of
+    from ..studies.reach import Asked
+    from ..studies.reach_page import written
+    from ..terminal import print_found
+
+    check_name(page)
+    asked = Asked(
+        model or [*PAIR],
+        tuple(settings_of([None, *(attention or [])], None, [*numbers(float)("rope theta factor", rope_theta_factor)])),
+        () if context_lengths is None else numbers(int)("context lengths", context_lengths),
+        numbers(float)("depth percents", depth_percents),
+        precision,
+        band,
+        limit_tokens,
+        task,
+        haystack,
+        seed,
+    )
+    options = RunOptions(
+        dtype=dtype,
+        device=device,
+        batch_size=auto("batch size", batch_size),
+        output_path=output_path,
+        trust_remote_code=trust_remote_code,
+    )
+    findings, written_to = written(asked, options, page, figures)
+    print_found(findings, {"report": str(written_to)}, as_json)

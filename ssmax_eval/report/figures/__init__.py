@@ -20,6 +20,7 @@ from .paper import (
     top_heads_figure,
     training_loss_figure,
 )
+from .reach import reach_figure
 from .restored import restored, restored_figure
 from .seeds import seeds, seeds_figure
 from .style import colour, ink, key_of, save, svg
@@ -56,6 +57,7 @@ __all__ = [
     "needles_figure",
     "pivot",
     "position_figure",
+    "reach_figure",
     "restored",
     "restored_figure",
     "save",

@@ -1,0 +1,255 @@
+"""How far a model reads, to a stated precision: rounds of needle prompts, each where it tells most for its tokens."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..models.subjects import RunOptions, subjects
+from ..plans import as_it_is
+from ..probes import PROBES
+from ..probes.by_model import default_lengths, default_task
+from ..probes.defaults import DEPTH_PERCENTS
+from ..probes.needle.options import NeedleOptions
+from ..results import tables
+from ..run import run_probes
+from ..setting import Setting
+from ..statistics.crossing import Counts, Crossing, Ladder, crossing
+from ..store import Run
+
+log = logging.getLogger(__name__)
+ROUND = (2, 4)  # depths and trials of a round, at one length
+SCAN = 3  # depths of the first rounds, which ask each octave, so that what a dip hides is seen
+LIMIT = 4000  # tokens that are read at most, in shortest lengths, for each series
+TRIALS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of fixed grids that are compared with
+MOST_PRECISE = 1.05
+Cell = tuple[int, tuple[int, ...], int]  # place of the length, places of the depths, trials
+Ask = Callable[
+    [str, Cell, int], Counts
+]  # of a series, a cell and how often it was asked before: right answers and prompts by depth
+
+
+def scan(ladder: Ladder) -> list[Cell]:
+    """Return the first cells: one trial at every octave and at the longest length, at depths spread evenly."""
+    steps, count = max(1, round(1 / ladder.octaves)), len(ladder.depths)
+    few = min(SCAN, count)
+    depths = tuple(round((i + 0.5) * count / few - 0.5) for i in range(few))
+    last = len(ladder.lengths) - 1
+    return [(place, depths, 1) for place in [*range(0, last, steps), last]]
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """What is known after a round: of each series the posterior and the tokens read; counts: right answers and prompts."""
+
+    crossings: Mapping[str, Crossing]
+    tokens: Mapping[str, int]
+    counts: Mapping[str, Counts] = field(repr=False)
+
+
+def narrowing(ladder: Ladder, series: Sequence[str], ask: Ask, limit_tokens: int, band: float) -> Iterator[Narrowed]:
+    """Yield what is known after each round, the first after the scan, until it is enough or the next round would pass the limit.
+
+    The series that is known least precisely is asked next. Everything is decided by the rows before.
+    """
+    counts = {name: ladder.nothing() for name in series}
+    visits: dict[tuple[str, int, tuple[int, ...]], int] = {}
+    tokens = dict.fromkeys(series, 0)
+
+    def read(name: str, cell: Cell) -> None:
+        place, depths, trials = cell
+        visit = visits[name, place, depths] = visits.get((name, place, depths), -1) + 1
+        counts[name][:, place, list(depths)] += ask(name, cell, visit)
+        tokens[name] += ladder.lengths[place] * len(depths) * trials
+
+    for name in series:
+        for cell in scan(ladder):
+            read(name, cell)
+    known = {name: crossing(ladder, counts[name]) for name in series}
+    while True:
+        yield Narrowed(dict(known), dict(tokens), {name: each.copy() for name, each in counts.items()})
+        left = [name for name in series if not (known[name].precise or known[name].finds_nothing)]
+        if not left or (len(series) == 2 and settled(known[series[0]].against(known[series[1]]), band)):
+            return
+        name = max(left, key=lambda each: round(known[each].spread, 6))
+        place, depths = known[name].next_cells(ROUND[0])
+        if sum(tokens.values()) + ROUND[1] * len(depths) * ladder.lengths[place] > limit_tokens:
+            return
+        read(name, (place, depths, ROUND[1]))
+        known[name] = crossing(ladder, counts[name])
+
+
+def settled(ratio: tuple[float, float], band: float) -> bool:
+    """Tell whether the interval of a ratio excludes 1, or lies inside the band."""
+    low, high = ratio
+    return low >= 1 or high <= 1 or (low >= 1 / band and high <= band)
+
+
+def fixed_grid(found: Crossing) -> tuple[int, int] | None:
+    """Return tokens and trials of the cheapest fixed grid that would be as precise as this if each cell came out as expected.
+
+    Of lengths a step or two of the ladder apart, all depths; None where not even the most trials are enough.
+    """
+    ladder, grids = found.ladder, []
+    for every in (1, 2):
+        places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
+        for trials in TRIALS:
+            counts = ladder.nothing()
+            counts[1][places] = trials
+            counts[0][places] = trials * found.accuracy[places, None]
+            if crossing(ladder, counts).spread <= max(found.spread, ladder.precision**2) * (1 + 1e-9):
+                grids.append((trials * len(ladder.depths) * sum(ladder.lengths[place] for place in places), trials))
+                break
+    return min(grids) if grids else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about: models in settings, between which lengths, how precisely.
+
+    models: references, {label: reference or (model, tokenizer)}, or one of these. lengths: the first and the last, tokens; those
+    between are chosen. precision: both ends of an effective length's 95% interval are within this factor of its middle, 1.05 to 4.
+    band: of two series, a ratio of effective lengths that is within this factor of 1 does not matter; above 1. limit_tokens: read
+    at most, in all. Raises UserError.
+    """
+
+    models: Any
+    settings: tuple[Setting, ...] = (Setting(),)
+    lengths: tuple[int, ...] = ()
+    depths: tuple[float, ...] = DEPTH_PERCENTS
+    precision: float = 1.25
+    band: float = 1.5
+    limit_tokens: int | None = None
+    task: str | None = None
+    haystack: str = "text"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not MOST_PRECISE <= self.precision <= 4:
+            raise UserError(f"precision {self.precision:g}: allowed are factors from {MOST_PRECISE:g} to 4")
+        if not self.band > 1:
+            raise UserError(f"band {self.band:g}: allowed are factors above 1")
+        if self.ladder.longest < self.ladder.precision**2 * self.ladder.shortest:
+            raise UserError(
+                f"context lengths {self.ladder.shortest} to {self.ladder.longest}: the longest has to be {self.precision**2:.3g} "
+                "times the shortest, or nothing is left to find"
+            )
+        least = sum(self.ladder.lengths[place] * len(depths) * trials for place, depths, trials in scan(self.ladder))
+        if self.limit_tokens is not None and self.limit_tokens < least * len(self.series):
+            raise UserError(
+                f"limit tokens {self.limit_tokens:,}: the first look at {len(self.series)} series takes "
+                f"{least * len(self.series):,}; give at least that"
+            )
+
+    @cached_property
+    def ladder(self) -> Ladder:
+        lengths = self.lengths or default_lengths(self.models)
+        if min(lengths) < 1:
+            raise UserError(f"context length {min(lengths)}: allowed are whole numbers of tokens from 1")
+        return Ladder(
+            min(lengths), max(lengths), tuple(sorted({float(depth) for depth in self.depths})), self.precision
+        )
+
+    @cached_property
+    def series(self) -> dict[str, tuple[str, Any, Setting]]:
+        """The label, the model and the setting of each series, by its name. A setting that changes nothing is the model as it is."""
+        found: dict[str, tuple[str, Any, Setting]] = {}
+        for each in subjects(self.models):
+            model = self.models[each.label] if isinstance(self.models, dict) else each.loaded or each.reference
+            for setting in self.settings:
+                own = as_it_is(each, setting)
+                name = each.label if own == Setting() else f"{each.label} ({own})"
+                found[name] = (each.label, model, own)
+        return found
+
+    @cached_property
+    def own_task(self) -> str:
+        return self.task or default_task(self.models)
+
+    @property
+    def most_tokens(self) -> int:
+        return self.limit_tokens or LIMIT * self.ladder.shortest * len(self.series)
+
+    def cell(self, cell: Cell, visit: int) -> NeedleOptions:
+        """Return the grid of a round. Its seed is its own, so that its trials are of no other round of any length and depth."""
+        place, depths, trials = cell
+        length, percents = self.ladder.lengths[place], tuple(self.ladder.depths[depth] for depth in depths)
+        digest = hashlib.sha256(f"{self.seed}/reach/{length}/{percents}/{visit}".encode()).digest()
+        return NeedleOptions(
+            context_lengths=(length,),
+            depth_percents=percents,
+            trials=trials,
+            seed=int.from_bytes(digest[:4], "big"),
+            haystack=self.haystack,
+            task=self.own_task,
+        )
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What was found: what was known after each round, the last at the end, and the runs that hold its rows."""
+
+    asked: Asked
+    rounds: Sequence[Narrowed]
+    runs: Sequence[Run] = field(repr=False)
+
+    @property
+    def end(self) -> Narrowed:
+        return self.rounds[-1]
+
+    @property
+    def ratio(self) -> tuple[float, float] | None:
+        """The 95% interval of how many times further the first of two series reaches."""
+        if len(self.end.crossings) != 2 or any(each.finds_nothing for each in self.end.crossings.values()):
+            return None
+        one, other = self.end.crossings.values()
+        return one.against(other)
+
+
+def reach(asked: Asked, options: RunOptions) -> Reached:
+    """Read prompts in rounds until the effective lengths are as precise as asked; a stopped study goes on. Raises UserError."""
+    runs: list[Run] = []
+    series = asked.series
+    log.warning(
+        "ssmax-eval: cost: %d series, at most %s tokens in all, %s in the longest; fewer where less tells enough",
+        len(series),
+        f"{asked.most_tokens:,}",
+        f"{asked.ladder.longest:,}",
+    )
+
+    def ask(name: str, cell: Cell, visit: int) -> Counts:
+        label, model, setting = series[name]
+        grid = asked.cell(cell, visit)
+        (run,) = run_probes([PROBES["needle"].make({label: model}, grid)], {label: model}, [setting], options)
+        runs.append(run)
+        rows = tables([run])
+        known = rows[rows["correct"].notna()]
+        if known.empty:
+            raise UserError(f"reach: no prompt of {grid.context_lengths} tokens has a score ({rows['error'].iloc[0]})")
+        by_depth = known.groupby("depth_percent")["correct"]
+        at = [asked.ladder.depths[depth] for depth in cell[1]]
+        sums, sizes = by_depth.sum().astype(float), by_depth.size()
+        return np.array([sums.reindex(at, fill_value=0.0), sizes.reindex(at, fill_value=0)], float)
+
+    rounds = []
+    for known in narrowing(asked.ladder, [*series], ask, asked.most_tokens, asked.band):
+        rounds.append(known)
+        log.warning("ssmax-eval: reach: %s", "; ".join(f"{name} {in_tokens(each)}" for name, each in known.crossings.items())
+                    + f"; {sum(known.tokens.values()):,} tokens read")  # fmt: skip
+    return Reached(asked, rounds, runs)
+
+
+def in_tokens(found: Crossing) -> str:
+    """Write an effective length with its interval."""
+    if found.finds_nothing:
+        return "finds next to nothing at the shortest length"
+    low, high = found.interval
+    longest = found.ladder.longest
+    if high > longest:
+        return f"at least {low:,.0f}" + (f" (≥ {longest:,} is possible)" if low < longest else "")
+    return f"{found.effective_length:,.0f} ({low:,.0f} to {high:,.0f})"
