@@ -142,7 +142,7 @@ def test_filters_and_sorting(opened):
     assert count() == "6 prompts"
     pick["result"].select_by_value("differ")
     assert count() == "2 prompts"
-    pick["task"].select_by_visible_text("multikey, 1 numbers, haystack text")
+    pick["task"].select_by_visible_text("multikey (one of 1 numbers), in generated prose, each prompt its own haystack")
     pick["length"].select_by_value("")
     pick["result"].select_by_value("wrong")
     assert count() == "8 prompts"

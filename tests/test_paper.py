@@ -15,7 +15,8 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.studies.claims import NOT, REPRODUCED, UNKNOWN, Claim, Estimate, needed, over, paired
 from ssmax_eval.studies.paper import NAMES, Paper, study_set
-from ssmax_eval.studies.paper_numbers import BEYOND, concordance, of_losses, of_p, pooled_cells, with_model
+from ssmax_eval.studies.paper_heads import concordance, with_model
+from ssmax_eval.studies.paper_numbers import BEYOND, of_losses, of_p, pooled_cells
 from ssmax_eval.training.recipes import RECIPES
 
 SMALL = (

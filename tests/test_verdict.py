@@ -11,7 +11,8 @@ from test_report import frame, row
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
-from ssmax_eval.verdict import headline, verdict, where
+from ssmax_eval.headline import headline
+from ssmax_eval.verdict import verdict, where
 
 FOUND = {"base": {256: 20, 1024: 6, 4096: 0}, "new": {256: 20, 1024: 18, 4096: 17}}  # of 20
 
@@ -65,8 +66,8 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     same = words(grid({"base": {256: 9}, "new": {256: 10}}))["new"]
     # one prompt of 20: k of n with n - k the other way; .05 needs 6 that differ, all one way, and at 80% power 157 pairs
     assert same.startswith(
-        "Too few prompts to tell it from base: a difference as large as here, +0.05 at 256 tokens, would show with about 157 prompts "
-        "of that length (more --trials). No significant difference at 256 tokens"
+        "Too few prompts to say whether it differs from base: a difference as large as here, +0.05 at 256 tokens, would show with about "
+        "157 prompts of that length (more --trials). No significant difference at 256 tokens"
     )
     equal = words(grid({"base": {256: 9}, "new": {256: 9}}))["new"]
     assert equal.startswith("It finds about as much as base at every length. No significant difference at 256 tokens")
@@ -74,7 +75,9 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     assert "It finds nothing at its shortest length" in nothing
     many = {256 * k: 10 for k in range(1, 9)}
     over_all = words(grid({"base": many, "new": dict.fromkeys(many, 14)}))["new"]
-    assert over_all.startswith("At no single length can it be told from base, but over all it finds more.")
+    assert over_all.startswith(
+        "At no single length is its difference from base certain, but over all lengths it finds more."
+    )
     failed = [{**each, "correct": None, "error": "out of memory"} for each in grid({"base": {256: 0}})]
     said = words([*failed, *grid({"new": {256: 20}})])
     assert said["base"] == "None of its prompts has a score."
@@ -102,8 +105,12 @@ def in_short(rows, baseline="base", train_length=256):
         ),
         (
             {"base": {128: 9}, "new": {128: 10}},
-            "These prompts do not tell new from base: 10 of 20 numbers found in prompts of 128 tokens (it was trained on 256), "
-            "and 9 of 20.",
+            "There are too few prompts to say which finds more: new finds 10 of 20 numbers in prompts of 128 tokens (it was trained "
+            "on 256), base finds 9 of 20.",
+        ),
+        (
+            {"base": {256: 20}, "new": {256: 20}},
+            "new and base find the same: 20 of 20 numbers in prompts as long as it was trained on (256 tokens).",
         ),
         (
             {"base": {256: 20, 1024: 6}},

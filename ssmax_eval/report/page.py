@@ -30,7 +30,7 @@ def html(title: str, found: Sequence[Found], names: Sequence[str], context: Cont
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
         series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
-        leads=[each.lead(context) for each in found],
+        leads=[each.lead(context) for each in sorted(found, key=lambda each: each.section.lead_place)],
         parts=[each.page(context) for each in found],
         data=data,
         records=context.records,

@@ -52,7 +52,7 @@ class AdviceSection(Section[Advice]):
         }
 
     def lead(self, found: Sequence[Advice], context: Context) -> Markup:
-        return context.render("studies/lead.html.j2", heading="Advice", parts=[[*sentences(each)] for each in found])
+        return context.lead("Advice", [[*sentences(each)] for each in found])
 
     def page(self, found: Sequence[Advice], context: Context) -> Markup:
         parts = [

@@ -1,7 +1,7 @@
 """All series of a task in one table, before their grids."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,8 +31,8 @@ def overview(
     order = means.groupby("series", sort=False)["accuracy"].mean().sort_values(ascending=False, kind="stable")
     lines = []
     for name in map(str, order.index):
-        at = means[means["series"] == name].set_index("context_length")["accuracy"]
-        cells = [None if math.isnan(at.get(n, math.nan)) else tinted(float(at[n])) for n in lengths]
+        at = {line["context_length"]: line for line in means[means["series"] == name].to_dict("records")}
+        cells = [tinted(at[n]) if n in at and not math.isnan(at[n]["accuracy"]) else None for n in lengths]
         lines.append(
             {
                 "series": name,
@@ -46,7 +46,13 @@ def overview(
     return {"title": title, "lengths": lengths, "lines": lines}
 
 
-def tinted(accuracy: float) -> dict[str, str]:
-    """Return an accuracy as text, on its colour."""
-    background = figures.colour(accuracy)
-    return {"text": f"{accuracy:.2f}", "background": background, "ink": figures.ink(background)}
+def tinted(line: Mapping[Hashable, Any]) -> dict[str, str]:
+    """Return an accuracy as text on its colour, and its interval."""
+    background = figures.colour(line["accuracy"])
+    interval = f"95% interval {line['low']:.2f} to {line['high']:.2f}, {line['scored']:,} prompts"
+    return {
+        "text": f"{line['accuracy']:.2f}",
+        "background": background,
+        "ink": figures.ink(background),
+        "interval": interval,
+    }

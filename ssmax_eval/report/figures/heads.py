@@ -10,7 +10,7 @@ from scipy import stats
 
 from ...statistics import BY_TRIAL, CONFIDENCE, FEWEST
 from .curves import FEW
-from .style import STYLE, belongs, colours, key_of, plain, tokens_axis
+from .style import STYLE, belongs, colours, key_of, legend, plain, tokens_axis
 
 DRAWN = 200  # prompts of a series and length
 SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
@@ -134,19 +134,18 @@ def attention_figure(
         mass_by_length(axes[1], by_head, train_lengths, "mass_next").set_title("on the token to write next, all rows")
         axes[1].set_visible(bool(by_head["mass_next"].notna().any()))  # needle and answer may have other tokens
         exponents(axes[2], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
-        handles = [
-            mpl.lines.Line2D([], [], color=c, lw=3) for c in colours(by_head["series"].unique().tolist()).values()
-        ]
-        names = [plain(name) for name in by_head["series"].unique()]
+        shades = legend(by_head["series"].unique().tolist())
+        handles = [mpl.lines.Line2D([], [], color=c, lw=3) for c in shades.values()]
+        names = [plain(name) for name in shades]
         if len(names) <= FEW:
-            axes[0].legend(handles, names, fontsize=7, frameon=False)
+            axes[0].legend(handles, names, fontsize=7)
         else:
-            upper.legend(handles, names, loc="outside right center", fontsize=6, frameon=False)
+            upper.legend(handles, names, loc="outside right center", fontsize=6)
         for ax, length in zip(heads.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
             sorted_heads(ax, scores, length).label_outer()
         last = trials.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         for ax, length in zip(last, shown, strict=True):
             sorted_trials(ax, top, length).label_outer()
         marks = [mpl.lines.Line2D([], [], color="0.2", marker=mark, ls="", ms=4) for mark in MARKS.values()]
-        last[-1].legend(marks, MARKS, fontsize=7, frameon=False)
+        last[-1].legend(marks, MARKS, fontsize=7)
     return figure

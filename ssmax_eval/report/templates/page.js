@@ -236,5 +236,9 @@ if (data.tasks.length) {
   refill();
   draw();
 }
-// a printed page shows what is folded away
-addEventListener("beforeprint", () => document.querySelectorAll("details:not(.raw)").forEach(each => { each.open = true; }));
+// what is wider than its box says so
+const wide = new ResizeObserver(entries => entries.forEach(({target}) => target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 4)));
+document.querySelectorAll(".paper, .scroll, .card").forEach(box => wide.observe(box));
+
+// a printed page shows what is folded away, each thing once
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.raw, .again)").forEach(each => { each.open = true; }));
