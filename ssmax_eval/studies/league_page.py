@@ -178,9 +178,9 @@ def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
     first = to_the_end or [line for line in learned if tokens(line) == tokens(learned[0])]
     names = listed([line["configuration"] for line in first])
     reach, they, find = ("reaches", "it", "finds") if len(first) == 1 else ("reach", "they", "find")
-    at = f"{'≥ ' if first[0]['beyond'] else ''}{first[0]['effective_length'] / found.train_length:.3g}"
+    at = f"{'at least ' if first[0]['beyond'] else ''}{first[0]['effective_length'] / found.train_length:.3g}"
     said = (
-        f"{names} {reach} furthest: in prompts {at} times as long as {they} {'was' if they == 'it' else 'were'} trained on, {they} still "
+        f"Of {len(found.table)} attention mechanisms and positions {names} {reach} furthest: in prompts {at} times as long as {they} {'was' if they == 'it' else 'were'} trained on, {they} still "
         f"{find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
     )
     softmax = next((line for line in learned if line["configuration"] == "softmax"), None)

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from ...report import figures
 from ...report.context import reached
 from ...report.figures.style import colours
+from ...statistics import SHARE
 
 MANY = 3  # series from which a table of all stands before the grids
 
@@ -32,7 +33,8 @@ def overview(
     lines = []
     for name in map(str, order.index):
         at = {line["context_length"]: line for line in means[means["series"] == name].to_dict("records")}
-        cells = [tinted(at[n]) if n in at and not math.isnan(at[n]["accuracy"]) else None for n in lengths]
+        enough = SHARE * reach[name]["accuracy"] if name in reach else math.inf
+        cells = [tinted(at[n], enough) if n in at and not math.isnan(at[n]["accuracy"]) else None for n in lengths]
         lines.append(
             {
                 "series": name,
@@ -40,14 +42,15 @@ def overview(
                 "colour": shades[name],
                 "trained": f"{trained[name]:,}" if trained.get(name) else "",
                 "cells": cells,
+                "mean": "–" if math.isnan(order[name]) else f"{order[name]:.2f}",
                 "reach": reached(reach[name], "effective_length", "beyond") if name in reach else "",
             }
         )
     return {"title": title, "lengths": lengths, "lines": lines}
 
 
-def tinted(line: Mapping[Hashable, Any]) -> dict[str, str]:
-    """Return an accuracy as text on its colour, and its interval."""
+def tinted(line: Mapping[Hashable, Any], enough: float) -> dict[str, Any]:
+    """Return an accuracy as text on its colour, its interval, and whether it is enough."""
     background = figures.colour(line["accuracy"])
     interval = f"95% interval {line['low']:.2f} to {line['high']:.2f}, {line['scored']:,} prompts"
     return {
@@ -55,4 +58,5 @@ def tinted(line: Mapping[Hashable, Any]) -> dict[str, str]:
         "background": background,
         "ink": figures.ink(background),
         "interval": interval,
+        "kept": line["accuracy"] >= enough,
     }

@@ -76,7 +76,7 @@ def reach(ax: Axes, standings: pd.DataFrame, shades: Sequence[str], length: int)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     ax.axvline(1, color="0.4", lw=1, ls="--", zorder=0)
-    ax.grid(axis="x", color="0.9")
+    ax.grid(axis="x", color="0.5", alpha=0.3)
     ax.set_axisbelow(True)
     ax.set(
         xlabel="effective context length, times the tokens trained at",
