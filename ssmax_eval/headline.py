@@ -21,6 +21,10 @@ def headline(
     if known.empty:
         return "No prompt has a score."
     names = [*known["series"].unique()]
+    if known["accuracy"].max() == 0:
+        each = int(known.groupby("series")["scored"].sum().max())
+        who = f"{names[0]} finds none" if len(names) == 1 else f"None of the {len(names)} models finds any"
+        return f"{who} of the {each} {things}, at any length."
 
     def finds(name: str, length: int) -> str:
         line = known[(known["series"] == name) & (known["context_length"] == length)].iloc[0]

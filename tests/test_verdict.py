@@ -50,7 +50,7 @@ def test_the_verdict_matches_the_rows_counted_by_hand():
         f"Most at 4,096 tokens (16 times its training length): {at['new']:.2f} against {at['base']:.2f}, +0.85" in said
     )
     assert "20 identical prompts, p < 0.001." in said
-    assert "No significant difference at 256 tokens. So few prompts show only a difference of about 0." in said
+    assert "No significant difference at 256 tokens. With so few prompts only a difference of about 0." in said
     everything = rows.groupby("model")["correct"].mean()
     assert f"Over all lengths: {everything['new']:.2f} against {everything['base']:.2f}, +0.48" in said
     assert "60 identical prompts" in said
@@ -121,6 +121,8 @@ def in_short(rows, baseline="base", train_length=256):
             {"base": {256 * k: 10 for k in range(1, 9)}, "new": {256 * k: 14 for k in range(1, 9)}},
             "Over all lengths new finds 112 of 160 numbers; base finds 80.",  # which no single length shows
         ),
+        ({"base": {256: 0, 512: 0}}, "base finds none of the 40 numbers, at any length."),
+        ({"base": {256: 0}, "new": {256: 0}}, "None of the 2 models finds any of the 20 numbers, at any length."),
         ({"base": {256: 3}}, "base finds 3 of 20 numbers in prompts as long as it was trained on (256 tokens)."),
     ],
 )
@@ -215,7 +217,10 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
-    assert "At no single length can it be told from base, best theta of each cell, but over all it finds more." in said
+    assert (
+        "At no single length is its difference from base, best theta of each cell certain, but over all lengths it finds more."
+        in said
+    )
     assert "Over all lengths: 0.92 against 0.77" in said
     assert "each cell has its best factor" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
 

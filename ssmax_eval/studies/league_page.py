@@ -179,9 +179,10 @@ def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
     names = listed([line["configuration"] for line in first])
     reach, they, find = ("reaches", "it", "finds") if len(first) == 1 else ("reach", "they", "find")
     at = f"{'at least ' if first[0]['beyond'] else ''}{first[0]['effective_length'] / found.train_length:.3g}"
+    were = "was" if len(first) == 1 else "were"
     said = (
-        f"Of {len(found.table)} attention mechanisms and positions {names} {reach} furthest: in prompts {at} times as long as {they} {'was' if they == 'it' else 'were'} trained on, {they} still "
-        f"{find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
+        f"Of {len(found.table)} attention mechanisms and positions {names} {reach} furthest: in prompts {at} times as long as {they} "
+        f"{were} trained on, {they} still {find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
     )
     softmax = next((line for line in learned if line["configuration"] == "softmax"), None)
     if softmax is None or softmax in first:

@@ -47,6 +47,11 @@ def rank(part: pd.DataFrame) -> float:
     return float(stats.spearmanr(part["s"], part["mass_answer"]).statistic)
 
 
+def of_top_layer(part: pd.DataFrame) -> pd.DataFrame:
+    """Return a model's heads of the layer that has the most mass: where the model retrieves."""
+    return part[part["layer"] == part.groupby("layer")["mass_answer"].sum().idxmax()]
+
+
 def within_layers(part: pd.DataFrame) -> pd.DataFrame:
     """Return s and mass of a model's heads as ranks within their layer, so that layers that differ have no part in it."""
     return part.assign(**{name: part.groupby("layer")[name].rank() for name in ("s", "mass_answer")})

@@ -13,7 +13,7 @@ from ..results import tables
 from ..store import Run
 from .claims import Estimate, over, paired
 from .paper import NAMES, Measured, Model, Paper, log_of, table_of_p
-from .paper_heads import learned, rank, sorted_heads, with_model, within_layers
+from .paper_heads import learned, of_top_layer, rank, sorted_heads, with_model, within_layers
 
 FAR, BEYOND, HEADS_AT = 8, 11, 8  # times the training length: retrieval, loss, heads
 TOP = ["letter", "seed", "trial", "depth_percent", "mass_answer", "verdict", "layer", "head"]
@@ -76,6 +76,7 @@ def numbers(
         **of_needles(prompts, length),
         "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials", 1.0),
         "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds", 1.0),
+        "s mass in top layer": over([rank(of_top_layer(part)) for _, part in s.groupby("seed")], "seeds", 1.0),
         "s mass in layers": over([rank(within_layers(part)) for _, part in s.groupby("seed")], "seeds", 1.0),
         **of_settings(found, prompts, short, length),
         **{name: over([each[name] - 1 for each in prices.values()], "seeds") for name in ("step", "token")},

@@ -255,8 +255,10 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "s-and-mass", "Learned s against mass on the answer, by layer",
-        "A mark is a head. If heads of one layer lie along a rising line, a large s goes with retrieval; if whole layers lie apart, it is "
-        f"the layer. Rank correlation over all heads: {found.estimates['s mass']}; within layers: {found.estimates['s mass in layers']}.",
+        "A mark is a head. Where heads of one layer lie along a rising line, a large s goes with retrieval; where whole layers lie apart, "
+        f"it may be the layer. Rank correlation over all heads: {found.estimates['s mass']}; within layers, all pooled: "
+        f"{found.estimates['s mass in layers']}; within the layer that holds the most (chosen after looking, so no claim rests on it): "
+        f"{found.estimates['s mass in top layer']}.",
         figures.s_and_mass_figure(tables["learned-s"]), of="learned-s",
     )  # fmt: skip
 

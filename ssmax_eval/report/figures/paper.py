@@ -15,6 +15,7 @@ from .grids import grid as needle_grid
 from .style import ACCURACY, STYLE, plain, tokens_axis
 
 SMALL = (6.4, 3.8)  # inches
+ACROSS = 4  # panels beside each other where there is one for each configuration
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777")
 DASHES: tuple[Any, ...] = ("-", "-", "-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (1, 1)))
 
@@ -154,11 +155,10 @@ def needles_figure(cells: pd.DataFrame, names: Mapping[str, str], length: int) -
     """Draw a grid of what each configuration finds, the mean over seeds, by context length and depth (Figure 6)."""
     there = [letter for letter in names if (cells["letter"] == letter).any()]
     with mpl.rc_context(STYLE):
-        figure, axes = panels(len(there), across=4, width=3.6, height=3.3)
+        figure, axes = panels(len(there), across=ACROSS, width=3.6, height=3.3)
         for ax, letter in zip(axes, there, strict=False):
             needle_grid(ax, cells[cells["letter"] == letter], names[letter], length)
-            ax.label_outer()
-            ax.tick_params(labelbottom=True)
+        outer_labels(axes[: len(there)])
         shade = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), ACCURACY)
         figure.colorbar(shade, ax=axes, location="right", shrink=0.5, label="share found")
     return figure
@@ -173,7 +173,7 @@ def by_seed_figure(table: pd.DataFrame, names: Mapping[str, str], times: str) ->
         figure = Figure(figsize=(5.2, 0.9 + 0.34 * table["letter"].nunique()), layout="constrained")
         ax = figure.subplots()
         by_seed(ax, table, "found", names)
-        ax.set(xlim=(-0.02, 1.02), xlabel=f"numbers found in prompts {times} times as long as trained on")
+        ax.set(xlim=(-0.02, 1.02), xlabel=f"found at {times} times the training length")
         ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     return figure
 
@@ -191,6 +191,16 @@ def by_seed(ax: Axes, table: pd.DataFrame, value: str, names: Mapping[str, str])
     ax.grid(axis="y", color="0.5", alpha=0.2)
     sns.despine(ax=ax)
     return ax
+
+
+def outer_labels(axes: list[Axes]) -> None:
+    """Leave the names of the axes to panels that have none beside or below them."""
+    for i, ax in enumerate(axes):
+        if i % ACROSS:
+            ax.set_ylabel("")
+            ax.set_yticklabels([])
+        if i + ACROSS < len(axes):
+            ax.set_xlabel("")
 
 
 def said(attention: str) -> str:

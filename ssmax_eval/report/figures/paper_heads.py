@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from .heads import MARKS
-from .paper import look, panels, shades
+from .paper import ACROSS, look, outer_labels, panels, shades
 from .style import STYLE, plain
 
 SEEN = 0.02  # mass of a head that is more than a line along 0
@@ -33,6 +33,7 @@ def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], most: int = 25) 
                 continue
             ax.plot(part["place"], part["mass_answer"], marker=".", lw=1.4, label=names[letter], **look(names, letter))
             ax.fill_between(part["place"], part["min"], part["max"], color=colour, alpha=0.1, lw=0)
+        ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         ax.set(xlabel="heads, the one with the most first", ylabel="mass on the answer", ylim=(-0.02, 1.02))
         ax.legend(fontsize=7)
         sns.despine(ax=ax)
@@ -43,7 +44,7 @@ def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
     """Draw each prompt's highest mass over all heads, prompts of all seeds sorted, marked by the verdict (Figure 8)."""
     there = [letter for letter in names if (top["letter"] == letter).any()]
     with mpl.rc_context(STYLE):
-        figure, axes = panels(len(there), across=4, width=3.2, height=2.7)
+        figure, axes = panels(len(there), across=ACROSS, width=3.2, height=2.7)
         for ax, letter in zip(axes, there, strict=False):
             part = top[top["letter"] == letter].sort_values("mass_answer", ascending=False)
             part = part.assign(place=np.arange(1, len(part) + 1))
@@ -54,8 +55,7 @@ def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
                 title=plain(names[letter]), xlabel="prompts, sorted", ylabel="mass of the top head", ylim=(-0.02, 1.02)
             )
             sns.despine(ax=ax)
-            ax.label_outer()
-            ax.tick_params(labelbottom=True)
+        outer_labels(axes[: len(there)])
         lines = [
             mpl.lines.Line2D([], [], color=colour, marker=mark, ls="")
             for mark, colour in zip(MARKS.values(), VERDICTS, strict=True)

@@ -118,17 +118,17 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
         (
             "given",
             "wrong",
-            "Prompts repaired, of those that failed: attention given back; 95% interval of the share (in brackets: to as many other heads)",
+            "Prompts repaired of those that failed: attention given back; 95% interval of the share (in brackets: to as many other heads)",
         ),
         (
             "given",
             "right",
-            "Prompts broken, of those that were right: attention given back (in brackets: to as many other heads)",
+            "Prompts broken of those that were right: attention given back (in brackets: to as many other heads)",
         ),
         (
             "taken",
             "right",
-            "Prompts broken, of those that were right: attention taken away (in brackets: from as many other heads)",
+            "Prompts broken of those that were right: attention taken away (in brackets: from as many other heads)",
         ),
     ):
         part = found.lines[(found.lines["done"] == done) & (found.lines["was"] == was)]

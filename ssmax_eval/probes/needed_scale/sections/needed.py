@@ -97,12 +97,12 @@ def best_by_accuracy(line: dict[str, Any]) -> str:
 
 
 FACES = {
-    "Best factor C on the answer's scores, by the answer's nll, with its 95% interval": best,
-    "Best factor C by exact matches (the middle of the best), with its 95% interval": best_by_accuracy,
-    "Mean nll of the answer, nats: at the best C (as it is)": lambda line: (
+    "needed scale: best factor C on the answer's scores, by nll, with its 95% interval": best,
+    "best factor C by exact matches (the middle of the best), with its 95% interval": best_by_accuracy,
+    "mean nll of the answer, nats: at the best C (as it is)": lambda line: (
         f"{line['nll']:.2f} ({line['nll_as_is']:.2f})"
     ),
-    "Exact matches, share: at their best C (as it is)": lambda line: (
+    "exact matches, share: at their best C (as it is)": lambda line: (
         f"{line['accuracy']:.2f} ({line['accuracy_as_is']:.2f})"
     ),
 }

@@ -125,7 +125,7 @@ class Grids(Section[Grid]):
         ]
         return context.render(
             "probes/needle/sections/verdict.html.j2", sections=found, figure=drawn, overviews=overviews, single=len(panels) == 1,
-            bands=len(names) <= figures.FEW,
+            bands=len(names) <= figures.FEW, trained=any(trained.values()),
         )  # fmt: skip
 
     def page(self, found: Sequence[Grid], context: Context) -> Markup:
