@@ -33,6 +33,7 @@ class NeededScale(Section[Found]):
     """The best factor on the answer's scores by length, and the law that it follows."""
 
     place = 55
+    lead_place = 20
     heading = "needed scale"
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Found]:
