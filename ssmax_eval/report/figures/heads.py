@@ -13,7 +13,11 @@ from .curves import FEW
 from .style import STYLE, belongs, colours, key_of, legend, plain, tokens_axis
 
 DRAWN = 200  # prompts of a series and length
-SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
+SHOWN_HEADS, FEWEST_HEADS = (
+    25,
+    8,
+)  # as many as the paper's Figure 7 shows; of a small model those with mass, and no fewer
+SEEN = 0.02  # mass of a head that is more than a line along 0
 MARKS = {"right": "o", "first token": "^", "wrong": "x"}
 RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a head counts as one that retrieves
 
@@ -28,9 +32,12 @@ def span_of_masses(ax: Axes) -> tuple[float, float]:
 
 def sorted_heads(ax: Axes, scores: pd.DataFrame, length: int) -> Axes:
     """Draw the heads' mean mass on the answer at one length, from the highest down (the paper's Figure 7)."""
+    there = scores[scores["context_length"] == length]
+    with_mass = (there["mass_answer"] >= SEEN).groupby(there["series"]).sum()
+    shown = min(SHOWN_HEADS, max([FEWEST_HEADS, *(with_mass + 1)]))  # the others are a line along 0
     for name, colour in colours(scores["series"].unique().tolist()).items():
-        part = scores[(scores["series"] == name) & (scores["context_length"] == length)]
-        best = part["mass_answer"].sort_values(ascending=False).head(SHOWN_HEADS).to_numpy()
+        part = there[there["series"] == name]
+        best = part["mass_answer"].sort_values(ascending=False).head(shown).to_numpy()
         ax.plot(range(1, len(best) + 1), best, color=colour, marker=".", lw=1.2, label=plain(name), gid=key_of(name))
     ax.set(ylim=span_of_masses(ax), xlabel="heads, sorted", ylabel="mass on the answer", title=f"{length:,} tokens")
     sns.despine(ax=ax)

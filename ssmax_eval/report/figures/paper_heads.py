@@ -9,21 +9,20 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .heads import MARKS
+from .heads import FEWEST_HEADS, MARKS, SEEN, SHOWN_HEADS
 from .paper import ACROSS, look, outer_labels, panels, shades
 from .style import STYLE, plain
 
-SEEN = 0.02  # mass of a head that is more than a line along 0
 VERDICTS = ("#4477AA", "#CCBB44", "#CC3311")  # right, the first token only, wrong
 
 
-def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], most: int = 25) -> Figure:
+def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], most: int = SHOWN_HEADS) -> Figure:
     """Draw the heads' mass on the answer from the highest down, the mean over seeds place by place (Figure 7).
 
     As many as the paper shows, or as have some mass: a small model's other heads would be a line along 0.
     """
     with_mass = heads.loc[heads["mass_answer"] >= SEEN, "place"]
-    shown = min(most, max(8, int(with_mass.max()) + 1 if len(with_mass) else 0))
+    shown = min(most, max(FEWEST_HEADS, int(with_mass.max()) + 1 if len(with_mass) else 0))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         ax = figure.subplots()

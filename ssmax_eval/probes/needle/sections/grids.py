@@ -20,6 +20,7 @@ from ....verdict import too_few, verdict
 from ..depths import with_placed
 from ..overview import MANY, overview
 from .seeds import headline_over_seeds
+from .theta import headline_at_best
 
 WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
 HIDDEN = {"number": "numbers", "word": "words", "uuid": "UUIDs"}
@@ -148,9 +149,8 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     pooled = statistics.compare(pairs, baseline, ())
     said = verdict(rows, baseline, reach, trained, pairs, by_length, pooled)
     things = HIDDEN.get(str(rows["value"].iloc[0]), "answers")
-    in_short = headline_over_seeds(rows, context, things) or headline(
-        means, by_length, pooled, baseline, trained, things
-    )
+    fair = headline_at_best(rows, context, things) or headline_over_seeds(rows, context, things)
+    in_short = fair or headline(means, by_length, pooled, baseline, trained, things)
     return Grid(number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, said, in_short)
 
 
