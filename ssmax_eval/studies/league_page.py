@@ -185,9 +185,10 @@ def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
         f"{were} trained on, {they} still {find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
     )
     softmax = next((line for line in learned if line["configuration"] == "softmax"), None)
-    if softmax is None or softmax in first:
-        return f"{said}."
-    return f"{said}; softmax does up to {softmax['effective_length'] / found.train_length:.2g} times."
+    if softmax is not None and softmax not in first:
+        said += f"; softmax does up to {softmax['effective_length'] / found.train_length:.2g} times"
+    near = rivals(learned)
+    return said + (f". By the intervals over seeds {len(near)} others may reach as far." if near else ".")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -195,12 +196,15 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def rivals(learned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return those whose interval reaches as far as the first one's value: they may be as good."""
+    top = learned[0]["effective_length"] if learned else math.nan
+    return [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
+
+
 def beside(learned: Sequence[Mapping[str, Any]]) -> str:
-    """Name those whose interval reaches as far as the first one's value: they may be as good."""
-    if not learned:
-        return ""
-    top = learned[0]["effective_length"]
-    near = [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
+    """Name the rivals of the first."""
+    near = rivals(learned)
     return (
         f" These may reach as far as the first, by their 95% intervals over seeds: {', '.join(near)}." if near else ""
     )
