@@ -131,6 +131,23 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
     assert text(6)[0] == "wrong\n=I do not know"
 
 
+def test_a_link_to_a_cell_opens_it_and_text_is_searched(opened, page):
+    chosen = some(opened, "button[data-length='1024']")[0]
+    chosen.click()
+    link = opened.current_url
+    assert link.endswith(f"#cell/{chosen.get_attribute('data-task')}/1024/{chosen.get_attribute('data-depth')}")
+    opened.get("about:blank")
+    opened.get(link)
+    pressed = some(opened, "button[data-length][aria-pressed=true]")
+    assert [each.get_attribute("data-length") for each in pressed] == ["1024"]
+    assert some(opened, "#all-prompts")[0].get_attribute("open")
+    search = some(opened, "#filter-text")[0]
+    search.send_keys("no such text")
+    assert some(opened, "#count")[0].text.startswith("0 prompts")
+    opened.get(page.as_uri())
+    unfold(opened)
+
+
 def test_filters_and_sorting(opened):
     from selenium.webdriver.support.ui import Select
 

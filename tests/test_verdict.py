@@ -199,8 +199,52 @@ def test_seeds_and_training_curves_come_from_the_records(tmp_path):
     line = re.search(r"smoke, b</th><td>minus smoke, a</td>(.*?)</tr>", page, re.S)[1]
     assert "+0.65" in line  # 15 of 20 minus 2 of 20, both seeds
     assert "2 seeds" in line
+    assert (
+        "2 training seeds are too few to say whether b finds more than a: they find 78% and 12% of the numbers in prompts 4 times as "
+        "long as they were trained on (1,024 tokens)."
+    ) in page  # both seeds differ by as much, which gives no interval
     alone = store(tmp_path / "one", grid({"a-s0": found["a-s0"]}), training)
     assert "training seeds" not in ssmax_eval.report(alone, tmp_path / "q.html").read_text()
+
+
+def test_the_headline_over_seeds_is_of_means_whose_interval_leaves_0_out():
+    from ssmax_eval.headline import seeds_headline
+
+    def line(name, length, difference, low, high):
+        return {
+            "configuration": name,
+            "context_length": length,
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "seeds": 3,
+        }
+
+    found = [("base", 512, 0.9), ("base", 1024, 0.2), ("new", 512, 1.0), ("new", 1024, 0.8), ("wild", 1024, 0.9)]
+    means = pd.DataFrame(found, columns=["configuration", "context_length", "accuracy"])
+    compared = pd.DataFrame(
+        [line("new", 512, 0.1, -0.1, 0.3), line("new", 1024, 0.6, 0.2, 1), line("wild", 1024, 0.7, -0.2, 1)]
+    )
+    said = seeds_headline(means, compared, "base", 256, "numbers")
+    assert said == (
+        "new finds 80% of the numbers in prompts 4 times as long as they were trained on (1,024 tokens), base 20% "
+        "(means over 3 training seeds)."
+    )
+    assert seeds_headline(means, compared.assign(seeds=1), "base", 256, "numbers") == ""
+
+
+def test_many_series_share_the_colours_of_their_groups():
+    from ssmax_eval.report.figures.style import colours, groups
+
+    few = [f"m{i} (ssmax)" for i in range(7)]
+    assert groups(few) == {name: name for name in few}
+    seeds = [f"{kind}-s{seed} ({kind})" for kind in ("softmax", "ssmax") for seed in range(9)]
+    assert set(groups(seeds).values()) == {"softmax (softmax)", "ssmax (ssmax)"}
+    many = [f"m{i} ({kind}, theta x4)" for i in range(12) for kind in ("softmax", "ssmax")]
+    assert set(groups(many).values()) == {"softmax, theta x4", "ssmax, theta x4"}
+    assert len(set(colours(many).values())) == 2
+    unlike = [f"m{i}" for i in range(12)]
+    assert len(set(colours(unlike).values())) == 12
 
 
 def test_theta_as_an_axis_has_its_panel(tmp_path):
@@ -214,6 +258,7 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     assert re.findall(r"<td>([\d.]+)</td>", best) == ["1.00", "0.65", "0.65"]
     other = grid({"new": FOUND["new"]})
     both = ssmax_eval.report(frame([*rows, *other]), tmp_path / "b.html").read_text()
+    assert "With the best RoPE theta for each cell: Over all lengths new finds" in both
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell

@@ -88,7 +88,7 @@ def headline_at_best(rows: pd.DataFrame, context: Context, things: str) -> str:
     )
     means, trained = statistics.lengths(rivals), context.train_lengths(rivals)
     said = headline(means, by_length, pooled, baseline, trained, things)
-    return "With the best RoPE theta for each cell, " + said.replace(statistics.at_best_theta(""), "")
+    return f"With the best RoPE theta for each cell: {said.replace(statistics.at_best_theta(''), '')}"
 
 
 def section(found: Theta, context: Context) -> dict[str, Any]:
