@@ -140,8 +140,9 @@ def verdict(advice: Advice) -> Iterator[str]:
         return
     line = gains(advice).iloc[0]
     told = (
-        f"it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference {line['difference']:+.2f}, 95% interval "
-        f"{line['low']:+.2f} to {line['high']:+.2f}, over all lengths on {line['pairs']} held-out prompts)."
+        f"it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference "
+        f"{line['difference']:+.2f}, 95% interval {line['low']:+.2f} to {line['high']:+.2f}, over all lengths on {line['pairs']} held-out "
+        "prompts)."
     )
     if helps(advice):
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
