@@ -132,14 +132,14 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
 
 
 def test_a_link_to_a_cell_opens_it_and_text_is_searched(opened, page):
-    chosen = some(opened, "button[data-length='1024']")[0]
+    chosen = some(opened, "button[data-length='2048']")[0]
     chosen.click()
     link = opened.current_url
-    assert link.endswith(f"#cell/{chosen.get_attribute('data-task')}/1024/{chosen.get_attribute('data-depth')}")
+    assert link.endswith(f"#cell/{chosen.get_attribute('data-task')}/2048/{chosen.get_attribute('data-depth')}")
     opened.get("about:blank")
     opened.get(link)
     pressed = some(opened, "button[data-length][aria-pressed=true]")
-    assert [each.get_attribute("data-length") for each in pressed] == ["1024"]
+    assert [each.get_attribute("data-length") for each in pressed] == ["2048"]
     assert some(opened, "#all-prompts")[0].get_attribute("open")
     search = some(opened, "#filter-text")[0]
     search.send_keys("no such text")
