@@ -48,63 +48,6 @@ def verdict(
     return out
 
 
-def headline(
-    means: pd.DataFrame,
-    by_length: pd.DataFrame,
-    pooled: pd.DataFrame,
-    baseline: str,
-    train_lengths: dict[str, int | None],
-    things: str,
-) -> str:
-    """Return one sentence without statistics: what the series that differ most find, out of how many, and at what length.
-
-    means, by_length, pooled: statistics.lengths, and compare of each length and over all. things: what is hidden, in the plural.
-    """
-    known = means[means["scored"] > 0]
-    if known.empty:
-        return "No prompt has a score."
-    names = [*known["series"].unique()]
-
-    def finds(name: str, length: int) -> str:
-        line = known[(known["series"] == name) & (known["context_length"] == length)].iloc[0]
-        return f"{round(line['accuracy'] * line['scored'])} of {line['scored']}"
-
-    if len(names) == 1 or by_length.empty:
-        own = known[known["series"] == names[0]]
-        short, long = int(own["context_length"].min()), int(own["context_length"].max())
-        said = f"{names[0]} finds {finds(names[0], short)} {things} {prompts_of(short, train_lengths.get(names[0]))}"
-        return said + (
-            "." if long == short else f", and {finds(names[0], long)} {prompts_of(long, train_lengths.get(names[0]))}."
-        )
-    real = by_length[by_length["p_holm"] < LEVEL]
-    if not len(real) and len(over_all := pooled[(pooled["p"] < LEVEL) & (pooled["pairs"] > 0)]):
-        line = over_all.loc[over_all["difference"].abs().idxmax()]
-        counts = [(line["series"], line["accuracy"]), (baseline, line["accuracy_baseline"])]
-        (first, most), (second, least) = sorted(counts, key=lambda each: -each[1])
-        pairs = int(line["pairs"])
-        return f"Over all lengths {first} finds {round(most * pairs)} of {pairs} {things}; {second} finds {round(least * pairs)}."
-    table = real if len(real) else by_length
-    order = table.assign(size=table["difference"].abs()).sort_values(["size", "context_length"], kind="stable")
-    line = order.iloc[-1] if len(real) else table.sort_values("context_length", kind="stable").iloc[-1]
-    length, more = int(line["context_length"]), [line["series"], baseline]
-    first, second = more if line["difference"] >= 0 else more[::-1]
-    where_ = prompts_of(length, train_lengths.get(first))
-    if len(real):
-        return f"{first} finds {finds(first, length)} {things} {where_}; {second} finds {finds(second, length)}."
-    return f"These prompts do not tell {first} from {second}: {finds(first, length)} {things} found {where_}, and {finds(second, length)}."
-
-
-def prompts_of(length: int, train_length: int | None) -> str:
-    """Name prompts by their length beside what a model was trained on."""
-    if not train_length:
-        return f"in prompts of {length:,} tokens"
-    if length == train_length:
-        return f"in prompts as long as it was trained on ({length:,} tokens)"
-    if length < train_length:
-        return f"in prompts of {length:,} tokens (it was trained on {train_length:,})"
-    return f"in prompts {length / train_length:g} times as long as it was trained on ({length:,} tokens)"
-
-
 def against(
     lines: list[dict[str, Any]], pooled: list[dict[str, Any]], baseline: str, train_length: int | None
 ) -> list[str]:
@@ -125,7 +68,9 @@ def against(
     total = pooled[0]
     if not real and total["p"] < LEVEL:
         word = "more" if total["difference"] > 0 else "less"
-        sentences.append(f"At no single length can it be told from {baseline}, but over all it finds {word}.")
+        sentences.append(
+            f"At no single length is its difference from {baseline} certain, but over all lengths it finds {word}."
+        )
     elif not real:
         sentences.append(untold(lines, baseline))
     if calm := [line for line in lines if line["p_holm"] >= LEVEL]:
@@ -172,16 +117,14 @@ def untold(lines: list[dict[str, Any]], baseline: str) -> str:
     if size < SAME:
         return f"It finds about as much as {baseline} at every length."
     if not units:
-        return f"Too few prompts tell it from {baseline}."
+        return f"There are too few prompts to say whether it differs from {baseline}."
     enough = next((n for n in range(2, MOST) if statistics.smallest_difference(n, LEVEL / len(lines)) <= size), MOST)
     enough = max(enough, 2 * units)  # as many as there are were not enough
     how = (
         f"{enough} trials (--trials {enough})" if line["trials"] else f"{enough} prompts of that length (more --trials)"
     )
     at = f"{line['difference']:+.2f} at {line['context_length']:,} tokens"
-    return (
-        f"Too few prompts to tell it from {baseline}: a difference as large as here, {at}, would show with about {how}."
-    )
+    return f"Too few prompts to say whether it differs from {baseline}: a difference as large as here, {at}, would show with about {how}."
 
 
 def able(lines: list[dict[str, Any]]) -> str:
@@ -193,11 +136,11 @@ def able(lines: list[dict[str, Any]]) -> str:
     if any(math.isnan(each) for each in smallest):
         return f", where so few {'trials' if by_trial else 'prompts or stretches of text'} can show none"
     how = (
-        "if all trials that differ favour the same one"
+        "if every trial that differs favours the same model"
         if by_trial
-        else "if all prompts that differ favour the same one"
+        else "if every prompt that differs favours the same model"
     )
-    return f". So few prompts show only a difference of about {max(smallest):.2f} or more ({how})"
+    return f". With so few prompts only a difference of about {max(smallest):.2f} or more would show ({how})"
 
 
 def largest(lines: list[dict[str, Any]], train_length: int | None) -> str:

@@ -131,6 +131,23 @@ def test_a_cell_opens_its_prompts_side_by_side(opened):
     assert text(6)[0] == "wrong\n=I do not know"
 
 
+def test_a_link_to_a_cell_opens_it_and_text_is_searched(opened, page):
+    chosen = some(opened, "button[data-length='2048']")[0]
+    chosen.click()
+    link = opened.current_url
+    assert link.endswith(f"#cell/{chosen.get_attribute('data-task')}/2048/{chosen.get_attribute('data-depth')}")
+    opened.get("about:blank")
+    opened.get(link)
+    pressed = some(opened, "button[data-length][aria-pressed=true]")
+    assert [each.get_attribute("data-length") for each in pressed] == ["2048"]
+    assert some(opened, "#all-prompts")[0].get_attribute("open")
+    search = some(opened, "#filter-text")[0]
+    search.send_keys("no such text")
+    assert some(opened, "#count")[0].text.startswith("0 prompts")
+    opened.get(page.as_uri())
+    unfold(opened)
+
+
 def test_filters_and_sorting(opened):
     from selenium.webdriver.support.ui import Select
 
@@ -142,7 +159,7 @@ def test_filters_and_sorting(opened):
     assert count() == "6 prompts"
     pick["result"].select_by_value("differ")
     assert count() == "2 prompts"
-    pick["task"].select_by_visible_text("multikey, 1 numbers, haystack text")
+    pick["task"].select_by_visible_text("multikey (one of 1 numbers), in generated prose, each prompt its own haystack")
     pick["length"].select_by_value("")
     pick["result"].select_by_value("wrong")
     assert count() == "8 prompts"

@@ -11,6 +11,7 @@ FLOORS = (
     ("errors", "printable", "rows", "record"),
     ("disk", "launch", "progress", "statistics", "data", "position"),
     ("quiet", "store", "processes", "verdict", "mechanisms"),
+    ("headline",),
     ("report.figures",),
     ("report.context",),
     ("report.section",),  # what the probes' sections are made of; the page, above, is made of them
@@ -117,7 +118,7 @@ def test_a_probes_numbers_and_the_page_need_no_torch():
     for start in (
         name
         for name in known
-        if is_of_the_page(name) or room(name) in ("statistics", "verdict", "report", "store", "results")
+        if is_of_the_page(name) or room(name) in ("statistics", "verdict", "headline", "report", "store", "results")
     ):
         reached, new = set(), {start}
         while new:

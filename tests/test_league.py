@@ -159,8 +159,9 @@ def test_the_figure_has_a_line_for_each(three):
     rows, known = three
     table = statistics.standings(rows, known)
     figure = league_figure(table, statistics.over_seeds(rows, known), {"a": "x", "b": "x", "c": "y"}, 64)
-    left, _ = figure.axes
+    left, right = figure.axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b", "c"]
-    colours = [label.get_color() for label in left.get_yticklabels()]
+    colours = [bar.get_facecolor() for bar in left.patches]
     assert colours[0] == colours[1] != colours[2]
+    assert len({line.get_color() for line in right.lines if line.get_marker() in "o>"}) == 2
     assert len(left.texts) == 9

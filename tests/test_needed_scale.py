@@ -275,9 +275,9 @@ def test_growth_is_the_power_of_ln_n(power):
     assert (
         told
         == {
-            0: "a constant factor (0) is possible, s ln n (1) is not.",
-            0.5: "it is neither a constant factor (0) nor s ln n (1).",
-            1: "s ln n (1) is possible, a constant factor (0) is not.",
+            0: "a constant factor (power 0) fits, s ln n (power 1) does not.",
+            0.5: "neither a constant factor (power 0) nor s ln n (power 1) fits.",
+            1: "s ln n (power 1) fits, a constant factor (power 0) does not.",
         }[power]
     )
 

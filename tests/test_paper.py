@@ -5,13 +5,18 @@ import math
 
 import pandas as pd
 import pytest
+from made import made
 from scipy import stats
 from test_cli import call
+from test_report import frame, row
 
+from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
+from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.studies.claims import NOT, REPRODUCED, UNKNOWN, Claim, Estimate, needed, over, paired
 from ssmax_eval.studies.paper import NAMES, Paper, study_set
-from ssmax_eval.studies.paper_numbers import concordance, of_p
+from ssmax_eval.studies.paper_heads import concordance, with_model
+from ssmax_eval.studies.paper_numbers import BEYOND, of_losses, of_p, pooled_cells
 from ssmax_eval.training.recipes import RECIPES
 
 SMALL = (
@@ -115,6 +120,65 @@ def test_concordance_of_learned_s():
     same = pd.DataFrame([each | {"seed": seed} for seed in (0, 1, 2) for each in heads])
     assert concordance(same) == pytest.approx(1)
     assert math.isnan(concordance(same[same["seed"] == 0]))
+
+
+def test_trap_15_missing_and_failed_cells_are_not_zero_over_seeds():
+    """A failed prompt counts for nothing, a cell without a score has no share, and one that no seed tested is not there."""
+    told = [
+        ("a/0", 64, 0.0, True), ("a/0", 64, 0.0, False), ("a/0", 64, 0.0, None),
+        ("a/1", 64, 0.0, True),
+        ("a/0", 128, 0.0, None), ("a/1", 128, 0.0, None),
+        ("a/1", 128, 50.0, True), ("a/0", 128, 50.0, None),
+        ("b/0", 64, 0.0, False),
+    ]  # fmt: skip
+    rows = [row(name, length, depth, trial, correct) for trial, (name, length, depth, correct) in enumerate(told)]
+    cells = statistics.cells(statistics.with_series(frame(rows)))
+    pooled = pooled_cells(with_model(cells)).set_index(["letter", "context_length", "depth_percent"])
+    assert pooled.loc[("a", 64, 0.0), ["scored", "failed"]].tolist() == [3, 1]
+    assert pooled.loc[("a", 64, 0.0), "accuracy"] == pytest.approx(
+        2 / 3
+    )  # of prompts: not the mean of seeds' 1/2 and 1
+    assert math.isnan(pooled.loc[("a", 128, 0.0), "accuracy"])
+    assert pooled.loc[("a", 128, 0.0), ["scored", "failed"]].tolist() == [0, 2]
+    assert pooled.loc[("a", 128, 50.0), "accuracy"] == 1
+    assert pooled.loc[("b", 64, 0.0), "accuracy"] == 0
+    assert ("b", 128, 0.0) not in pooled.index
+
+
+def test_trap_16_losses_are_nats_over_tokens_not_means_of_bins():
+    """A bin of 4 tokens does not weigh as one of 60; bins without a score are left out of sums and tokens."""
+    length = 64
+
+    def document(name, sha, near, far, measure="position"):
+        """near, far: (nats, tokens) of each bin."""
+        edges = [
+            (0, near[0][1]),
+            (near[0][1], length),
+            *((BEYOND * length + 10 * i, BEYOND * length + 10 * i + 10) for i in range(2)),
+        ]
+        return [
+            {"series": name}
+            | made(
+                LossRow, document_sha256=sha, measure=measure, position_start=start, position_end=end, nll_sum=nats, tokens=tokens,
+                error="out of memory" if nats is None else None,
+            )
+            for (start, end), (nats, tokens) in zip(edges, [*near, *far], strict=True)
+        ]  # fmt: skip
+
+    rows = [
+        # (a): 64 tokens of 3 nats; far, 8 of 2 and 2 of 7: 30 nats over 10 tokens
+        *document("a/0", "x", [(12.0, 4), (180.0, 60)], [(16.0, 8), (14.0, 2)]),
+        # (e): 4 tokens of 9 nats and 60 of 3: 216 / 64 = 3.375, where a mean of bins is 6
+        *document("e/0", "x", [(36.0, 4), (180.0, 60)], [(16.0, 8), (14.0, 2)]),
+        # (b): far, a bin without a score: 8 tokens of 1 nat alone
+        *document("b/0", "x", [(12.0, 4), (180.0, 60)], [(8.0, 8), (None, 2)]),
+        *document("e/0", "y", [(400.0, 4), (600.0, 60)], [(1.0, 8), (1.0, 2)]),  # only (e) has it: it is not compared
+        *document("e/0", "x", [(9e3, 4), (9e3, 60)], [(9e3, 8), (9e3, 2)], measure="gain"),
+    ]
+    found = of_losses(pd.DataFrame(rows), length)
+    assert found["short loss e-a"].mean == pytest.approx(216 / 64 - 3)
+    assert found["far loss b-a"].mean == pytest.approx(1 - 3)
+    assert math.isnan(found["far loss b-a"].low)  # one document of one seed gives no interval
 
 
 def test_the_study_set_is_found_and_bad_requests_are_not():

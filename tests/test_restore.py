@@ -455,5 +455,5 @@ def test_causes_say_how_many_restored_attention_repairs(tmp_path):
     page = ssmax_eval.report(rows, tmp_path / "page.html").read_text()
     assert "not attended (fading: restored attention repairs 3 of 4)" in page
     assert "attention given back" in page
-    assert "mass on the value" in page
+    assert "on the answer in the text" in page
     assert 'data-name="restored-01"' in page

@@ -197,7 +197,10 @@ def test_the_default_plan_can_show_a_large_difference_after_holm():
     words = said(two(own, other))
     assert words.startswith("It finds more than base at 4,096 tokens. Most at 4,096 tokens: 1.00 against 0.00, +1.00")
     assert "40 identical prompts over 8 trials, p = 0.039." in words
-    assert "show only a difference of about 0.97 or more (if all trials that differ favour the same one)." in words
+    assert (
+        "only a difference of about 0.97 or more would show (if every trial that differs favours the same model)."
+        in words
+    )
     assert "200 identical prompts over 8 trials. (exact sign-flip test over trials;" in words
     other[:, 2:] = 0
     assert said(two(own, other)).startswith("It finds more than base from 1,024 to 4,096 tokens.")
@@ -381,20 +384,20 @@ def test_page_and_terminal_name_the_unit(tmp_path, capsys):
     rows = [*grid(other, "base"), *grid(own, "new")]
     small = {"lengths": (256,), "depths": (0.0, 50.0)}
     page = page_of(rows, tmp_path)
-    assert "single, number, haystack text, plan 2" in page
-    assert "told of several of its prompts together is over the 8 trials." in page
-    assert "counted once" not in page
+    assert "<h2>single (one number), in generated prose</h2>" in page
+    assert "They are of 8 trials." in page
+    assert "count once" not in page
     assert 'title="95% interval 0.68 to 1.00, over 8 trials"' in page
     assert "draws the trials again" in page
     assert "<td>200 in 8 trials</td>" in page
     assert "200 identical prompts over 8 trials" in page
     both = page_of([*grid(own[:1], **small), *grid(own[:1], plan=1, **small)], tmp_path)
-    assert "<h2>single, number, haystack text</h2>" in both
+    assert "<h2>single (one number), in generated prose, each prompt its own haystack</h2>" in both
     few = page_of(grid(own[:2], **small), tmp_path)
     assert 'title="no interval, 2 trials are too few"' in few
     assert "<td>none, too few trials</td>" in few
     texts = [each | {"haystack_start": each["trial"] // 2, "haystack_sentences": 1} for each in grid(own, **small)]
-    assert "over the 4 trials, those of overlapping text counted once." in page_of(texts, tmp_path)
+    assert "count trials, not prompts; trials of overlapping text count once." in page_of(texts, tmp_path)
     unlike = [
         each | {"prompt_sha256": name + each["prompt_sha256"]} for name in "ab" for each in grid(own, name, **small)
     ]

@@ -11,7 +11,8 @@ from test_report import frame, row
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.errors import UserError
-from ssmax_eval.verdict import headline, verdict, where
+from ssmax_eval.headline import headline
+from ssmax_eval.verdict import verdict, where
 
 FOUND = {"base": {256: 20, 1024: 6, 4096: 0}, "new": {256: 20, 1024: 18, 4096: 17}}  # of 20
 
@@ -49,7 +50,7 @@ def test_the_verdict_matches_the_rows_counted_by_hand():
         f"Most at 4,096 tokens (16 times its training length): {at['new']:.2f} against {at['base']:.2f}, +0.85" in said
     )
     assert "20 identical prompts, p < 0.001." in said
-    assert "No significant difference at 256 tokens. So few prompts show only a difference of about 0." in said
+    assert "No significant difference at 256 tokens. With so few prompts only a difference of about 0." in said
     everything = rows.groupby("model")["correct"].mean()
     assert f"Over all lengths: {everything['new']:.2f} against {everything['base']:.2f}, +0.48" in said
     assert "60 identical prompts" in said
@@ -65,8 +66,8 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     same = words(grid({"base": {256: 9}, "new": {256: 10}}))["new"]
     # one prompt of 20: k of n with n - k the other way; .05 needs 6 that differ, all one way, and at 80% power 157 pairs
     assert same.startswith(
-        "Too few prompts to tell it from base: a difference as large as here, +0.05 at 256 tokens, would show with about 157 prompts "
-        "of that length (more --trials). No significant difference at 256 tokens"
+        "Too few prompts to say whether it differs from base: a difference as large as here, +0.05 at 256 tokens, would show with about "
+        "157 prompts of that length (more --trials). No significant difference at 256 tokens"
     )
     equal = words(grid({"base": {256: 9}, "new": {256: 9}}))["new"]
     assert equal.startswith("It finds about as much as base at every length. No significant difference at 256 tokens")
@@ -74,7 +75,9 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     assert "It finds nothing at its shortest length" in nothing
     many = {256 * k: 10 for k in range(1, 9)}
     over_all = words(grid({"base": many, "new": dict.fromkeys(many, 14)}))["new"]
-    assert over_all.startswith("At no single length can it be told from base, but over all it finds more.")
+    assert over_all.startswith(
+        "At no single length is its difference from base certain, but over all lengths it finds more."
+    )
     failed = [{**each, "correct": None, "error": "out of memory"} for each in grid({"base": {256: 0}})]
     said = words([*failed, *grid({"new": {256: 20}})])
     assert said["base"] == "None of its prompts has a score."
@@ -102,8 +105,12 @@ def in_short(rows, baseline="base", train_length=256):
         ),
         (
             {"base": {128: 9}, "new": {128: 10}},
-            "These prompts do not tell new from base: 10 of 20 numbers found in prompts of 128 tokens (it was trained on 256), "
-            "and 9 of 20.",
+            "There are too few prompts to say which finds more: new finds 10 of 20 numbers in prompts of 128 tokens (it was trained "
+            "on 256), base finds 9 of 20.",
+        ),
+        (
+            {"base": {256: 20}, "new": {256: 20}},
+            "new and base find the same: 20 of 20 numbers in prompts as long as it was trained on (256 tokens).",
         ),
         (
             {"base": {256: 20, 1024: 6}},
@@ -114,6 +121,8 @@ def in_short(rows, baseline="base", train_length=256):
             {"base": {256 * k: 10 for k in range(1, 9)}, "new": {256 * k: 14 for k in range(1, 9)}},
             "Over all lengths new finds 112 of 160 numbers; base finds 80.",  # which no single length shows
         ),
+        ({"base": {256: 0, 512: 0}}, "base finds none of the 40 numbers, at any length."),
+        ({"base": {256: 0}, "new": {256: 0}}, "None of the 2 models finds any of the 20 numbers, at any length."),
         ({"base": {256: 3}}, "base finds 3 of 20 numbers in prompts as long as it was trained on (256 tokens)."),
     ],
 )
@@ -190,8 +199,52 @@ def test_seeds_and_training_curves_come_from_the_records(tmp_path):
     line = re.search(r"smoke, b</th><td>minus smoke, a</td>(.*?)</tr>", page, re.S)[1]
     assert "+0.65" in line  # 15 of 20 minus 2 of 20, both seeds
     assert "2 seeds" in line
+    assert (
+        "2 training seeds are too few to say whether b finds more than a: they find 78% and 12% of the numbers in prompts 4 times as "
+        "long as they were trained on (1,024 tokens)."
+    ) in page  # both seeds differ by as much, which gives no interval
     alone = store(tmp_path / "one", grid({"a-s0": found["a-s0"]}), training)
     assert "training seeds" not in ssmax_eval.report(alone, tmp_path / "q.html").read_text()
+
+
+def test_the_headline_over_seeds_is_of_means_whose_interval_leaves_0_out():
+    from ssmax_eval.headline import seeds_headline
+
+    def line(name, length, difference, low, high):
+        return {
+            "configuration": name,
+            "context_length": length,
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "seeds": 3,
+        }
+
+    found = [("base", 512, 0.9), ("base", 1024, 0.2), ("new", 512, 1.0), ("new", 1024, 0.8), ("wild", 1024, 0.9)]
+    means = pd.DataFrame(found, columns=["configuration", "context_length", "accuracy"])
+    compared = pd.DataFrame(
+        [line("new", 512, 0.1, -0.1, 0.3), line("new", 1024, 0.6, 0.2, 1), line("wild", 1024, 0.7, -0.2, 1)]
+    )
+    said = seeds_headline(means, compared, "base", 256, "numbers")
+    assert said == (
+        "new finds 80% of the numbers in prompts 4 times as long as they were trained on (1,024 tokens), base 20% "
+        "(means over 3 training seeds)."
+    )
+    assert seeds_headline(means, compared.assign(seeds=1), "base", 256, "numbers") == ""
+
+
+def test_many_series_share_the_colours_of_their_groups():
+    from ssmax_eval.report.figures.style import colours, groups
+
+    few = [f"m{i} (ssmax)" for i in range(7)]
+    assert groups(few) == {name: name for name in few}
+    seeds = [f"{kind}-s{seed} ({kind})" for kind in ("softmax", "ssmax") for seed in range(9)]
+    assert set(groups(seeds).values()) == {"softmax (softmax)", "ssmax (ssmax)"}
+    many = [f"m{i} ({kind}, theta x4)" for i in range(12) for kind in ("softmax", "ssmax")]
+    assert set(groups(many).values()) == {"softmax, theta x4", "ssmax, theta x4"}
+    assert len(set(colours(many).values())) == 2
+    unlike = [f"m{i}" for i in range(12)]
+    assert len(set(colours(unlike).values())) == 12
 
 
 def test_theta_as_an_axis_has_its_panel(tmp_path):
@@ -205,10 +258,14 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     assert re.findall(r"<td>([\d.]+)</td>", best) == ["1.00", "0.65", "0.65"]
     other = grid({"new": FOUND["new"]})
     both = ssmax_eval.report(frame([*rows, *other]), tmp_path / "b.html").read_text()
+    assert "With the best RoPE theta for each cell: Over all lengths new finds" in both
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
-    assert "At no single length can it be told from base, best theta of each cell, but over all it finds more." in said
+    assert (
+        "At no single length is its difference from base, best theta of each cell certain, but over all lengths it finds more."
+        in said
+    )
     assert "Over all lengths: 0.92 against 0.77" in said
     assert "each cell has its best factor" not in ssmax_eval.report(frame(grid()), tmp_path / "q.html").read_text()
 

@@ -1,7 +1,7 @@
 """What all parts of the page are given: the runs' records, the settings of the report, and what the records tell of a series."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ def environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("ssmax_eval", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    made.filters |= {"key_of": figures.key_of, "reached": reached, "compact": compact, "face": face}
+    made.filters |= {"key_of": figures.key_of, "reached": reached, "compact": compact, "face": face, "signed": signed}
     return made
 
 
@@ -54,6 +54,21 @@ class Context:
     def render(self, template: str, **values: Any) -> Markup:
         """Fill a template, named by its path in the package."""
         return Markup(environment().get_template(template).render(**values))
+
+    def lead(
+        self,
+        heading: str,
+        parts: Sequence[Sequence[str]],
+        folded: str = "",
+        figure: Mapping[str, Any] | None = None,
+        label: str = "",
+    ) -> Markup:
+        """Return a box for the top of the page: of each part the first sentence large, then a figure, then the others.
+
+        folded: what unfolds the others, where they are folded away. figure: of `drawn`, label: what it shows.
+        """
+        told = {"heading": heading, "parts": parts, "folded": folded, "figure": figure, "label": label}
+        return self.render("report/templates/lead.html.j2", **told)
 
     def drawn(self, figure: Figure, name: str, data: Mapping[str, pd.DataFrame] | None = None) -> dict[str, Any]:
         """Return a figure for the page, its SVG and its name, and keep it for `save` where figures are wanted.
@@ -107,7 +122,14 @@ def face(cell: dict[str, Any]) -> Markup:
     value = "failed" if cell["value"] is None else f"{cell['value']:.2f}"
     interval = "" if cell["value"] is None else f"{cell['low']:.2f}–{cell['high']:.2f}"
     failed = f"{cell['failed']} failed" if cell["failed"] else ""
-    return Markup("{} <small>{}</small>").format(value, " ".join(filter(None, [interval, failed, cell["placed"]])))
+    notes = [Markup("<span>{}</span>").format(each) for each in (interval, failed, cell["placed"]) if each]
+    return Markup("{} <small>{}</small>").format(value, Markup(" ").join(notes))
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Write a difference with its sign; what is 0 to so many digits has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def compact(data: Any) -> Markup:

@@ -16,6 +16,8 @@ from .context import Context
 from .figures import key_of
 from .section import Found
 
+FIRST = 10  # of lead_place: what always leads
+
 
 def html(title: str, found: Sequence[Found], names: Sequence[str], context: Context) -> str:
     """Return the page's HTML. names: of the series on it. Nothing in it may run or load but the script that stands in it."""
@@ -30,12 +32,19 @@ def html(title: str, found: Sequence[Found], names: Sequence[str], context: Cont
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
         series=[{"name": name, "key": key_of(name)} for name in dict.fromkeys(names)],
-        leads=[each.lead(context) for each in found],
+        leads=leads(found, context),
         parts=[each.page(context) for each in found],
         data=data,
         records=context.records,
         records_text=json.dumps(context.records, indent=1),
     )
+
+
+def leads(found: Sequence[Found], context: Context) -> list[Markup]:
+    """Return what stands at the top of the page; what leads only where nothing else does is left out elsewhere."""
+    in_order = sorted(found, key=lambda each: each.section.lead_place)
+    first = [each.lead(context) for each in in_order if each.section.lead_place <= FIRST]
+    return first if any(first) else [each.lead(context) for each in in_order if each.section.lead_place > FIRST]
 
 
 def heading_of(found: Sequence[Found]) -> str:

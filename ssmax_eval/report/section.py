@@ -32,13 +32,14 @@ class Table:
 class Section(Generic[N]):
     """A part of the page and of the terminal.
 
-    place: where it stands, from the top. heading: what the page's own heading calls it, if anything. details: the columns of
-    single rows (Row.details) that `numbers` takes, which rows lack otherwise. `numbers` makes what is
-    shown, once for each thing that gets a heading of its own; the rest shows it. A section that only has `numbers` and `tables`
-    shows its tables on the page too.
+    place: where it stands, from the top. lead_place: where its lead does; one above 10 stands there only if nothing else leads.
+    heading: what the page's own heading calls it, if anything. details: the columns of single rows (Row.details) that `numbers`
+    takes, which rows lack otherwise. `numbers` makes what is shown, once for each thing that gets a heading of its own; the rest
+    shows it. A section that only has `numbers` and `tables` shows its tables on the page too.
     """
 
     place: int = 100
+    lead_place: int = 10
     heading: str = ""
     details: tuple[str, ...] = ()
 

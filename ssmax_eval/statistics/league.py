@@ -102,7 +102,7 @@ def attention_standings(rows: pd.DataFrame, configurations: Configurations) -> p
     mass_short, mass_long: at the shortest and the longest length, the mass on the answer of each prompt's highest head, as a
     share of its row's sum; NaN where weights can be negative, as there is no whole to have a share of. entropy_short,
     entropy_long: that head's entropy in nats. fading_exponent: of the head that holds most at the shortest length (fading). All
-    NaN where they are not defined.
+    NaN where they are not defined. Each with `_least` and `_most`, of its seeds.
     """
     lines = []
     for name, (configuration, _) in once(configurations).items():
@@ -124,12 +124,19 @@ def attention_standings(rows: pd.DataFrame, configurations: Configurations) -> p
             | {"fading_exponent": float(fading(strongest)["b"].iloc[0])}
         )
     names = ["configuration", "mass_short", "mass_long", "entropy_short", "entropy_long", "fading_exponent"]
-    return pd.DataFrame(lines, columns=names).groupby("configuration", sort=False).mean().reset_index()
+    return with_ends(pd.DataFrame(lines, columns=names))
+
+
+def with_ends(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean of each configuration's seeds, and beside each the least and the most of them."""
+    grouped = values.groupby("configuration", sort=False)
+    ends = [grouped.min().add_suffix("_least"), grouped.max().add_suffix("_most")]
+    return grouped.mean().join(ends).reset_index()
 
 
 @on_documents
 def loss_standings(rows: pd.DataFrame, configurations: Configurations, train_length: int) -> pd.DataFrame:
-    """Return a line for each configuration, means over seeds.
+    """Return a line for each configuration, means over seeds, each with `_least` and `_most` of them.
 
     loss_short: in the last bin of positions within train_length; loss_long: in the last bin of all. Nats a token.
     """
@@ -138,6 +145,6 @@ def loss_standings(rows: pd.DataFrame, configurations: Configurations, train_len
     table["configuration"] = [configurations[name][0] for name in table["series"]]
     within = table.loc[table["position_end"] <= train_length, "position_end"]
     ends = {"loss_short": within.max(), "loss_long": table["position_end"].max()}
-    means = table.groupby(["configuration", "position_end"], sort=False)["loss"].mean().unstack()
-    found = {name: means.get(end, math.nan) for name, end in ends.items()}
-    return pd.DataFrame(found, index=means.index).reset_index()
+    losses = table.groupby(["configuration", "series", "position_end"], sort=False)["loss"].mean().unstack()
+    found = pd.DataFrame({name: losses.get(end, math.nan) for name, end in ends.items()}, index=losses.index)
+    return with_ends(found.reset_index("series", drop=True).reset_index())

@@ -121,8 +121,25 @@ def tasks(rows: pd.DataFrame, by: list[str] = TASK) -> Iterator[tuple[Any, pd.Da
         yield from rows.groupby(by, sort=False)
 
 
+WHAT = {  # of a task and its needles: what is hidden and what is asked for
+    "single": "one {value}",
+    "multikey": "one of {needles} {value}s",
+    "multivalue": "all {needles} {value}s of one key",
+    "multiquery": "{needles} {value}s of {needles} keys",
+    "choice": "one of {needles} choices",
+}
+WHERE = {
+    "text": "in generated prose",
+    "noise": "in random words",
+    "repeat": "in repeated sentences",
+    "bible": "in Bible text",
+}
+
+
 def task_name(rows: pd.DataFrame) -> str:
-    """Name the task of rows that share it, for example `multikey, 4 uuids, haystack text, plan 2`."""
+    """Name the task of rows that share it: the option's word, then plain ones, as in `multikey (one of 4 uuids), in random words`."""
     task, value, needles, haystack, plan = rows.iloc[0][TASK]
-    what = {"single": value, "digits": "", "recall": ""}.get(task, f"{needles:.0f} {value}s" if needles > 1 else "")
-    return ", ".join(filter(None, [task, what, f"haystack {haystack}", "plan 2" if plan == BY_TRIAL else ""]))
+    what = WHAT.get(task, "").format(value=value, needles=f"{needles:.0f}")
+    where = "" if haystack == task else WHERE.get(haystack, f"in {haystack}")
+    own = "" if plan == BY_TRIAL else "each prompt its own haystack"
+    return ", ".join(filter(None, [f"{task} ({what})" if what else str(task), where, own]))

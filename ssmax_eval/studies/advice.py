@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from .. import statistics
 from ..models.subjects import RunOptions
-from ..report import Findings, context_of, figures, found_in
+from ..report import Findings, context_of, found_in
 from ..report import written as write_page
 from ..report.context import Context
 from ..report.section import Found, Section, Table, records
@@ -52,22 +52,10 @@ class AdviceSection(Section[Advice]):
         }
 
     def lead(self, found: Sequence[Advice], context: Context) -> Markup:
-        return context.render("studies/lead.html.j2", heading="Advice", parts=[[*sentences(each)] for each in found])
+        return context.lead("Advice", [[*sentences(each)] for each in found])
 
     def page(self, found: Sequence[Advice], context: Context) -> Markup:
-        parts = [
-            {
-                "figure": context.drawn(
-                    figures.found_figure(
-                        {str(name): part for name, part in checks(each).groupby("check", sort=False)},
-                        dict.fromkeys(each.series.values(), each.train_length),
-                    ),
-                    f"advice-{i:02}",
-                ),
-                "tables": [each for each in self.tables([each]) if isinstance(each, Table)],
-            }
-            for i, each in enumerate(found, 1)
-        ]
+        parts = [[table for table in self.tables([each]) if isinstance(table, Table)] for each in found]
         return self.rendered(context, parts=parts)
 
 
@@ -126,6 +114,9 @@ def sentences(advice: Advice) -> Iterator[str]:
     yield from verdict(advice)
     shortest = int(advice.held_out["context_length"].min())
     for cost in advice.price.to_dict("records"):
+        if not any(round(cost[name], 3) for name in ("nats", "low", "high")):
+            yield f"At {shortest:,} tokens it costs nothing: the loss of {cost['documents']} documents is the same."
+            continue
         yield (
             f"At {shortest:,} tokens it costs {cost['nats']:+.3f} nats a token ({cost['low']:+.3f} to {cost['high']:+.3f}, "
             f"{cost['documents']} documents)."
@@ -149,8 +140,9 @@ def verdict(advice: Advice) -> Iterator[str]:
         return
     line = gains(advice).iloc[0]
     told = (
-        f"it finds {line['accuracy']:.2f} against {line['accuracy_baseline']:.2f} as trained, {line['difference']:+.2f} (95% "
-        f"interval {line['low']:+.2f} to {line['high']:+.2f}), over all lengths on {line['pairs']} held-out prompts."
+        f"it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference "
+        f"{line['difference']:+.2f}, 95% interval {line['low']:+.2f} to {line['high']:+.2f}, over all lengths on {line['pairs']} held-out "
+        "prompts)."
     )
     if helps(advice):
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"

@@ -217,7 +217,7 @@ def ledger(found: Mapping[str, Estimate], figures: Mapping[str, str]) -> Iterato
     yield Claim(
         "With s near 0 and a bias of 1 it is softmax again.", "3",
         "(a) read with s = 0 and b = 1: the largest change of an answer's nll",
-        (found["zero"],), told=f"{found['zero'].mean:.1e} nats, {found['zero'].n} prompts",
+        (found["zero"],), told=f"{found['zero'].mean:.1g} nats, {found['zero'].n} prompts",
         holds=None if math.isnan(found["zero"].mean) else found["zero"].mean < ROUNDING,
     )  # fmt: skip
     yield Claim(

@@ -1,6 +1,8 @@
 """The league's page, tables, JSON and words, of its numbers in standings.py."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from ..models.subjects import RunOptions
 from ..report import Findings, context_of, figures
 from ..report import written as write_page
 from ..report.context import Context
+from ..report.context import signed as sign
 from ..report.section import Found, Section, Table, records
 from ..results import tables
 from .league import BASELINES, Entry, League, learned_parameters, probed, trained
@@ -41,10 +44,14 @@ class LeagueSection(Section[Standings]):
             "concordance": [None if math.isnan(each.concordance) else each.concordance for each in found],
         }
 
+    def lead(self, found: Sequence[Standings], context: Context) -> Markup:
+        return context.lead("In short", [[*sentences(with_short_names(each))] for each in found], "How sure is that?")
+
     def page(self, found: Sequence[Standings], context: Context) -> Markup:
         parts = [
             {
-                "sentences": [*sentences(each)],
+                "seeds": each.seeds,
+                "prompts": each.prompts,
                 "figure": context.drawn(
                     figures.league_figure(each.table, each.by_length, each.families, each.train_length),
                     f"league-{i:02}",
@@ -53,12 +60,16 @@ class LeagueSection(Section[Standings]):
                     Table("Effective context length and accuracy", *reach_lines(each)),
                     Table("Loss, attention and cost", *cause_lines(each)),
                 ],
-                "choices": [
-                    (name, *told(entry))
-                    for name, entry in sorted(each.entries.items(), key=lambda item: item[1].family)
-                ],
+                "choices": Table(
+                    "The mechanisms",
+                    ["mechanism", "formula", "reference", "ours to choose"],
+                    [
+                        (entry.name, *told(entry))
+                        for entry in sorted(each.entries.values(), key=lambda entry: entry.family)
+                    ],
+                ),
             }
-            for i, each in enumerate(found, 1)
+            for i, each in enumerate(map(with_short_names, found), 1)
         ]
         return self.rendered(context, parts=parts)
 
@@ -93,6 +104,24 @@ def written(
     return findings, write_page(out, "The league of attention mechanisms", findings, context)
 
 
+def with_short_names(found: Standings) -> Standings:
+    """Return a league whose lines are named without their options where that leaves them different names."""
+    short = {name: re.sub(r":[^ ]*", "", name) for name in found.entries}
+    counts = Counter(short.values())
+    names = {name: each if counts[each] == 1 else name for name, each in short.items()}
+
+    def renamed(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(configuration=table["configuration"].map(names))
+
+    return replace(
+        found,
+        table=renamed(found.table),
+        by_length=renamed(found.by_length),
+        entries={names[name]: entry for name, entry in found.entries.items()},
+        reach={names.get(name, name): tokens for name, tokens in found.reach.items()},
+    )
+
+
 def told(entry: Entry) -> tuple[str, str, str]:
     """Return what a mechanism says of itself: formula, reference, and what is ours."""
     mechanism = Attention.of(entry.attention).mechanism
@@ -100,13 +129,15 @@ def told(entry: Entry) -> tuple[str, str, str]:
 
 
 def sentences(found: Standings) -> Iterator[str]:
-    """Yield what the league says, in words."""
+    """Yield what the league says, in words; the first sentence says who reaches how far."""
     lines = found.table.to_dict("records")
     learned = [line for line in lines if line["learned"]]
-    seeds = "1 seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    seeds = "1 training seed" if found.seeds == 1 else f"{found.seeds} training seeds"
+    yield first_of(learned, found)
     yield (
-        f"{first_of(learned, found)} {len(lines)} lines, {seeds}, all trained on the same batches; {found.prompts} prompts a "
-        "length and seed."
+        f"{len(lines)} mechanisms and positions, {seeds} of each, all trained on the same batches. At each length every model answers "
+        f"{found.prompts} prompts. How far a model reaches: the longest tested length at which it finds 85% of what it finds at "
+        f"{found.train_length:,} tokens, the length it was trained at; of several seeds, the geometric mean.{beside(learned)}"
     )
     for baseline in BASELINES:
         known = [line for line in lines if not math.isnan(line[f"vs {baseline} low"])]
@@ -114,53 +145,69 @@ def sentences(found: Standings) -> Iterator[str]:
             continue
         above = [line["configuration"] for line in known if line[f"vs {baseline} low"] > 0]
         below = [line["configuration"] for line in known if line[f"vs {baseline} high"] < 0]
+        others = len(known) - len(above) - len(below)
         parts = [
             f"{len(each)} find {word} ({', '.join(each)})" for word, each in (("more", above), ("less", below)) if each
         ]
-        others = len(known) - len(above) - len(below)
-        yield (
-            f"Against {baseline}, on the same prompts over all lengths: {', '.join([*parts, f'the interval of {others} holds 0'])}. "
-            "Each interval is its line's own: of so many some lie off 0 by chance."
-        )
+        parts += [f"for {others} the 95% interval of the difference holds 0"] if others else []
+        yield f"Compared with {baseline} on the same prompts, over all lengths: {'; '.join(parts)}."
+    yield "Each of these intervals is 95% by itself: of so many, some exclude 0 by chance."
     if found.seeds == 1:
         yield "One seed gives no interval over seeds: another seed can change any place."
     if unlearned := [line["configuration"] for line in lines if not line["learned"]]:
         yield (
-            f"These stand last, as they find less than {statistics.LEARNED:.2f} at the training length itself: {', '.join(unlearned)}."
+            f"Last, whatever their reach, stand those that find less than {statistics.LEARNED:.0%} at the training length itself: "
+            f"{', '.join(unlearned)}."
         )
     for name, reach in found.reach.items():
-        yield f"{name} carries nothing further than {reach:,} tokens: its windows add up to that over all layers."
+        yield f"{name} cannot carry anything further than {reach:,} tokens: so far its windows reach, all layers together."
     for name, reason in found.failed.items():
-        yield f"{name} is not in it: {reason}."
+        yield f"{name} is left out: {reason}."
     if not math.isnan(found.concordance):
         yield (
-            f"Agreement of the seeds' rankings by accuracy over all lengths: Kendall's W = {found.concordance:.2f} (1: all rank "
-            "alike, 0: nothing in common)."
+            f"Do the seeds rank the mechanisms alike? Kendall's W = {found.concordance:.2f} (1: all alike, 0: nothing in common), by "
+            "accuracy over all lengths."
         )
 
 
 def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
-    """Say which lines reach furthest: all that hold to the longest length, or else the first."""
+    """Say which lines reach furthest, and how far softmax does: all that hold to the longest length, or else the first."""
     if not learned:
         return "None of them learned the task."
-    to_the_end = [line["configuration"] for line in learned if line["beyond"] == line["seeds"]]
-    longest = f"{learned[0]['longest']:,.0f}"
-    if to_the_end:
-        keeps = "keeps" if len(to_the_end) == 1 else "keep"
-        return f"{', '.join(to_the_end)} {keeps} 85% of what is found at {found.train_length:,} tokens to the longest length, {longest}."
-    first = [line["configuration"] for line in learned if tokens(line) == tokens(learned[0])]
-    reach, it = ("reaches", "it finds") if len(first) == 1 else ("reach", "they find")
-    return (
-        f"{', '.join(first)} {reach} furthest: {tokens(learned[0])} of {longest} tested tokens at 85% of what {it} "
-        f"at {found.train_length:,}.{beside(learned)}"
+    to_the_end = [line for line in learned if line["beyond"] == line["seeds"]]
+    first = to_the_end or [line for line in learned if tokens(line) == tokens(learned[0])]
+    names = listed([line["configuration"] for line in first])
+    reach, they, find = ("reaches", "it", "finds") if len(first) == 1 else ("reach", "they", "find")
+    at = f"{'at least ' if first[0]['beyond'] else ''}{first[0]['effective_length'] / found.train_length:.3g}"
+    were = "was" if len(first) == 1 else "were"
+    said = (
+        f"Of {len(found.table)} attention mechanisms and positions {names} {reach} furthest: in prompts {at} times as long as {they} "
+        f"{were} trained on, {they} still {find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
     )
+    softmax = next((line for line in learned if line["configuration"] == "softmax"), None)
+    if softmax is not None and softmax not in first:
+        said += f"; softmax does up to {softmax['effective_length'] / found.train_length:.2g} times"
+    near = rivals(learned)
+    return said + (f". By the intervals over seeds {len(near)} others may reach as far." if near else ".")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Write names in a row."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def rivals(learned: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return those whose interval reaches as far as the first one's value: they may be as good."""
+    top = learned[0]["effective_length"] if learned else math.nan
+    return [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
 
 
 def beside(learned: Sequence[Mapping[str, Any]]) -> str:
-    """Name those whose interval reaches as far as the first one's value: they are not told apart from it."""
-    top = learned[0]["effective_length"]
-    near = [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
-    return f" Intervals over seeds do not part from them: {', '.join(near)}." if near else ""
+    """Name the rivals of the first."""
+    near = rivals(learned)
+    return (
+        f" These may reach as far as the first, by their 95% intervals over seeds: {', '.join(near)}." if near else ""
+    )
 
 
 def tokens(line: Mapping[str, Any]) -> str:
@@ -175,7 +222,13 @@ def signed(line: Mapping[str, Any], name: str) -> str:
     value, low, high = (line[name + end] for end in ("", " low", " high"))
     if math.isnan(value):
         return ""
-    return f"{value:+.2f}" + ("" if math.isnan(low) else f" [{low:+.2f}, {high:+.2f}]")
+    return sign(value) + ("" if math.isnan(low) else f" [{sign(low)}, {sign(high)}]")
+
+
+def spread(line: Mapping[str, Any], name: str) -> str:
+    """Write a mean over seeds with the least and the most of them, where they differ."""
+    value, least, most = (number(line[name + end]) for end in ("", "_least", "_most"))
+    return value if least == most else f"{value} ({least} to {most})"
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -184,14 +237,14 @@ def number(value: float, digits: int = 2) -> str:
 
 def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
     columns = [
-        "place",
         "mechanism",
+        "place",
         "family",
         "effective length [95%]",
         "seeds: worst to best",
         "accuracy, all lengths",
     ]
-    columns += ["at the training length", *(f"vs {name} [95%]" for name in BASELINES), "places by accuracy, seeds"]
+    columns += ["at the training length", *(f"minus {name} [95%]" for name in BASELINES), "places of single seeds"]
     lines = []
     for place, line in enumerate(found.table.to_dict("records"), 1):
         interval = (
@@ -199,7 +252,7 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
         )
         seeds = f"{line['least']:,.0f} to {line['most']:,.0f}" if line["learned"] else "–"
         lines.append(
-            [str(place), line["configuration"], line["family"], tokens(line) + interval, seeds]
+            [line["configuration"], str(place), line["family"], tokens(line) + interval, seeds]
             + [number(line["accuracy"]), number(line["short_accuracy"])]
             + [signed(line, f"vs {name}") for name in BASELINES]
             + [f"{line['rank_least']} to {line['rank_most']}"]
@@ -230,5 +283,5 @@ def cause_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
             "fading_exponent",
         )
         costs = (number(line["parameters"], 0), number(line["step"]), number(line["token"]))
-        lines.append([line["configuration"], *(number(line[name]) for name in names), *costs])
+        lines.append([line["configuration"], *(spread(line, name) for name in names), *costs])
     return columns, lines

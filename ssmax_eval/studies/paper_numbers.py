@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .. import statistics
 from ..mechanisms.fading import by_lead, by_length
 from ..results import tables
 from ..store import Run
 from .claims import Estimate, over, paired
-from .paper import NAMES, Measured, Model, Paper, learned_s, log_of, table_of_p
+from .paper import NAMES, Measured, Model, Paper, log_of, table_of_p
+from .paper_heads import learned, of_top_layer, rank, sorted_heads, with_model, within_layers
 
 FAR, BEYOND, HEADS_AT = 8, 11, 8  # times the training length: retrieval, loss, heads
 TOP = ["letter", "seed", "trial", "depth_percent", "mass_answer", "verdict", "layer", "head"]
@@ -64,6 +64,8 @@ def numbers(
         "5-loss-by-position": by_position(documents, common),
         "6-needles": pooled_cells(grid[grid["seed"].isin(common)]),
         "7-heads": sorted_heads(at_heads, common),
+        "4-loss-at-end": loss_at_end(logs),
+        "found-by-seed": found_by_seed(prompts, length),
         "8-top-heads": top.loc[top["seed"].isin(common), TOP],
         "learned-s": s,
     }
@@ -74,6 +76,7 @@ def numbers(
         **of_needles(prompts, length),
         "mass b-a": difference(units(top, "mass_answer"), "b", "a", "trials", 1.0),
         "s mass": over([rank(part) for _, part in s.groupby("seed")], "seeds", 1.0),
+        "s mass in top layer": over([rank(of_top_layer(part)) for _, part in s.groupby("seed")], "seeds", 1.0),
         "s mass in layers": over([rank(within_layers(part)) for _, part in s.groupby("seed")], "seeds", 1.0),
         **of_settings(found, prompts, short, length),
         **{name: over([each[name] - 1 for each in prices.values()], "seeds") for name in ("step", "token")},
@@ -94,12 +97,6 @@ def named(runs: Mapping[Model, Run]) -> pd.DataFrame:
     names = {run.run_id: f"{letter}/{seed}" for (letter, seed), run in runs.items()}
     rows = statistics.with_series(tables([*runs.values()]))
     return rows.assign(series=rows["run_id"].map(names))
-
-
-def with_model(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the letter and the seed of its series."""
-    parts = [str(name).split("/") for name in table["series"]]
-    return table.assign(letter=[letter for letter, _ in parts], seed=[int(seed) for _, seed in parts])
 
 
 def units(table: pd.DataFrame, value: str, unit: str = "trial") -> pd.DataFrame:
@@ -124,9 +121,22 @@ def curves(models: Mapping[Model, str]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["letter", "seed", "tokens", "text_loss", "step"])
 
 
-def training_losses(logs: pd.DataFrame) -> dict[str, Estimate]:
+def at_end(logs: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean loss on text over the last tenth of the steps: letter, seed, unit 0."""
     last = logs[logs["step"] > 0.9 * logs["step"].max()].assign(unit=0)
-    table = units(last, "text_loss", "unit")
+    return units(last, "text_loss", "unit")
+
+
+def loss_at_end(logs: pd.DataFrame) -> pd.DataFrame:
+    """Return the loss at the end of training minus that of (a) of the same seed: letter, seed, difference."""
+    table = at_end(logs)
+    own = table[table["letter"] == "a"].set_index("seed")["text_loss"]
+    found = table.assign(difference=table["text_loss"] - table["seed"].map(own))
+    return found.loc[(found["letter"] != "a") & found["difference"].notna(), ["letter", "seed", "difference"]]
+
+
+def training_losses(logs: pd.DataFrame) -> dict[str, Estimate]:
+    table = at_end(logs)
     return {
         f"loss {one}-{other}": difference(table, one, other, "steps")
         for one, other in (("b", "a"), ("d", "a"), ("d", "b"))
@@ -204,68 +214,27 @@ def of_losses(documents: pd.DataFrame, length: int) -> dict[str, Estimate]:
     }
 
 
+def found_far(prompts: pd.DataFrame, length: int) -> pd.DataFrame:
+    """Return the share found far beyond the training length: letter, seed, unit (a trial), right. Prompts without a score are left out."""
+    far = with_model(prompts[(prompts["context_length"] >= FAR * length) & prompts["correct"].notna()])
+    return units(far.assign(right=far["correct"].astype(float)), "right")
+
+
+def found_by_seed(prompts: pd.DataFrame, length: int) -> pd.DataFrame:
+    """Return the share that each model finds far beyond the training length: letter, seed, found."""
+    found = found_far(prompts, length).groupby(["letter", "seed"])["right"].mean()
+    return found.rename("found").reset_index()
+
+
 def of_needles(prompts: pd.DataFrame, length: int) -> dict[str, Estimate]:
     """Return the differences of what is found far beyond the training length."""
-    far = with_model(prompts[(prompts["context_length"] >= FAR * length) & prompts["correct"].notna()])
-    table = units(far.assign(right=far["correct"].astype(float)), "right")
+    table = found_far(prompts, length)
     pairs = [each.split("-") for each in ("b-a", "c-b", "d-b", "e-a", "e-b", "f-a", "f-b")]
     own = {letter: table[table["letter"] == letter].groupby("seed")["right"].mean().tolist() for letter in "ab"}
     return {
         **{f"found {one}-{other}": difference(table, one, other, "trials", 1.0) for one, other in pairs},
         **{f"found {letter}": over(each, "seeds") for letter, each in own.items()},
     }
-
-
-def sorted_heads(by_head: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    """Return the mass on the answer of each seed's heads, highest first, mean over seeds place by place."""
-    scores = with_model(statistics.head_scores(by_head)).dropna(subset=["mass_answer"])
-    scores = scores[scores["seed"].isin(seeds)]
-    order = scores.groupby("series")["mass_answer"].rank(ascending=False, method="first")
-    placed = scores.assign(place=order.astype(int)).groupby(["letter", "place"])["mass_answer"]
-    return (
-        placed.agg(["mean", "min", "max", "size"])
-        .reset_index()
-        .rename(columns={"mean": "mass_answer", "size": "seeds"})
-    )
-
-
-def learned(models: Mapping[Model, str], short: pd.DataFrame) -> pd.DataFrame:
-    """Return the learned s of (b)'s heads, and their mass on the answer at the training length."""
-    mass = with_model(short).groupby(["letter", "seed", "layer", "head"])["mass_answer"].mean()
-    lines = [
-        {
-            "seed": seed,
-            "layer": layer,
-            "head": head,
-            "s": s,
-            "mass_answer": mass.get((letter, seed, layer, head), math.nan),
-        }
-        for (letter, seed), reference in models.items()
-        if letter == "b"
-        for layer, heads in enumerate(learned_s(reference))
-        for head, s in enumerate(heads)
-    ]
-    return pd.DataFrame(lines, columns=["seed", "layer", "head", "s", "mass_answer"])
-
-
-def rank(part: pd.DataFrame) -> float:
-    """Return the rank correlation of learned s and mass over a model's heads."""
-    return float(stats.spearmanr(part["s"], part["mass_answer"]).statistic)
-
-
-def within_layers(part: pd.DataFrame) -> pd.DataFrame:
-    """Return s and mass of a model's heads as ranks within their layer, so that layers that differ have no part in it."""
-    return part.assign(**{name: part.groupby("layer")[name].rank() for name in ("s", "mass_answer")})
-
-
-def concordance(s: pd.DataFrame) -> float:
-    """Return Kendall's W of the seeds' rankings of heads by s: 1 where the same heads have large s with every seed; NaN with one seed."""
-    wide = s.pivot(index="seed", columns=["layer", "head"], values="s")
-    if len(wide) < 2:
-        return math.nan
-    ranks = wide.rank(axis=1)
-    seeds, heads = ranks.shape
-    return float(12 * ((ranks.sum() - ranks.sum().mean()) ** 2).sum() / (seeds**2 * (heads**3 - heads)))
 
 
 def of_settings(found: Measured, prompts: pd.DataFrame, short: pd.DataFrame, length: int) -> dict[str, Estimate]:

@@ -16,7 +16,8 @@ from ..training.job import Job
 from ..training.recipes import Recipe
 from .claims import NOT, REPRODUCED, UNKNOWN, Claim, ledger
 from .paper import NAMES, Model, Paper, folder_of, measured
-from .paper_numbers import BEYOND, FAR, HEADS_AT, Numbers, concordance, numbers
+from .paper_heads import concordance
+from .paper_numbers import BEYOND, FAR, HEADS_AT, Numbers, numbers
 from .price import prices
 
 S = 0.43  # of Figures 1 and 3
@@ -31,7 +32,7 @@ class PaperSection(Section[Numbers]):
         """Yield the headline and the ledger."""
         for each in found:
             claims = claims_of(each)
-            yield headline(each, claims)
+            yield " ".join([headline(each), next(told(each, claims))])
             yield Table("the paper's claims", *lines_of(claims))
 
     def summary(self, found: Sequence[Numbers]) -> dict[str, Any]:
@@ -52,10 +53,17 @@ class PaperSection(Section[Numbers]):
         }  # fmt: skip
 
     def lead(self, found: Sequence[Numbers], context: Context) -> Markup:
-        return context.render(
-            "studies/lead.html.j2",
-            heading="In short",
-            parts=[[headline(each, claims_of(each)), *told(each)] for each in found],
+        each = found[0]
+        shown = each.tables["found-by-seed"]
+        drawing = figures.by_seed_figure(shown, NAMES, f"{FAR} and 16")
+        drawn = context.drawn(drawing, "found-by-seed", {"figure-found-by-seed": shown})
+        said = [headline(each), *told(each, claims_of(each))]
+        return context.lead(
+            "In short",
+            [said],
+            "",
+            drawn,
+            "Numbers found far beyond the training length: a dot a training seed, a stroke their mean.",
         )
 
     def page(self, found: Sequence[Numbers], context: Context) -> Markup:
@@ -100,7 +108,9 @@ def claims_of(found: Numbers) -> list[Claim]:
     """Return the ledger of a study."""
     table = found.tables["1-maximum"].pivot(index="n", columns="attention", values="weight")
     first, last = table.index.min(), table.index.max()
-    told = "; ".join(f"{name} {table.loc[first, name]:.3f} to {table.loc[last, name]:.4f}" for name in table)
+    told = "; ".join(
+        f"{figures.said(name)}: {table.loc[first, name]:.3f} to {table.loc[last, name]:.4f}" for name in table
+    )
     return [*ledger(found.estimates, {"1": told})]
 
 
@@ -122,22 +132,25 @@ def trained_as(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def headline(found: Numbers, claims: Sequence[Claim]) -> str:
-    """Say what SSMax and softmax find far beyond the training length, and how many claims hold."""
+def headline(found: Numbers) -> str:
+    """Say what SSMax and softmax find far beyond the training length."""
     length = found.train_length
     far = {letter: found.estimates[f"found {letter}"].mean for letter in "ab"}
-    count = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in KEYS}
-    pure = sum(claim.by_arithmetic and claim.verdict == REPRODUCED for claim in claims)
     return (
-        f"In prompts {FAR} and 16 times as long as they were trained on ({FAR * length:,} and {16 * length:,} tokens), SSMax finds "
-        f"{far['b']:.0%} of the numbers and softmax {far['a']:.0%}. Of {len(claims)} claims of the paper {count[REPRODUCED]} are "
-        f"reproduced here ({pure} of them by arithmetic), {count[NOT]} are not, and {count[UNKNOWN]} cannot be told from so few "
-        "seeds of so small models."
+        f"In prompts {FAR} and 16 times as long as they were trained on ({FAR * length:,} and {16 * length:,} tokens), small models with "
+        f"SSMax find {far['b']:.0%} of the numbers hidden there, and with softmax {far['a']:.0%}."
     )
 
 
-def told(found: Numbers) -> Iterator[str]:
-    """Yield what the numbers are of."""
+def told(found: Numbers, claims: Sequence[Claim]) -> Iterator[str]:
+    """Yield how many claims hold, and what the numbers are of."""
+    count = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in KEYS}
+    pure = sum(claim.by_arithmetic and claim.verdict == REPRODUCED for claim in claims)
+    yield (
+        f"Of {len(claims)} claims of the paper, {count[REPRODUCED]} are reproduced here ({pure} of them by arithmetic), "
+        f"{count[NOT] or 'none'} {'is' if count[NOT] < 2 else 'are'} contradicted, and {count[UNKNOWN]} cannot be told at this size: they "
+        "need more seeds or larger models."
+    )
     recipe, seeds = found.paper.recipe, found.seeds
     by_count: dict[int, list[str]] = {}
     for letter, seeds_of in seeds.items():
@@ -182,7 +195,7 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     several = len(found.common) > 1
     of_all = max(found.seeds.values()) == len(found.common)
     which = f"Seed {found.common[0]}" if not several else "Mean over seeds"
-    which += "." if of_all else ", which all configurations have; the ledger has all seeds."
+    which += "." if of_all else ", the one that all configurations have; the ledger counts all seeds."
     seeds = f"{which} The band is from the worst to the best seed." if several else which
     recipe = found.paper.recipe
     per_cell = int(tables["6-needles"]["scored"].max())
@@ -211,8 +224,8 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
     )  # fmt: skip
     yield figure(
         context, found, "4-training-loss", "Figure 4. Training loss",
-        f"Loss on text, without the facts' answers. {which}{short_steps(recipe)}",
-        figures.training_loss_figure(tables["4-training-loss"], NAMES),
+        f"Loss on text, without the facts' answers. {which}{short_steps(recipe)} Right: all seeds, a dot each, a stroke their mean.",
+        figures.training_loss_figure(tables["4-training-loss"], tables["4-loss-at-end"], NAMES), also=("4-loss-at-end",),
     )  # fmt: skip
     yield figure(
         context, found, "5-loss-by-position", "Figure 5. Loss by position, to 20 times the training length",
@@ -240,6 +253,14 @@ def drawn(found: Numbers, context: Context) -> Iterator[dict[str, Any]]:
         context, found, "learned-s", "The learned s of (b), beside what each head does",
         f"Mass on the answer at the training length.{same}", figures.learned_s_figure(tables["learned-s"]),
     )  # fmt: skip
+    yield figure(
+        context, found, "s-and-mass", "Learned s against mass on the answer, by layer",
+        "A mark is a head. Where heads of one layer lie along a rising line, a large s goes with retrieval; where whole layers lie apart, "
+        f"it may be the layer. Rank correlation over all heads: {found.estimates['s mass']}; within layers, all pooled: "
+        f"{found.estimates['s mass in layers']}; within the layer that holds the most (chosen after looking, so no claim rests on it): "
+        f"{found.estimates['s mass in top layer']}.",
+        figures.s_and_mass_figure(tables["learned-s"]), of="learned-s",
+    )  # fmt: skip
 
 
 def text_of(recipe: Recipe) -> str:
@@ -257,8 +278,15 @@ def short_steps(recipe: Recipe) -> str:
 
 
 def figure(
-    context: Context, found: Numbers, name: str, title: str, caption: str, drawing: Any, also: Sequence[str] = ()
+    context: Context,
+    found: Numbers,
+    name: str,
+    title: str,
+    caption: str,
+    drawing: Any,
+    also: Sequence[str] = (),
+    of: str = "",
 ) -> dict[str, Any]:
-    """Return a figure for the page, and keep it and the tables behind it for the folder of figures."""
-    data = {f"figure-{each}": found.tables[each] for each in (name, *also)}
+    """Return a figure for the page, and keep it and the tables behind it for the folder of figures. of: its table, if not its name."""
+    data = {f"figure-{each}": found.tables[each] for each in (of or name, *also)}
     return {"title": title, "caption": caption, "figure": context.drawn(drawing, f"figure-{name}", data)}

@@ -8,7 +8,7 @@ from typing import Literal
 class Axis:
     """One thing that heads hold: mass on `span`, in the `rows` of the answer (which predict its tokens) or of the question.
 
-    said: how the page calls it.
+    said: what the page calls it, behind "attention".
     """
 
     name: str
@@ -18,11 +18,11 @@ class Axis:
 
 
 AXES = (
-    Axis("value", "value", "answer", "mass on the value"),
-    Axis("next", "next", "answer", "weight on the token to write next"),
-    Axis("sentence", "sentence", "answer", "mass on the rest of the needle's sentence"),
-    Axis("place", "tail", "answer", "place: mass on the question and what is written so far"),
-    Axis("question", "tail", "question", "the same in the question's rows"),
+    Axis("value", "value", "answer", "on the answer in the text"),
+    Axis("next", "next", "answer", "on the one token to write next"),
+    Axis("sentence", "sentence", "answer", "on the rest of the needle's sentence"),
+    Axis("place", "tail", "answer", "on the question and the answer so far"),
+    Axis("question", "tail", "question", "the same, while the question is read"),
 )
 NOTHING, TAIL, TOGETHER, HAYSTACK, ALL = "nothing", "tail", "together", "haystack", "all"
 # axes that are also given back at once; those of the tail tell nothing of where the needle stands
@@ -30,9 +30,9 @@ JOINED = {TAIL: [axis for axis in AXES if axis.span == "tail"], TOGETHER: [*AXES
 OTHERS = "/others"  # behind an axis: as many heads that were not chosen
 SAID = {
     **{axis.name: axis.said for axis in AXES},
-    TAIL: "place, in both: nothing of the needle",
-    TOGETHER: "all of these together",
-    HAYSTACK: "the haystack's rows, queries times ln n / ln L",
-    ALL: "all of these, and the haystack's rows",
-    NOTHING: "nothing: the rows read again as they are",
+    TAIL: "both of these (not on the needle)",
+    TOGETHER: "all of the above together",
+    HAYSTACK: "haystack read with queries × ln n/ln L",
+    ALL: "all of the above, and haystack so read",
+    NOTHING: "nothing (control: read again as it is)",
 }

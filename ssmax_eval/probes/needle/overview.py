@@ -1,7 +1,7 @@
 """All series of a task in one table, before their grids."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from ...report import figures
 from ...report.context import reached
 from ...report.figures.style import colours
+from ...statistics import SHARE
 
 MANY = 3  # series from which a table of all stands before the grids
 
@@ -31,8 +32,9 @@ def overview(
     order = means.groupby("series", sort=False)["accuracy"].mean().sort_values(ascending=False, kind="stable")
     lines = []
     for name in map(str, order.index):
-        at = means[means["series"] == name].set_index("context_length")["accuracy"]
-        cells = [None if math.isnan(at.get(n, math.nan)) else tinted(float(at[n])) for n in lengths]
+        at = {line["context_length"]: line for line in means[means["series"] == name].to_dict("records")}
+        enough = SHARE * reach[name]["accuracy"] if name in reach else math.inf
+        cells = [tinted(at[n], enough) if n in at and not math.isnan(at[n]["accuracy"]) else None for n in lengths]
         lines.append(
             {
                 "series": name,
@@ -40,13 +42,21 @@ def overview(
                 "colour": shades[name],
                 "trained": f"{trained[name]:,}" if trained.get(name) else "",
                 "cells": cells,
+                "mean": "–" if math.isnan(order[name]) else f"{order[name]:.2f}",
                 "reach": reached(reach[name], "effective_length", "beyond") if name in reach else "",
             }
         )
     return {"title": title, "lengths": lengths, "lines": lines}
 
 
-def tinted(accuracy: float) -> dict[str, str]:
-    """Return an accuracy as text, on its colour."""
-    background = figures.colour(accuracy)
-    return {"text": f"{accuracy:.2f}", "background": background, "ink": figures.ink(background)}
+def tinted(line: Mapping[Hashable, Any], enough: float) -> dict[str, Any]:
+    """Return an accuracy as text on its colour, its interval, and whether it is enough."""
+    background = figures.colour(line["accuracy"])
+    interval = f"95% interval {line['low']:.2f} to {line['high']:.2f}, {line['scored']:,} prompts"
+    return {
+        "text": f"{line['accuracy']:.2f}",
+        "background": background,
+        "ink": figures.ink(background),
+        "interval": interval,
+        "kept": line["accuracy"] >= enough,
+    }

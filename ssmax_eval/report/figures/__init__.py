@@ -10,25 +10,27 @@ from .league import league_figure
 from .losses import context_gain, loss, loss_figure
 from .needed import needed_scale, needed_scale_figure
 from .paper import (
-    heads_figure,
+    by_seed_figure,
     lead_figure,
     learned_p_figure,
-    learned_s_figure,
     maximum_figure,
     needles_figure,
     position_figure,
-    top_heads_figure,
+    said,
     training_loss_figure,
 )
+from .paper_heads import heads_figure, learned_s_figure, s_and_mass_figure, top_heads_figure
 from .reach import reach_figure
 from .restored import restored, restored_figure
 from .seeds import seeds, seeds_figure
-from .style import colour, ink, key_of, save, svg
+from .style import FEW, colour, ink, key_of, save, svg
 from .theta import theta, theta_figure
 
 __all__ = [
+    "FEW",
     "PANELS",
     "attention_figure",
+    "by_seed_figure",
     "causes",
     "causes_figure",
     "colour",
@@ -60,6 +62,8 @@ __all__ = [
     "reach_figure",
     "restored",
     "restored_figure",
+    "s_and_mass_figure",
+    "said",
     "save",
     "save_as",
     "seeds",

@@ -53,5 +53,5 @@ def causes_figure(counts: pd.DataFrame) -> Figure:
             mpl.patches.Patch(facecolor=SHADES[cause], hatch=HATCHES[cause], edgecolor="0.25", lw=0.4)
             for cause in shown
         ]
-        figure.legend(patches, shown, loc="outside lower center", ncols=len(shown), fontsize=8, frameon=False)
+        figure.legend(patches, shown, loc="outside lower center", ncols=len(shown), fontsize=8)
     return figure

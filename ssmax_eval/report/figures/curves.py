@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from .style import STYLE, colours, plain
+from .style import STYLE, colours, legend, plain
 
 FEW, COLUMNS = 6, 4  # models named inside a panel; names beside each other below the panels
 PANELS = {
@@ -40,6 +40,7 @@ def curves(log: pd.DataFrame) -> Figure:
             ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
             sns.despine(ax=ax)
         if below:
-            lines = [mpl.lines.Line2D([], [], color=colour) for colour in shades.values()]
-            figure.legend(lines, names, loc="outside lower center", ncols=COLUMNS, fontsize=7, frameon=False)
+            grouped = legend(names)
+            lines = [mpl.lines.Line2D([], [], color=colour) for colour in grouped.values()]
+            figure.legend(lines, [*grouped], loc="outside lower center", ncols=COLUMNS, fontsize=7)
     return figure

@@ -24,7 +24,7 @@ def fading_figure(lengths: pd.DataFrame, leads: pd.DataFrame) -> Figure:
         sns.lineplot(leads, x="lead", y="weight", hue="attention", size="n", sizes=(0.6, 2.2), size_norm=mpl.colors.LogNorm(),
                      palette="colorblind", ax=right)  # fmt: skip
         right.set(xlabel="lead of the largest score", title="by lead and n (thicker: larger)")
-        right.legend(fontsize=7, frameon=False)
+        right.legend(fontsize=7)
         for ax in (left, right):
             sns.despine(ax=ax)
     return figure

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import STYLE, belongs, colours, plain, tokens_axis
+from .style import FEW, STYLE, TOLD_APART, belongs, colours, legend, plain, tokens_axis
 
-NAMED = 10  # series whose names stand beside the picture; more are in the tables, furthest first
+LONG = 34  # characters of a name that has a line of the legend for itself
 
 
 def found(
@@ -19,7 +20,7 @@ def found(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Axes:
-    """Draw statistics.lengths: accuracy by context length, its 95% interval a band.
+    """Draw statistics.lengths: accuracy by context length, its 95% interval a band; of more than FEW series no bands.
 
     train_lengths: of each series. names: all series that have a colour of their own, also in other axes.
     """
@@ -28,11 +29,14 @@ def found(
         if name not in there:
             continue
         part = by_length[by_length["series"] == name].dropna(subset=["accuracy"]).sort_values("context_length")
-        lines = ax.plot(
-            part["context_length"], part["accuracy"], color=colour, marker="o", ms=4, lw=2, label=plain(name)
-        )
-        band = ax.fill_between(part["context_length"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
-        belongs([*lines, band], name)
+        many = len(names or there) > FEW
+        line = {"ms": 3, "lw": 1.2} if many else {"ms": 4, "lw": 2}
+        drawn: list[Artist] = [*ax.plot(part["context_length"], part["accuracy"], color=colour, marker="o", **line)]
+        if not many:
+            drawn.append(
+                ax.fill_between(part["context_length"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
+            )
+        belongs(drawn, name)
     tokens_axis(ax, dict(train_lengths), "context length, tokens")
     ax.set(ylim=(-0.02, 1.02), title=plain(title))
     ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
@@ -44,8 +48,13 @@ def found_figure(panels: Mapping[str, pd.DataFrame], train_lengths: Mapping[str,
     names = [*dict.fromkeys(name for by_length in panels.values() for name in by_length["series"])]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
+    # one panel fits a phone's width with letters that can be read
+    shades = legend(names)
+    across = (2 if max(map(len, names), default=0) <= LONG else 1) * columns
+    below = 0.16 * -(-len(shades) // across)  # inches of the legend's lines
+    size = (4.8, 3.0 + below) if len(panels) == 1 else (1.6 + 3.4 * columns, 3.3 * rows + below)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + (5.4 if columns == 1 else 3.4) * columns, 3.5 * rows), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = [*figure.subplots(rows, columns, sharey=True, squeeze=False).flat]
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -53,14 +62,9 @@ def found_figure(panels: Mapping[str, pd.DataFrame], train_lengths: Mapping[str,
             found(ax, by_length, train_lengths, title if len(panels) > 1 else "", names)
         for ax in axes[::columns]:
             ax.set_ylabel("prompts found")
-        handles = {label: each for ax in axes for each, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        if 1 < len(handles) <= NAMED:
+        if 1 < len(shades) <= TOLD_APART:
+            handles = [mpl.lines.Line2D([], [], color=shade, marker="o", ms=4, lw=2) for shade in shades.values()]
             figure.legend(
-                [*handles.values()],
-                [*handles],
-                loc="outside lower center",
-                fontsize=8,
-                frameon=False,
-                ncols=min(len(handles), 3),
-            )
+                handles, [plain(name) for name in shades], loc="outside lower center", fontsize=7, ncols=min(len(shades), across),
+            )  # fmt: skip
     return figure

@@ -10,10 +10,14 @@ from scipy import stats
 
 from ...statistics import BY_TRIAL, CONFIDENCE, FEWEST
 from .curves import FEW
-from .style import STYLE, belongs, colours, key_of, plain, tokens_axis
+from .style import STYLE, belongs, colours, key_of, legend, plain, tokens_axis
 
 DRAWN = 200  # prompts of a series and length
-SHOWN_HEADS = 25  # as many as the paper's Figure 7 shows
+SHOWN_HEADS, FEWEST_HEADS = (
+    25,
+    8,
+)  # as many as the paper's Figure 7 shows; of a small model those with mass, and no fewer
+SEEN = 0.02  # mass of a head that is more than a line along 0
 MARKS = {"right": "o", "first token": "^", "wrong": "x"}
 RETRIEVES = 0.1  # mean mass on the answer at the shortest length from which a head counts as one that retrieves
 
@@ -28,9 +32,12 @@ def span_of_masses(ax: Axes) -> tuple[float, float]:
 
 def sorted_heads(ax: Axes, scores: pd.DataFrame, length: int) -> Axes:
     """Draw the heads' mean mass on the answer at one length, from the highest down (the paper's Figure 7)."""
+    there = scores[scores["context_length"] == length]
+    with_mass = (there["mass_answer"] >= SEEN).groupby(there["series"]).sum()
+    shown = min(SHOWN_HEADS, max([FEWEST_HEADS, *(with_mass + 1)]))  # the others are a line along 0
     for name, colour in colours(scores["series"].unique().tolist()).items():
-        part = scores[(scores["series"] == name) & (scores["context_length"] == length)]
-        best = part["mass_answer"].sort_values(ascending=False).head(SHOWN_HEADS).to_numpy()
+        part = there[there["series"] == name]
+        best = part["mass_answer"].sort_values(ascending=False).head(shown).to_numpy()
         ax.plot(range(1, len(best) + 1), best, color=colour, marker=".", lw=1.2, label=plain(name), gid=key_of(name))
     ax.set(ylim=span_of_masses(ax), xlabel="heads, sorted", ylabel="mass on the answer", title=f"{length:,} tokens")
     sns.despine(ax=ax)
@@ -134,19 +141,18 @@ def attention_figure(
         mass_by_length(axes[1], by_head, train_lengths, "mass_next").set_title("on the token to write next, all rows")
         axes[1].set_visible(bool(by_head["mass_next"].notna().any()))  # needle and answer may have other tokens
         exponents(axes[2], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
-        handles = [
-            mpl.lines.Line2D([], [], color=c, lw=3) for c in colours(by_head["series"].unique().tolist()).values()
-        ]
-        names = [plain(name) for name in by_head["series"].unique()]
+        shades = legend(by_head["series"].unique().tolist())
+        handles = [mpl.lines.Line2D([], [], color=c, lw=3) for c in shades.values()]
+        names = [plain(name) for name in shades]
         if len(names) <= FEW:
-            axes[0].legend(handles, names, fontsize=7, frameon=False)
+            axes[0].legend(handles, names, fontsize=7)
         else:
-            upper.legend(handles, names, loc="outside right center", fontsize=6, frameon=False)
+            upper.legend(handles, names, loc="outside right center", fontsize=6)
         for ax, length in zip(heads.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
             sorted_heads(ax, scores, length).label_outer()
         last = trials.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         for ax, length in zip(last, shown, strict=True):
             sorted_trials(ax, top, length).label_outer()
         marks = [mpl.lines.Line2D([], [], color="0.2", marker=mark, ls="", ms=4) for mark in MARKS.values()]
-        last[-1].legend(marks, MARKS, fontsize=7, frameon=False)
+        last[-1].legend(marks, MARKS, fontsize=7)
     return figure

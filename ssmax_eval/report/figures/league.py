@@ -1,6 +1,8 @@
-"""The figure of a league: what every mechanism finds at each length, and how far it reaches, coloured by family."""
+"""The figure of a league: what every mechanism finds at each length, and how far it reaches, a colour a family."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -8,7 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import ACCURACY, STYLE, colour, colours, ink, plain
+from .style import ACCURACY, STYLE, colour, ink, plain
+
+SHADES = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#ee7733", "#8a6b4f")
+ALONE = "#808080"
 
 
 def league_figure(standings: pd.DataFrame, by_length: pd.DataFrame, families: Mapping[str, str], length: int) -> Figure:
@@ -17,24 +22,30 @@ def league_figure(standings: pd.DataFrame, by_length: pd.DataFrame, families: Ma
     families: of each configuration. length: that was trained at, in tokens.
     """
     names = [*standings["configuration"]]
-    shades = colours([*dict.fromkeys(families[name] for name in names)])
+    shades = family_colours([families[name] for name in names])
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 1.4 + 0.27 * len(names)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
         heat(left, names, by_length, length)
         reach(right, standings, [shades[families[name]] for name in names], length)
-        for label, name in zip(left.get_yticklabels(), names, strict=True):
-            label.set_color(shades[families[name]])
-        handles = [mpl.lines.Line2D([], [], color=shade, marker="o", ls="") for shade in shades.values()]
-        figure.legend(
-            handles,
-            [plain(family) for family in shades],
-            loc="outside lower center",
-            fontsize=8,
-            frameon=False,
-            ncols=6,
-        )
+        edge = left.get_yaxis_transform()  # x of the axes, y of the lines
+        for i, name in enumerate(names):
+            bar = mpl.patches.Rectangle((-0.014, i - 0.42), 0.01, 0.84, transform=edge, clip_on=False, lw=0)
+            bar.set_facecolor(shades[families[name]])
+            left.add_patch(bar)
+        told = {plain(family): shade for family, shade in shades.items() if shade != ALONE}
+        told |= {"one of a kind": ALONE} if ALONE in shades.values() else {}
+        handles = [mpl.lines.Line2D([], [], color=shade, marker="o", ls="") for shade in told.values()]
+        figure.legend(handles, [*told], loc="outside lower center", fontsize=8, ncols=8)
     return figure
+
+
+def family_colours(families: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each family of several lines, told apart by every kind of colour vision (after Tol); grey for the others."""
+    counts = Counter(families)
+    several = [family for family in counts if counts[family] > 1]
+    shades = dict(zip(several, cycle(SHADES), strict=False))
+    return {family: shades.get(family, ALONE) for family in counts}
 
 
 def heat(ax: Axes, names: Sequence[str], by_length: pd.DataFrame, length: int) -> None:
@@ -49,11 +60,12 @@ def heat(ax: Axes, names: Sequence[str], by_length: pd.DataFrame, length: int) -
     ax.set_yticks(range(len(names)), [plain(name) for name in names])
     ax.set(xlabel=f"context length, times the {length:,} tokens trained at", title="needles found, mean over seeds")
     ax.tick_params(length=0)
+    ax.tick_params(axis="y", pad=7)
     for side in ax.spines.values():
         side.set_visible(False)
 
 
-def reach(ax: Axes, standings: pd.DataFrame, shades: Sequence[tuple[float, float, float]], length: int) -> None:
+def reach(ax: Axes, standings: pd.DataFrame, shades: Sequence[str], length: int) -> None:
     """Draw effective context lengths: the mean over seeds a dot, its interval a line, worst and best seed short strokes."""
     for i, (line, shade) in enumerate(zip(standings.to_dict("records"), shades, strict=True)):
         least, most, at = (line[name] / length for name in ("least", "most", "effective_length"))
@@ -64,11 +76,11 @@ def reach(ax: Axes, standings: pd.DataFrame, shades: Sequence[tuple[float, float
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
     ax.axvline(1, color="0.4", lw=1, ls="--", zorder=0)
-    ax.grid(axis="x", color="0.9")
+    ax.grid(axis="x", color="0.5", alpha=0.3)
     ax.set_axisbelow(True)
     ax.set(
         xlabel="effective context length, times the tokens trained at",
-        title="longest length with 85% of its short accuracy",
+        title="how far it reaches",
     )
     ax.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):

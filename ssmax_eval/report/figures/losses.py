@@ -24,7 +24,7 @@ def loss(ax: Axes, curve: pd.DataFrame, train_lengths: dict[str, int | None] | N
         ax.set_ylim(span[0] - MARGIN, span[1] + MARGIN)
     tokens_axis(ax, train_lengths or {}, "tokens in front")
     ax.set_ylabel("loss, nats a token")
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7)
     return ax
 
 

@@ -90,7 +90,5 @@ def needed_scale_figure(lines: pd.DataFrame, laws: pd.DataFrame, train_lengths: 
         words = [f"C = {name}" for name, _ in there]
         marked = [what for what in MARKS if ((shown["scaled"] == what) | (shown["control"] == what)).any()]
         handles += [mpl.lines.Line2D([], [], color="0.4", marker=MARKS[what], mfc="none", ls="") for what in marked]
-        figure.legend(
-            handles, [*words, *marked], loc="outside lower center", ncols=min(5, 2 * across), fontsize=7, frameon=False
-        )
+        figure.legend(handles, [*words, *marked], loc="outside lower center", ncols=min(5, 2 * across), fontsize=7)
     return figure

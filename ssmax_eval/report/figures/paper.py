@@ -12,13 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .grids import grid as needle_grid
-from .heads import MARKS
 from .style import ACCURACY, STYLE, plain, tokens_axis
 
 SMALL = (6.4, 3.8)  # inches
+ACROSS = 4  # panels beside each other where there is one for each configuration
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#777777")
 DASHES: tuple[Any, ...] = ("-", "-", "-", (0, (6, 2)), (0, (2, 1)), (0, (6, 2, 1, 2)), (0, (1, 1)))
-VERDICTS = ("#4477AA", "#CCBB44", "#CC3311")  # right, the first token only, wrong
 
 
 def panels(count: int, across: int = 3, width: float = 3.7, height: float = 3.2) -> tuple[Figure, list[Axes]]:
@@ -36,9 +35,10 @@ def maximum_figure(lengths: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SMALL, layout="constrained")
         ax = figure.subplots()
-        sns.lineplot(lengths, x="n", y="weight", hue="attention", marker="o", palette="colorblind", ax=ax)
+        named = lengths.assign(attention=lengths["attention"].map(said))
+        sns.lineplot(named, x="n", y="weight", hue="attention", marker="o", palette="colorblind", ax=ax)
         ax.set(xscale="log", xlabel="n, keys", ylabel="largest weight", ylim=(-0.02, 1.02))
-        ax.legend(frameon=False)
+        ax.legend(loc="center right")
         sns.despine(ax=ax)
     return figure
 
@@ -53,13 +53,14 @@ def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figu
             left.plot(inner["n"], inner["fitted"], color=colour, lw=1.2)
         left.set(xscale="log", xlabel="n, keys", ylabel="p_n", title="learned p_n, and a1 ln n + a2 fitted to it")
         if len(p):
-            left.legend(frameon=False, fontsize=8)
-        for colour, (seed, part) in zip(cycle(sns.color_palette("colorblind")), needed.groupby("seed"), strict=False):
+            left.legend(fontsize=8)
+        found = [*needed.groupby("seed")]
+        for i, (colour, (seed, part)) in enumerate(zip(cycle(sns.color_palette("colorblind")), found, strict=False)):
             error = np.nan_to_num(
                 [(part["best"] - part["low"]).clip(lower=0), (part["high"] - part["best"]).clip(lower=0)]
             )
             right.errorbar(
-                part["context_length"],
+                part["context_length"] * 2 ** (0.07 * (i - (len(found) - 1) / 2)),  # beside each other
                 part["best"],
                 error,
                 color=colour,
@@ -70,7 +71,7 @@ def learned_p_figure(p: pd.DataFrame, needed: pd.DataFrame, length: int) -> Figu
                 label=f"seed {seed}",
             )
         right.axhline(1, color="0.4", lw=0.8, zorder=0)
-        right.legend(frameon=False, fontsize=8)
+        right.legend(fontsize=8)
         tokens_axis(right, {"": length}, "context length, tokens")
         right.set(ylabel="best factor on the answer's scores", title="needed scale of (a), no training")
         sns.despine(ax=left)
@@ -95,19 +96,26 @@ def lead_figure(leads: pd.DataFrame, s: float) -> Figure:
             if name != "softmax":
                 ax.axvline(1 / s, color="0.4", ls="--", lw=1)
                 ax.annotate(f"1/s = {1 / s:.2f}", (1 / s, 0.02), (3, 0), textcoords="offset points", fontsize=8)
-            ax.set(xlabel="lead of the largest score", ylabel="its weight", title=name, ylim=(-0.02, 1.02))
-            ax.legend(title="n", frameon=False, fontsize=8)
+            ax.set(xlabel="lead of the largest score", ylabel="its weight", title=said(str(name)), ylim=(-0.02, 1.02))
+            for text in ax.legend(title="n, keys", fontsize=8).get_texts():
+                text.set_text(f"{int(text.get_text()):,}")
             sns.despine(ax=ax)
     return figure
 
 
-def training_loss_figure(logs: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Draw the loss on text of each configuration over the tokens seen, the mean over seeds; right, its last third (Figure 4)."""
+def training_loss_figure(logs: pd.DataFrame, at_end: pd.DataFrame, names: Mapping[str, str]) -> Figure:
+    """Draw the loss on text of each configuration over the tokens seen, the mean over seeds, then its last third (Figure 4).
+
+    at_end: the loss at the end minus that of (a) of the same seed, a line a seed (letter, seed, difference), drawn at the right.
+    """
     with mpl.rc_context(STYLE):
-        figure, axes = panels(2, width=5.2, height=3.8)
+        figure, axes = panels(3, width=4.3, height=3.8)
+        by_seed(axes[2], at_end, "difference", names)
+        axes[2].axvline(0, color="0.4", lw=0.8, zorder=0)
+        axes[2].set(xlabel="nats a token, at the end", title="minus (a), seed by seed")
         mean = logs.groupby(["letter", "tokens"])["text_loss"].mean().reset_index()
         last = mean[mean["tokens"] > mean["tokens"].max() * 2 / 3]
-        for ax, part in zip(axes, (mean, last), strict=True):
+        for ax, part in zip(axes[:2], (mean, last), strict=True):
             for letter in names:
                 line = part[part["letter"] == letter]
                 if len(line):
@@ -116,7 +124,7 @@ def training_loss_figure(logs: pd.DataFrame, names: Mapping[str, str]) -> Figure
             sns.despine(ax=ax)
         axes[0].set_title("all of the training")
         axes[1].set_title("its last third")
-        axes[0].legend(frameon=False, fontsize=7)
+        axes[0].legend(fontsize=7)
     return figure
 
 
@@ -139,7 +147,7 @@ def position_figure(losses: pd.DataFrame, names: Mapping[str, str], length: int,
             ax.axvspan(beyond * length, losses["position_end"].max(), color="0.5", alpha=0.12, lw=0, zorder=0)
         tokens_axis(ax, {"": length}, "position, tokens")
         ax.set(ylabel="loss, nats a token")
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(fontsize=7)
     return figure
 
 
@@ -147,81 +155,57 @@ def needles_figure(cells: pd.DataFrame, names: Mapping[str, str], length: int) -
     """Draw a grid of what each configuration finds, the mean over seeds, by context length and depth (Figure 6)."""
     there = [letter for letter in names if (cells["letter"] == letter).any()]
     with mpl.rc_context(STYLE):
-        figure, axes = panels(len(there), width=4.2, height=3.3)
+        figure, axes = panels(len(there), across=ACROSS, width=3.6, height=3.3)
         for ax, letter in zip(axes, there, strict=False):
             needle_grid(ax, cells[cells["letter"] == letter], names[letter], length)
+        outer_labels(axes[: len(there)])
         shade = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), ACCURACY)
         figure.colorbar(shade, ax=axes, location="right", shrink=0.5, label="share found")
     return figure
 
 
-def heads_figure(heads: pd.DataFrame, names: Mapping[str, str], shown: int = 25) -> Figure:
-    """Draw the heads' mass on the answer from the highest down, the mean over seeds place by place (Figure 7)."""
+def by_seed_figure(table: pd.DataFrame, names: Mapping[str, str], times: str) -> Figure:
+    """Draw what each configuration finds far beyond the training length, a dot a seed (letter, seed, found), a stroke their mean.
+
+    times: how far, in words.
+    """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        figure = Figure(figsize=(5.2, 0.9 + 0.34 * table["letter"].nunique()), layout="constrained")
         ax = figure.subplots()
-        for letter, colour in shades(names).items():
-            part = heads[(heads["letter"] == letter) & (heads["place"] <= shown)]
-            if part.empty:
-                continue
-            ax.plot(part["place"], part["mass_answer"], marker=".", lw=1.4, label=names[letter], **look(names, letter))
-            ax.fill_between(part["place"], part["min"], part["max"], color=colour, alpha=0.1, lw=0)
-        ax.set(xlabel="heads, the one with the most first", ylabel="mass on the answer", ylim=(-0.02, 1.02))
-        ax.legend(frameon=False, fontsize=7)
-        sns.despine(ax=ax)
+        by_seed(ax, table, "found", names)
+        ax.set(xlim=(-0.02, 1.02), xlabel=f"found at {times} times the training length")
+        ax.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
     return figure
 
 
-def top_heads_figure(top: pd.DataFrame, names: Mapping[str, str]) -> Figure:
-    """Draw each prompt's highest mass over all heads, prompts of all seeds sorted, marked by the verdict (Figure 8)."""
-    there = [letter for letter in names if (top["letter"] == letter).any()]
-    with mpl.rc_context(STYLE):
-        figure, axes = panels(len(there), width=3.6, height=2.9)
-        for ax, letter in zip(axes, there, strict=False):
-            part = top[top["letter"] == letter].sort_values("mass_answer", ascending=False)
-            part = part.assign(place=np.arange(1, len(part) + 1))
-            for (verdict, mark), colour in zip(MARKS.items(), VERDICTS, strict=True):
-                own = part[part["verdict"] == verdict]
-                ax.plot(own["place"], own["mass_answer"], mark, color=colour, ms=3, lw=0, label=verdict)
-            ax.set(
-                title=plain(names[letter]), xlabel="prompts, sorted", ylabel="mass of the top head", ylim=(-0.02, 1.02)
-            )
-            sns.despine(ax=ax)
-        lines = [
-            mpl.lines.Line2D([], [], color=colour, marker=mark, ls="")
-            for mark, colour in zip(MARKS.values(), VERDICTS, strict=True)
-        ]
-        words = {"right": "whole number right", "first token": "only the first token right", "wrong": "wrong"}
-        figure.legend(
-            lines, [words[name] for name in MARKS], loc="outside lower center", ncols=3, frameon=False, fontsize=8
-        )
-    return figure
+def by_seed(ax: Axes, table: pd.DataFrame, value: str, names: Mapping[str, str]) -> Axes:
+    """Draw a value of each configuration, a dot a seed and a stroke at their mean, one below the other."""
+    there = [letter for letter in names if (table["letter"] == letter).any()]
+    for place, letter in enumerate(there):
+        own = table.loc[table["letter"] == letter, value].astype(float)
+        colour = shades(names)[letter]
+        ax.plot([own.mean()], [place], "|", color=colour, ms=16, mew=2)
+        ax.plot(own, np.full(len(own), place), "o", color=colour, ms=5, alpha=0.75, mew=0)
+    ax.set_yticks(range(len(there)), [plain(names[letter]) for letter in there])
+    ax.set_ylim(len(there) - 0.5, -0.5)
+    ax.grid(axis="y", color="0.5", alpha=0.2)
+    sns.despine(ax=ax)
+    return ax
 
 
-def learned_s_figure(s: pd.DataFrame) -> Figure:
-    """Draw the learned s of each layer and head of (b), a row of panels for s and one for the mass on the answer, a column a seed."""
-    seeds = sorted(s["seed"].unique())
-    with mpl.rc_context(STYLE):
-        figure, axes = panels(2 * len(seeds), across=len(seeds), width=3.1, height=2.2)
-        for i, seed in enumerate(seeds):
-            part = s[s["seed"] == seed]
-            for row, (value, title) in enumerate((("s", "learned s"), ("mass_answer", "mass on the answer"))):
-                ax = axes[row * len(seeds) + i]
-                table = part.pivot(index="layer", columns="head", values=value)
-                low, high = (0.0, 1.0) if value == "mass_answer" else (s["s"].min(), s["s"].max())
-                sns.heatmap(
-                    table,
-                    ax=ax,
-                    cmap="viridis",
-                    vmin=low,
-                    vmax=high,
-                    annot=table.size <= 64,
-                    fmt=".2f",
-                    annot_kws={"size": 6},
-                    cbar=False,
-                )
-                ax.set(title=f"seed {seed}: {title}", xlabel="head", ylabel="layer")
-    return figure
+def outer_labels(axes: list[Axes]) -> None:
+    """Leave the names of the axes to panels that have none beside or below them."""
+    for i, ax in enumerate(axes):
+        if i % ACROSS:
+            ax.set_ylabel("")
+            ax.set_yticklabels([])
+        if i + ACROSS < len(axes):
+            ax.set_xlabel("")
+
+
+def said(attention: str) -> str:
+    """Name a mechanism of Figures 1 and 3."""
+    return attention if "s=" not in attention else f"SSMax, s = {attention.partition('s=')[2]}"
 
 
 def shades(names: Mapping[str, str]) -> dict[str, str]:

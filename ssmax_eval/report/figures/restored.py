@@ -31,28 +31,30 @@ def restored(ax: Axes, lines: pd.DataFrame, said: dict[str, str]) -> Axes:
 
 
 def restored_figure(lines: pd.DataFrame, said: dict[str, str]) -> Figure:
-    """Draw every series of lines of statistics.restored in a row, a panel for each length at which prompts failed."""
+    """Draw every series of lines of statistics.restored in a row, from the left a panel for each length at which prompts failed."""
     failed = lines[(lines["done"] == "given") & (lines["was"] == "wrong")]
-    series, lengths = failed["series"].unique().tolist(), sorted(failed["context_length"].unique())
+    own = {str(name): sorted(part["context_length"].unique()) for name, part in failed.groupby("series", sort=False)}
+    across = max(map(len, own.values()))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3 + 2.4 * len(lengths), 0.9 + 2.6 * len(series)), layout="constrained")
-        grid = figure.subplots(len(series), len(lengths), squeeze=False, sharex=True)
-        for line, name in zip(grid, series, strict=True):
-            for i, (ax, length) in enumerate(zip(line, lengths, strict=True)):
-                part = failed[(failed["series"] == name) & (failed["context_length"] == length)]
+        figure = Figure(figsize=(3.4 + 2.2 * across, 0.9 + 2.6 * len(own)), layout="constrained")
+        grid = figure.subplots(len(own), across, squeeze=False)
+        for line, (name, lengths) in zip(grid, own.items(), strict=True):
+            for i, ax in enumerate(line):
                 ax.set_gid(key_of(name))
-                if part.empty:
+                if i >= len(lengths):
                     ax.set_axis_off()
                     continue
+                part = failed[(failed["series"] == name) & (failed["context_length"] == lengths[i])]
                 restored(ax, part, said)
-                ax.set_title(
-                    plain(f"{name}\n" if len(series) > 1 else "") + f"{length:,}: {part['prompts'].max()} failed"
-                )
+                title = f"{lengths[i]:,} tokens: {part['prompts'].max()} failed"
+                ax.set_title(plain(f"{name}\n{title}" if len(own) > 1 else title), fontsize=9)
                 if i:
                     ax.set_yticklabels([])
+                else:
+                    ax.set_ylabel("attention given back")
         marks = [
             mpl.patches.Patch(facecolor=GIVEN, label="given back to the heads that hold it"),
             mpl.lines.Line2D([], [], color=CONTROL, marker="x", ls="", label="to as many other heads"),
         ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=8)
     return figure

@@ -23,7 +23,7 @@ def seeds(ax: Axes, by_length: pd.DataFrame, each: pd.DataFrame | None = None) -
                 ax.plot(line["context_length"], line["accuracy"], color=colour, lw=0.7, ls=":")
     tokens_axis(ax, {}, "context length")
     ax.set(ylim=(-0.02, 1.02), ylabel="accuracy, mean over training seeds")
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7)
     return ax
 
 

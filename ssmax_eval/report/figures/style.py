@@ -4,7 +4,7 @@ import hashlib
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,11 +22,13 @@ from ...disk import whole
 # both can be told apart by every kind of colour vision
 ACCURACY = "RdYlBu"
 DIFFERENCE = "PuOr"
+FEW, TOLD_APART = 7, 10  # series that each have a colour of their own; colours that are told apart
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ssmax_eval",
     "font.family": "sans-serif",
     "hatch.linewidth": 0.6,
+    "legend.frameon": False,  # a frame would be light in the dark
     "axes.titlesize": 10,
     "axes.labelsize": 9,
     "xtick.labelsize": 8,
@@ -37,7 +39,7 @@ STYLE: dict[Any, Any] = {
 def plain(text: str) -> str:
     """Return text that matplotlib draws as it is, not as mathematics and not hidden, in lines that fit over a grid."""
     text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)  # control characters end an SVG
-    lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38)).replace("$", r"\$")
+    lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, 38) or [""]).replace("$", r"\$")
     return f" {lines}" if lines.startswith("_") else lines  # a legend leaves out what starts with _
 
 
@@ -62,10 +64,36 @@ def ink(background: str) -> str:
     return "#010101" if luminance > 0.179 else "#fff"
 
 
-def colours(series: list[str]) -> dict[str, tuple[float, float, float]]:
-    """Return one colour a series, up to ten of them told apart by every kind of colour vision."""
-    palette = sns.color_palette("colorblind" if len(series) <= 10 else "husl", max(len(series), 1))
-    return dict(zip(series, palette, strict=False))
+def groups(series: Sequence[str]) -> dict[str, str]:
+    """Return what each series is drawn as: itself, of many its training without the seed, or its mechanism, if that makes them few."""
+    for name_of in (str, without_seed, mechanism_of):
+        found = {name: name_of(name) for name in series}
+        if len(set(found.values())) <= (FEW if name_of is str else TOLD_APART):
+            return found
+    return {name: name for name in series}
+
+
+def without_seed(series: str) -> str:
+    """Return `label (mechanism)` without the `-s0` that ends the label of a model of several seeds."""
+    return re.sub(r"-s\d+(?= \(|$)", "", series)
+
+
+def mechanism_of(series: str) -> str:
+    """Return what stands in brackets behind a series' label, the series itself without."""
+    return series.rpartition(" (")[2].removesuffix(")")
+
+
+def legend(series: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Return the colour of everything that has one: of each series, of many of each group."""
+    names = [*dict.fromkeys(groups(series).values())]
+    palette = sns.color_palette("colorblind" if len(names) <= TOLD_APART else "husl", max(len(names), 1))
+    return dict(zip(names, palette, strict=True)) if names else {}
+
+
+def colours(series: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Return one colour a series, up to ten told apart by every kind of colour vision; many share those of their groups."""
+    shades = legend(series)
+    return {name: shades[group] for name, group in groups(series).items()}
 
 
 def tokens_axis(ax: Axes, train_lengths: dict[str, int | None], label: str) -> None:
@@ -75,12 +103,15 @@ def tokens_axis(ax: Axes, train_lengths: dict[str, int | None], label: str) -> N
     ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     ax.tick_params(axis="x", labelrotation=45)
     ax.set_xlabel(label)
-    for length in sorted({length for length in train_lengths.values() if length}):
+    lengths = sorted({length for length in train_lengths.values() if length})
+    for length in lengths:
         ax.axvline(length, color="0.4", lw=1, ls="--", zorder=0)
-        ax.annotate(
-            f"trained to {length:,}", (length, 1), (2, -2), xycoords=("data", "axes fraction"), fontsize=7, va="top",
-            textcoords="offset points", rotation=90,
-        )  # fmt: skip
+    if lengths:  # above the axes, where no line hides it
+        top = ax.secondary_xaxis("top")
+        top.set_xticks(lengths, [f"trained to {lengths[0]:,}", *(f"{length:,}" for length in lengths[1:])])
+        top.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        top.tick_params(length=0, labelsize=7, pad=1)
+        top.spines["top"].set_visible(False)
     sns.despine(ax=ax)
 
 

@@ -93,7 +93,9 @@ function kept() {
     failed: i => states(i).some(state => state === 3),
   }[filters.result.value];
   const fits = (filter, value) => filter.value === "" || +filter.value === value;
-  const picked = [...prompts.keys()].filter(i => fits(filters.length, prompts[i][0]) && fits(filters.depth, prompts[i][1]) && want(i));
+  const text = filters.text.value.trim().toLowerCase();
+  const holds = i => !text || [prompts[i][4], prompts[i][5], prompts[i][6], ...seen.map(each => (each.answers[i] || [])[2])].some(each => typeof each === "string" && each.toLowerCase().includes(text));
+  const picked = [...prompts.keys()].filter(i => fits(filters.length, prompts[i][0]) && fits(filters.depth, prompts[i][1]) && want(i) && holds(i));
   const places = {length: 0, depth: 1, trial: 2, expected: 6};
   const own = series.find(each => each.key === sorting.column);
   const value = i => own ? (own.answers[i] ? (own.answers[i][0] === 3 ? Infinity : own.answers[i][1] ?? own.answers[i][0]) : Infinity) : prompts[i][places[sorting.column]];
@@ -199,7 +201,8 @@ function refill() {
   options(filters.depth, values(1), "all depths");
 }
 if (data.tasks.length) {
-  for (const name of ["task", "length", "depth", "result"]) filters[name] = $("filter-" + name);
+  for (const name of ["task", "length", "depth", "result", "text"]) filters[name] = $("filter-" + name);
+  filters.text.addEventListener("input", () => { shown = PAGE; draw(); });
   Object.values(filters).forEach(select => select.addEventListener("change", () => {
     if (select === filters.task) refill();
     shown = PAGE;
@@ -220,7 +223,10 @@ if (data.tasks.length) {
     })));
     save("prompts.csv", [lines.join("\n") + "\n"], "text/csv");
   });
-  document.querySelectorAll("button[data-length]").forEach(button => button.addEventListener("click", () => {
+  const cells = [...document.querySelectorAll("button[data-length]")];
+  const addressOf = ({dataset}) => `#cell/${dataset.task}/${dataset.length}/${dataset.depth}`;  // a link to a cell opens it
+  cells.forEach(button => button.addEventListener("click", () => {
+    location.hash = addressOf(button);
     document.querySelectorAll("button[data-length][aria-pressed=true]").forEach(other => other.setAttribute("aria-pressed", "false"));
     button.setAttribute("aria-pressed", "true");
     filters.task.value = button.dataset.task;
@@ -228,6 +234,7 @@ if (data.tasks.length) {
     for (const name of ["length", "depth"])  // as numbers: the two are written in two languages
       filters[name].value = [...filters[name].options].find(option => option.value !== "" && +option.value === +button.dataset[name])?.value ?? "";
     filters.result.value = "all";
+    filters.text.value = "";
     shown = PAGE;
     draw();
     $("all-prompts").open = true;
@@ -236,6 +243,11 @@ if (data.tasks.length) {
   }));
   refill();
   draw();
+  cells.find(button => addressOf(button) === location.hash)?.click();
 }
-// a printed page shows what is folded away
-addEventListener("beforeprint", () => document.querySelectorAll("details:not(.raw)").forEach(each => { each.open = true; }));
+// what is wider than its box says so
+const wide = new ResizeObserver(entries => entries.forEach(({target}) => target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 4)));
+document.querySelectorAll(".paper, .scroll, .card").forEach(box => wide.observe(box));
+
+// a printed page shows what is folded away, each thing once
+addEventListener("beforeprint", () => document.querySelectorAll("details:not(.raw, .again)").forEach(each => { each.open = true; }));

@@ -11,7 +11,7 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
-from ..axes import AXES, SAID
+from ..axes import AXES, NOTHING, SAID, TOGETHER
 
 NAMED = 8  # heads of an axis that are named
 
@@ -31,6 +31,11 @@ class Given(Section[Restored]):
     """What attention given back repairs, and what attention taken away breaks."""
 
     place = 30
+    lead_place = 5
+
+    def lead(self, found: Sequence[Restored], context: Context) -> Markup:
+        parts = [said for each in found if (said := in_short(each.lines))]
+        return context.lead("Attention given back", parts) if parts else Markup("")
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Restored]:
         out = []
@@ -68,6 +73,31 @@ class Given(Section[Restored]):
 SECTION = Given()
 
 
+def in_short(lines: pd.DataFrame) -> list[str]:
+    """Say how many failed prompts attention given back repairs, beside its controls, and which share of attention does most alone."""
+    failed = lines[(lines["done"] == "given") & (lines["was"] == "wrong")]
+    counts = failed.groupby("axis", sort=False)[["turned", "prompts", "others_turned"]].sum(min_count=1)
+    if TOGETHER not in counts.index:
+        return []
+    whole = counts.loc[TOGETHER]
+    others = (
+        ""
+        if pd.isna(whole["others_turned"])
+        else f"; given to as many other heads, it repairs {whole['others_turned']:.0f}"
+    )
+    nothing = f"; read again without it, {counts.loc[NOTHING, 'turned']:.0f}" if NOTHING in counts.index else ""
+    said = [
+        f"Given back the attention that their heads have in short prompts, the models answer {whole['turned']:.0f} of the "
+        f"{whole['prompts']:.0f} prompts that they had wrong{others}{nothing}."
+    ]
+    single = counts.loc[[axis.name for axis in AXES if axis.name in counts.index]]
+    if len(single):
+        best = single.index[int((single["turned"] / single["prompts"]).argmax())]
+        line = single.loc[best]
+        said.append(f"Alone, attention {SAID[best]} repairs most: {line['turned']:.0f} of {line['prompts']:.0f}.")
+    return said
+
+
 def section(found: Restored, context: Context) -> dict[str, Any]:
     """Return what the template shows of one task."""
     failed = (found.lines["was"] == "wrong").any()
@@ -88,10 +118,18 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
         (
             "given",
             "wrong",
-            "repaired of those that failed, with attention given back (in brackets: to as many other heads)",
+            "Prompts repaired of those that failed: attention given back; 95% interval of the share (in brackets: to as many other heads)",
         ),
-        ("given", "right", "broken of those that were right, with attention given back (to as many other heads)"),
-        ("taken", "right", "broken of those that were right, with attention taken away (from as many other heads)"),
+        (
+            "given",
+            "right",
+            "Prompts broken of those that were right: attention given back (in brackets: to as many other heads)",
+        ),
+        (
+            "taken",
+            "right",
+            "Prompts broken of those that were right: attention taken away (in brackets: from as many other heads)",
+        ),
     ):
         part = found.lines[(found.lines["done"] == done) & (found.lines["was"] == was)]
         lengths = sorted(part["context_length"].unique())
@@ -101,7 +139,7 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
             axes = [axis for axis in SAID if axis in set(own["axis"])]
             lines += [[str(name), SAID[axis], *(cells.get((axis, n), "") for n in lengths)] for axis in axes]
         if lines:
-            out.append((title, ["axis", *(f"{n:,}" for n in lengths)], lines))
+            out.append((title, ["attention", *(f"{n:,}" for n in lengths)], lines))
     return out
 
 

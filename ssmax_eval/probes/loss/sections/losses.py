@@ -12,6 +12,8 @@ from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, records
 
+SAID = 4  # series that the first sentence names
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -30,6 +32,7 @@ class LossByPosition(Section[Losses]):
     """Loss by position, and what the far context is worth."""
 
     place = 60
+    lead_place = 20
     heading = "loss"
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Losses]:
@@ -69,11 +72,34 @@ class LossByPosition(Section[Losses]):
             "context_gain": records(each.gain for each in found),
         }
 
+    def lead(self, found: Sequence[Losses], context: Context) -> Markup:
+        parts = [[said] for each in found if (said := in_short(each.curve, each.text))]
+        return context.lead("Loss", parts[-1:]) if parts else Markup("")  # of several lengths the longest stands last
+
     def page(self, found: Sequence[Losses], context: Context) -> Markup:
         return self.rendered(context, sections=[section(each, context) for each in found])
 
 
 SECTION = LossByPosition()
+
+
+def in_short(curve: pd.DataFrame, text: str) -> str:
+    """Say what the tokens that stand furthest back cost under each series, the cheapest first; "" without losses."""
+    known = curve.dropna(subset=["loss"])
+    if known.empty:
+        return ""
+    start = int(known.groupby("series")["position_start"].max().min())
+    far = known[known["position_start"] == start].sort_values("loss", kind="stable")
+    parts = [
+        f"{line['series']} {line['loss']:.2f}"
+        + ("" if pd.isna(line["low"]) else f" (95% interval {line['low']:.2f} to {line['high']:.2f})")
+        for line in far.to_dict("records")[:SAID]
+    ]
+    more = f", and {len(far) - SAID} more" if len(far) > SAID else ""
+    return (
+        f"With {start:,} tokens or more in front, a token of text {text} costs, in nats: {'; '.join(parts)}{more}. Less is better; "
+        f"{int(far['documents'].min())} documents."
+    )
 
 
 def section(found: Losses, context: Context) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Found:
     laws: pd.DataFrame
     growth: pd.DataFrame
     s: dict[str, tuple[float | None, float | None]]
+    mechanisms: dict[str, str]
     train_lengths: dict[str, int | None]
 
 
@@ -32,6 +33,7 @@ class NeededScale(Section[Found]):
     """The best factor on the answer's scores by length, and the law that it follows."""
 
     place = 55
+    lead_place = 20
     heading = "needed scale"
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Found]:
@@ -43,7 +45,9 @@ class NeededScale(Section[Found]):
                 laws = statistics.scale_laws(found, lengths)
                 lines = pd.concat([each.lines for each in found], ignore_index=True)
                 growth = statistics.scale_growth(found)
-                out.append(Found(number, heading, lines, laws, growth, s_of(part, laws, context), lengths))
+                first = part.drop_duplicates("series").set_index("series")["attention"]
+                mechanisms = {str(name): str(each) for name, each in first.items()}
+                out.append(Found(number, heading, lines, laws, growth, s_of(part, laws, context), mechanisms, lengths))
         return out
 
     def tables(self, found: Sequence[Found]) -> Iterator[Table | str]:
@@ -69,6 +73,9 @@ class NeededScale(Section[Found]):
             ],
         }
 
+    def lead(self, found: Sequence[Found], context: Context) -> Markup:
+        return context.lead("Needed scale", [in_short(each) for each in found])
+
     def page(self, found: Sequence[Found], context: Context) -> Markup:
         return self.rendered(context, sections=[section(each, context) for each in found])
 
@@ -91,10 +98,14 @@ def best_by_accuracy(line: dict[str, Any]) -> str:
 
 
 FACES = {
-    "needed scale: best factor C on the answer's scores, by nll": best,
-    "best C by exact matches (the middle of the best)": best_by_accuracy,
-    "mean answer nll, nats: at the best C (as it is)": lambda line: f"{line['nll']:.2f} ({line['nll_as_is']:.2f})",
-    "exact matches: at their best C (as it is)": lambda line: f"{line['accuracy']:.2f} ({line['accuracy_as_is']:.2f})",
+    "needed scale: best factor C on the answer's scores, by nll, with its 95% interval": best,
+    "best factor C by exact matches (the middle of the best), with its 95% interval": best_by_accuracy,
+    "mean nll of the answer, nats: at the best C (as it is)": lambda line: (
+        f"{line['nll']:.2f} ({line['nll_as_is']:.2f})"
+    ),
+    "exact matches, share: at their best C (as it is)": lambda line: (
+        f"{line['accuracy']:.2f} ({line['accuracy_as_is']:.2f})"
+    ),
 }
 
 
@@ -132,23 +143,41 @@ def in_words(found: Found) -> list[str]:
     if any(line["lengths"] < TELLING for line in main(found.growth).to_dict("records")):
         out.append(f"Laws of length need {TELLING} context lengths or more to be told apart (--context-lengths).")
     for name, (learned, needed) in found.s.items():
-        told = "" if learned is None else f"; learned {learned:.3f}, the mean over heads"
-        out += [] if needed is None else [f"{name}: s of s ln n that the answers need: {needed:.3f}{told}"]
+        told = "" if learned is None else f"; the model learned s = {learned:.3f} (mean over heads)"
+        out += [] if needed is None else [f"{name}: its answers need s ln n with s = {needed:.3f}{told}."]
     return out
+
+
+def in_short(found: Found) -> list[str]:
+    """Say for each mechanism how many of its models need sharper attention the longer a prompt is, and what that means."""
+    growth = main(found.growth)
+    known = growth[growth["low"].notna() & (growth["lengths"] > 1)]
+    if known.empty:
+        return ["There are too few lengths or trials to say whether longer prompts need sharper attention."]
+    mechanism = known["series"].map(found.mechanisms)
+    parts = []
+    for name in sorted(mechanism.unique(), key=lambda name: name != "softmax"):
+        own = known[mechanism == name]
+        parts.append(f"{(own['low'] > 0).sum()} of {len(own)} with {name}")
+    return [
+        f"Do longer prompts need sharper attention than the model gives them? Yes for {', '.join(parts)}.",
+        "Sharper: every query of the question and the answer times a factor C. Yes means that the best C grows with the length: the 95% "
+        "interval of its growth lies above 0. A mechanism that sharpens enough by itself leaves nothing to grow.",
+    ]
 
 
 def grows(line: dict[str, Any]) -> str:
     """Write the power of ln n with which the best factor grows, and what its interval leaves possible."""
     low, high = line["low"], line["high"]
-    said = f"the factor that answers need, on top of the model's own scale, grows as (ln n)^{line['power']:.2f}"
+    said = f"the factor that its answers need, on top of the model's own scale, grows as (ln n)^{line['power']:.2f}"
     if math.isnan(low):
         return f"{said} (no interval with fewer than {statistics.FEWEST} trials)."
     constant, log = (low <= power <= high for power in (0, 1))
     told = {
-        (True, True): "both a constant factor (0) and s ln n (1) are possible",
-        (True, False): "a constant factor (0) is possible, s ln n (1) is not",
-        (False, True): "s ln n (1) is possible, a constant factor (0) is not",
-        (False, False): "it is neither a constant factor (0) nor s ln n (1)",
+        (True, True): "a constant factor (power 0) fits, and so does s ln n (power 1)",
+        (True, False): "a constant factor (power 0) fits, s ln n (power 1) does not",
+        (False, True): "s ln n (power 1) fits, a constant factor (power 0) does not",
+        (False, False): "neither a constant factor (power 0) nor s ln n (power 1) fits",
     }[constant, log]
     return f"{said} (95% interval {low:.2f} to {high:.2f}): {told}."
 

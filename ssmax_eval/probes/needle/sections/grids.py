@@ -10,15 +10,18 @@ from markupsafe import Markup
 
 from .... import statistics
 from ....data.needles import FAR_OFF
+from ....headline import headline
 from ....report import figures
 from ....report.context import Context, reached
 from ....report.section import Section, Table, by_task, records
 from ....statistics.clusters import trial_numbers
 from ....statistics.series import of_grid
-from ....verdict import headline, too_few, verdict
+from ....verdict import too_few, verdict
 from ..ceiling import ceiling_table
 from ..depths import with_placed
 from ..overview import MANY, overview
+from .seeds import headline_over_seeds
+from .theta import headline_at_best
 
 WHOSE = ["series", "attention", "attention_swapped", "rope", "seed", "trial"]
 HIDDEN = {"number": "numbers", "word": "words", "uuid": "UUIDs"}
@@ -127,8 +130,9 @@ class Grids(Section[Grid]):
             if each.means["series"].nunique() >= MANY
         ]
         return context.render(
-            "probes/needle/sections/verdict.html.j2", sections=found, figure=drawn, overviews=overviews
-        )
+            "probes/needle/sections/verdict.html.j2", sections=found, figure=drawn, overviews=overviews, single=len(panels) == 1,
+            bands=len(names) <= figures.FEW, trained=any(trained.values()),
+        )  # fmt: skip
 
     def page(self, found: Sequence[Grid], context: Context) -> Markup:
         shown = [section(each, context) for each in found]
@@ -149,7 +153,9 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     trained = context.train_lengths(rows)
     pooled = statistics.compare(pairs, baseline, ())
     said = verdict(rows, baseline, reach, trained, pairs, by_length, pooled)
-    in_short = headline(means, by_length, pooled, baseline, trained, HIDDEN.get(str(rows["value"].iloc[0]), "answers"))
+    things = HIDDEN.get(str(rows["value"].iloc[0]), "answers")
+    fair = headline_at_best(rows, context, things) or headline_over_seeds(rows, context, things)
+    in_short = fair or headline(means, by_length, pooled, baseline, trained, things)
     alone = statistics.ceilings(rows)
     return Grid(
         number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, alone, said, in_short

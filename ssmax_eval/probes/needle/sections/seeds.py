@@ -1,5 +1,6 @@
 """The page's part on training seeds: what holds over several."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +9,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from .... import statistics
+from ....headline import seeds_headline
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, by_task
+
+LATE = re.compile(r", (\S+) for the last [\d.]+(?: \(\1\))?")  # of a configuration's name
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str,
         if training and training.get("key") and isinstance(training.get("seed"), int):
             # the same training with another mechanism or RoPE at eval time is another configuration
             model = rows.loc[rows["series"] == name, "model"].iloc[0]
-            extra = name.removeprefix(model).removeprefix(f", {training.get('attention')}")
+            extra = besides(name.removeprefix(model), str(training.get("attention")))
             found[name] = (training["key"] + extra, training["configuration"] + extra), training["seed"]
     seeds: dict[tuple[str, str], set[int]] = {}
     for configuration, seed in found.values():
@@ -61,6 +65,31 @@ def configurations(rows: pd.DataFrame, context: Context) -> dict[str, tuple[str,
         name: (text if words.count(text) == 1 else f"{text} ({key[:6]})", seed)
         for name, ((key, text), seed) in found.items()
     }
+
+
+def besides(brackets: str, trained: str) -> str:
+    """Return what a series' brackets hold besides the mechanism that its model was trained with, in brackets."""
+    parts = [part for part in brackets.strip(" ()").split(", ") if part]
+    parts = parts[1:] if parts and parts[0] == trained else parts
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def headline_over_seeds(rows: pd.DataFrame, context: Context, things: str) -> str:
+    """Return the headline over training seeds, where some configuration has two; "" elsewhere."""
+    known = configurations(rows, context)
+    if not known:
+        return ""
+    names = {name for name, _ in known.values()}
+    start = next(iter(names)).partition(", ")[0] + ", "  # the recipe's name, where it tells nothing apart
+    if all(name.startswith(start) for name in names):
+        known = {series: (name.removeprefix(start), seed) for series, (name, seed) in known.items()}
+    known = {series: (LATE.sub(r" with \1 late in training", name), seed) for series, (name, seed) in known.items()}
+    baseline = known.get(context.baseline_of(rows), next(iter(known.values())))[0]
+    trained = {length for length in context.train_lengths(rows).values() if length}
+    return seeds_headline(
+        statistics.over_seeds(rows, known), statistics.compare_seeds(rows, known, baseline), baseline,
+        trained.pop() if len(trained) == 1 else None, things,
+    )  # fmt: skip
 
 
 def over_seeds(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Seeds | None:

@@ -8,6 +8,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from .... import statistics
+from ....headline import headline
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, by_task
@@ -59,11 +60,35 @@ SECTION = ThetaAxis()
 
 def fair(rows: pd.DataFrame, best: pd.DataFrame, table: pd.DataFrame, context: Context) -> list[dict[str, Any]]:
     """Return the verdict where each cell has its best factor; who was run at one theta only takes part as it is."""
-    rivals = pd.concat([best, rows[rows["control"].isna() & ~rows["subject"].isin(table["subject"])]])
-    subject = rows.loc[rows["series"] == context.baseline_of(rows), "subject"].iloc[0]
-    baseline = next(name for name, part in rivals.groupby("series", sort=False) if part["subject"].iloc[0] == subject)
-    said = verdict(rivals, str(baseline), statistics.effective_lengths(rivals), context.train_lengths(rivals))
+    rivals, baseline = at_best(rows, best, set(table["subject"]), context)
+    said = verdict(rivals, baseline, statistics.effective_lengths(rivals), context.train_lengths(rivals))
     return said if len(said) > 1 else []
+
+
+def at_best(rows: pd.DataFrame, best: pd.DataFrame, subjects: set[str], context: Context) -> tuple[pd.DataFrame, str]:
+    """Return the rows of all rivals, those of subjects at the best factor of each cell, and the baseline among them."""
+    rivals = pd.concat([best, rows[rows["control"].isna() & ~rows["subject"].isin(subjects)]])
+    subject = rows.loc[rows["series"] == context.baseline_of(rows), "subject"].iloc[0]
+    named = rivals.drop_duplicates("series").set_index("series")["subject"]
+    return rivals, str(named.index[(named == subject).to_numpy().argmax()])
+
+
+def headline_at_best(rows: pd.DataFrame, context: Context, things: str) -> str:
+    """Return the headline with the best theta in each cell, where it is an axis of several models; "" elsewhere."""
+    best = statistics.best_theta(rows)
+    if not len(best):
+        return ""
+    rivals, baseline = at_best(rows, best, set(best["subject"]), context)
+    if rivals["series"].nunique() < 2:
+        return ""
+    pairs = statistics.beside(rivals, baseline)
+    by_length, pooled = (
+        statistics.compare(pairs, baseline, ("context_length",)),
+        statistics.compare(pairs, baseline, ()),
+    )
+    means, trained = statistics.lengths(rivals), context.train_lengths(rivals)
+    said = headline(means, by_length, pooled, baseline, trained, things)
+    return f"With the best RoPE theta for each cell: {said.replace(statistics.at_best_theta(''), '')}"
 
 
 def section(found: Theta, context: Context) -> dict[str, Any]:
