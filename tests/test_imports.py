@@ -107,7 +107,18 @@ def test_no_circle_inside_a_room():
 def is_of_the_page(name):
     """Tell whether a module is a probe's part of the page, or what the page reads of a probe."""
     return name.startswith("ssmax_eval.probes") and not name.endswith(
-        (".probe", ".branches", ".key_tokens", ".masses", ".readings", ".tail", ".restore", ".budget", ".checks", ".by_model")
+        (
+            ".probe",
+            ".branches",
+            ".key_tokens",
+            ".masses",
+            ".readings",
+            ".tail",
+            ".restore",
+            ".budget",
+            ".checks",
+            ".by_model",
+        )
     )
 
 
