@@ -8,6 +8,9 @@ import pytest
 import torch
 from test_prefill import JAMBA, close
 from tiny import build, needed_by
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from ssmax_eval import api
 from ssmax_eval.data.needles import Needle
@@ -239,3 +242,10 @@ def test_out_of_memory_reads_fewer_branches_then_whole_prompts(tokenizer):
     found = score.branches(full, pack, [0, 10], Trunk(prompts[1].ids[:10]))
     assert sizes == [2, 1, 1]
     assert found == [reader.answers([prompt])[0] for prompt in pack]
+
+
+def test_a_function_of_a_users_own_is_not_stood_in_for(tokenizer):
+    AttentionInterface.register("of_a_user", sdpa_attention_forward)
+    AttentionMaskInterface.register("of_a_user", sdpa_mask)
+    model = model_of("Llama", attn_implementation="of_a_user")
+    assert unlike_forked(model, 300) == "it attends with a function of a user's own (of_a_user)"
