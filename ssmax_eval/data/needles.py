@@ -11,6 +11,7 @@ from .haystacks import Haystack
 from .vocabulary import CHOICES, CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
 TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall", "choice")
+ASKS = ("one", "all")
 VALUES = ("number", "word", "uuid")
 # task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
 RECALL_CITIES = CITIES[:16]
@@ -36,17 +37,25 @@ class Draw:
 
 @dataclass(frozen=True)
 class Needle:
-    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks and of choice."""
+    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks and of choice.
+
+    ask: one, or of multikey all: a fact at each depth of the grid, in one haystack, and a question about each.
+    """
 
     task: str = "single"
     value: str = "number"
     needles: int = 4
+    ask: str = "one"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UserError(f"task {self.task!r}: allowed are {', '.join(TASKS)}{nearest(self.task, TASKS)}")
         if self.value not in VALUES:
             raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}{nearest(self.value, VALUES)}")
+        if self.ask not in ASKS:
+            raise UserError(f"ask {self.ask!r}: allowed are one and all")
+        if self.asks_all and self.task != "multikey":
+            raise UserError(f"ask all: task {self.task} asks for what it has; allowed with task multikey")
         if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)
@@ -58,6 +67,16 @@ class Needle:
             most = len(CHOICES)  # no two cities choose the same
         if not 2 <= self.needles <= most:
             raise UserError(f"needles {self.needles}: allowed are 2 to {most}")
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether each fact of a haystack is asked for, by a prompt of its own."""
+        return self.ask == "all"
+
+    @property
+    def named(self) -> str:
+        """The task as rows name it: facts that are all asked for distract each other, and stand elsewhere than drawn ones."""
+        return f"{self.task}-all" if self.asks_all else self.task
 
     @property
     def has_others(self) -> bool:
@@ -91,6 +110,13 @@ class Needle:
         value = next(value for value in iter(lambda: self.drawn(cell, 1)[0], "") if value not in told)
         pairs = zip([city, *others], [value, *told], strict=True)
         return Draw([self.fact(*pair) for pair in pairs], [value, *told], self.asked(city), value)
+
+    def draw_all(self, trial: random.Random, asked: int) -> Draw:
+        """Draw a trial's facts, and the question about one of them."""
+        cities = trial.sample(CITIES, self.needles)
+        values = self.drawn(trial, self.needles)
+        facts = [self.fact(*pair) for pair in zip(cities, values, strict=True)]
+        return Draw(facts, values, self.asked(cities[asked]), values[asked])
 
     def spoken(self) -> dict[str, str]:
         """Return every key that the task can ask for, and values of all words and digits that it can, each in a fact of its own."""

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -61,18 +62,24 @@ def assemble(
     seed: str,
     control: str | None = None,
     haystack_seed: str | None = None,
+    depths: Sequence[float] = (),
 ) -> Prompt:
     """Build one prompt of exactly context_length tokens, the needle at the sentence end nearest to depth_percent.
 
     seed decides what is drawn, so equal tokenizers get equal ids. haystack_seed (plan 2): decides the haystack instead, what
     of it can be shared by other lengths and depths first; where a long sentence keeps the needle more than 5 points from
     its depth, it stands at the nearest word or character. control: `no-needle` leaves the asked facts out (the guess rate),
-    `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). Raises UserError if
-    context_length cannot hold the facts, the question and the answer.
+    `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). depths: where all facts stand
+    whose needle asks for all; the question is of the one at depth_percent. Raises UserError if context_length cannot hold
+    the facts, the question and the answer.
     """
     cell = random.Random(seed)
     rng = cell if haystack_seed is None else random.Random(haystack_seed)  # the haystack's
-    draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
+    asked = depths.index(depth_percent) if needle.asks_all else 0
+    if needle.asks_all:
+        draw = needle.draw_all(rng, asked)
+    else:
+        draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
     if haystack_seed is None and encoder.prefix not in ([], [tokenizer.bos_token_id]):
@@ -102,6 +109,10 @@ def assemble(
         places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
         if 0 in facts:
             places[0] = place_at(ends, others_of(places, sizes), depth_percent)
+    elif needle.asks_all:
+        window = Window(encoder, source, rng, room)
+        places = places_at(window.ends, [sizes[i] for i in facts], depths)
+        hay, ends = window.ids, window.ends
     else:
         spread = rng if needle.has_others else cell  # whose facts they are: the trial's, or this prompt's
         shares = {i: spread.random() for i in range(1, len(draw.facts))}
@@ -114,8 +125,6 @@ def assemble(
         order = sorted(places, key=lambda i: (places[i], i))
         asked = order.index(0) if order else 0
         places = {rank: places[i] for rank, i in enumerate(order)}
-    else:
-        asked = 0
     ids, starts = list(encoder.prefix), {}
     cut = 0
     for i in sorted(places, key=lambda i: (places[i], i)):
@@ -191,6 +200,16 @@ def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], d
         places = at_shares()
         place = place_at(window.ends, others_of(places, sizes), depth_percent)
     return {0: place, **places}
+
+
+def places_at(ends: list[int], sizes: list[int], depths: Sequence[float]) -> dict[int, int]:
+    """Return where facts of these sizes stand, one at each of the depths, which rise: at the sentence end nearest to its depth."""
+    total, before, places = ends[-1] + sum(sizes), 0, {}
+    for i, (size, depth) in enumerate(zip(sizes, depths, strict=True)):
+        target = depth / 100 * (total - size) - before
+        places[i] = min(ends, key=lambda end: abs(end - target))
+        before += size
+    return places
 
 
 def others_of(places: dict[int, int], sizes: dict[int, int]) -> list[tuple[int, int]]:

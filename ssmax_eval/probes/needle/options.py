@@ -34,6 +34,9 @@ class GridOptions(Options):
     ] = None
     value: Annotated[str, Told("What is hidden: number, word or uuid.")] = Needle.value
     needles: Annotated[int, Told("Facts in the multi tasks.")] = Needle.needles
+    ask: Annotated[
+        str, Told("one, or all (multikey): a fact at each depth of one haystack, which is read once for all questions.")
+    ] = Needle.ask
     haystack: Annotated[
         str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
     ] = TEXT
