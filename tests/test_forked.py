@@ -8,9 +8,13 @@ import pytest
 import torch
 from test_prefill import JAMBA, close
 from tiny import build, needed_by
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from ssmax_eval import api
 from ssmax_eval.data.needles import Needle
+from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.behind import behind
 from ssmax_eval.position.rope import rope_scaled
@@ -239,3 +243,45 @@ def test_out_of_memory_reads_fewer_branches_then_whole_prompts(tokenizer):
     found = score.branches(full, pack, [0, 10], Trunk(prompts[1].ids[:10]))
     assert sizes == [2, 1, 1]
     assert found == [reader.answers([prompt])[0] for prompt in pack]
+
+
+def test_a_function_of_a_users_own_is_not_stood_in_for(tokenizer):
+    AttentionInterface.register("of_a_user", sdpa_attention_forward)
+    AttentionMaskInterface.register("of_a_user", sdpa_mask)
+    model = model_of("Llama", attn_implementation="of_a_user")
+    assert unlike_forked(model, 300) == "it attends with a function of a user's own (of_a_user)"
+
+
+def test_all_questions_of_one_haystack(tokenizer, tmp_path):
+    """A fact at each depth, the same in every prompt of a trial and length; each is asked once, from one reading."""
+    probe, prompts = trial(tokenizer, needle=Needle("multikey", ask="all"), context_lengths=(400, 800))
+    assert probe.needle.needles == len(DEPTHS)
+    for length in (400, 800):
+        own = [prompt for prompt in prompts if len(prompt.ids) == length]
+        texts = [tokenizer.decode(prompt.ids) for prompt in own]
+        assert len({prompt.needle for prompt in own}) == len({prompt.question for prompt in own}) == len(DEPTHS)
+        for prompt, text, depth in zip(own, texts, DEPTHS, strict=True):
+            assert all(other.needle in text for other in own)
+            assert tokenizer.decode(prompt.ids[prompt.needle_start : prompt.needle_end]).strip() == prompt.needle
+            assert prompt.expected in prompt.needle
+            assert abs(prompt.realised_depth_percent - depth) < 8
+            assert text.endswith(f"{prompt.question} {prompt.expected}")
+    found = walks(prompts, [latest(prompt, False) for prompt in prompts])
+    assert len(found) == 2
+    assert sum(tokens_of(walk, prompts) for walk in found) < sum(len(prompt.ids) for prompt in prompts) / 2
+    model = model_of("Llama", "ssmax")
+    with Setting()(model):
+        whole, branches = both_ways(model, tokenizer, prompts, [latest(prompt, True) for prompt in prompts])
+    close(branches, whole)
+    rows, record = run(tmp_path, model_of("Llama"), tokenizer, task="multikey", ask="all", context_lengths=(400, 800))
+    assert {json.loads(row)["task"] for row in rows.values()} == {"multikey-all"}
+    assert record["parameters"]["needle"]["ask"] == "all"
+    assert "ask" not in NeedleProbe(**GRID).parameters()["needle"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": "single"}, {"controls": ("no-needle",)}, {"plan_version": 1}, {"depth_percents": (50,)}]
+)
+def test_what_cannot_be_asked_for_all_facts_is_refused(changes):
+    with pytest.raises(UserError, match="all"):
+        NeedleProbe(**GRID | {"needle": Needle(changes.pop("task", "multikey"), ask="all")} | changes)

@@ -13,6 +13,7 @@ from .vocabulary import CHOICES, CITIES, VALUE_ADJECTIVES, VALUE_NOUNS
 
 TASKS = ("single", "multikey", "multivalue", "multiquery", "digits", "recall", "choice")
 LISTED = ("multivalue", "multiquery")  # their answers are several values
+ASKS = ("one", "all")
 VALUES = ("number", "word", "uuid")
 # task recall: few enough that a tokenizer can hold every fact as one token, and a tiny model learns them in seconds
 RECALL_CITIES = CITIES[:16]
@@ -41,6 +42,7 @@ class Asked(Protocol):
 
     task, value, needles: what its rows say of it. has_others: whether other facts are part of the haystack. is_indirect:
     whether the question has other words than the fact, so that a short prompt's score is what long ones are held against.
+    asks_all: whether each fact of a haystack is asked for, by a prompt of its own. named: the task as rows name it.
     """
 
     @property
@@ -53,6 +55,10 @@ class Asked(Protocol):
     def has_others(self) -> bool: ...
     @property
     def is_indirect(self) -> bool: ...
+    @property
+    def asks_all(self) -> bool: ...
+    @property
+    def named(self) -> str: ...
 
     def draw(self, rng: random.Random) -> Draw:
         """Draw one prompt of plan 1."""
@@ -69,11 +75,15 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Needle:
-    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks and of choice."""
+    """A task's parameters: value is number (7 digits), word or uuid; needles counts the facts of the multi tasks and of choice.
+
+    ask: one, or of multikey all: a fact at each depth of the grid, in one haystack, and a question about each.
+    """
 
     task: str = "single"
     value: str = "number"
     needles: int = 4
+    ask: str = "one"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -82,6 +92,10 @@ class Needle:
             raise UserError(f"value {self.value!r}: allowed are {', '.join(VALUES)}{nearest(self.value, VALUES)}")
         if not 1 <= self.needles <= len(CITIES):  # a task that takes one does not excuse it
             raise UserError(f"needles {self.needles}: allowed are 2 to {len(CITIES)}")
+        if self.ask not in ASKS:
+            raise UserError(f"ask {self.ask!r}: allowed are one and all")
+        if self.asks_all and self.task != "multikey":
+            raise UserError(f"ask all: task {self.task} asks for what it has; allowed with task multikey")
         if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)
@@ -98,6 +112,16 @@ class Needle:
     def is_indirect(self) -> bool:
         """Whether the question has other words than the fact."""
         return False
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether each fact of a haystack is asked for, by a prompt of its own."""
+        return self.ask == "all"
+
+    @property
+    def named(self) -> str:
+        """The task as rows name it: facts that are all asked for distract each other, and stand elsewhere than drawn ones."""
+        return f"{self.task}-all" if self.asks_all else self.task
 
     @property
     def has_others(self) -> bool:
@@ -131,6 +155,13 @@ class Needle:
         value = next(value for value in iter(lambda: self.drawn(cell, 1)[0], "") if value not in told)
         pairs = zip([city, *others], [value, *told], strict=True)
         return Draw([self.fact(*pair) for pair in pairs], [value, *told], self.asked(city), value)
+
+    def draw_all(self, trial: random.Random, asked: int) -> Draw:
+        """Draw a trial's facts, and the question about one of them."""
+        cities = trial.sample(CITIES, self.needles)
+        values = self.drawn(trial, self.needles)
+        facts = [self.fact(*pair) for pair in zip(cities, values, strict=True)]
+        return Draw(facts, values, self.asked(cities[asked]), values[asked])
 
     def spoken(self) -> dict[str, str]:
         """Return every key that the task can ask for, and values of all words and digits that it can, each in a fact of its own."""

@@ -136,6 +136,14 @@ class OwnNeedle:
         return bool(self.distractors)
 
     @property
+    def asks_all(self) -> bool:
+        return False
+
+    @property
+    def named(self) -> str:
+        return self.task
+
+    @property
     def is_indirect(self) -> bool:
         """Whether the question has other words than the fact, so that a model may not know the answer however short the prompt."""
         pairs = [*self.keys, *(() if isinstance(self.values, str) else self.values)]

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +12,7 @@ from ..errors import UserError
 from .chat import Chat, Turn
 from .encoding import Encoder
 from .haystacks import Haystack
-from .needles import FAR_OFF, LISTED, Asked, haystack_for
+from .needles import FAR_OFF, LISTED, Asked, Needle, haystack_for
 from .windows import Window
 
 CONTROLS = ("no-needle", "needle-only")
@@ -66,6 +67,7 @@ def assemble(
     control: str | None = None,
     haystack_seed: str | None = None,
     chat: Chat | None = None,
+    depths: Sequence[float] = (),
 ) -> Prompt:
     """Build one prompt of exactly context_length tokens, the needle at the sentence end nearest to depth_percent.
 
@@ -73,13 +75,14 @@ def assemble(
     of it can be shared by other lengths and depths first; where a long sentence keeps the needle more than 5 points from
     its depth, it stands at the nearest word or character. control: `no-needle` leaves the asked facts out (the guess rate),
     `needle-only` leaves the haystack out (the ceiling; the prompt is then as short as it is). chat: haystack and question
-    are a user's message, and the answer follows the assistant's header; all that its template adds counts. Raises UserError
-    if context_length cannot hold the facts, the question and the answer.
+    are a user's message, and the answer follows the assistant's header; all that its template adds counts. depths: where all
+    facts stand whose needle asks for all; the question is of the one at depth_percent. Raises UserError if context_length
+    cannot hold the facts, the question and the answer.
     """
     turn = None if chat is None else chat.turn(tokenizer)
     room = context_length
     for _ in range(TRIES):
-        prompt = laid(tokenizer, needle, source, room, depth_percent, seed, control, haystack_seed, turn)
+        prompt = laid(tokenizer, needle, source, room, depth_percent, seed, control, haystack_seed, turn, depths)
         if control == "needle-only" or len(prompt.ids) == context_length:
             return prompt if chat is None else replace(prompt, chat=chat.told(tokenizer))
         room += context_length - len(prompt.ids)
@@ -98,11 +101,16 @@ def laid(
     control: str | None,
     haystack_seed: str | None,
     turn: Turn | None,
+    depths: Sequence[float],
 ) -> Prompt:
     """Build a prompt as assemble says; with a turn as many tokens longer as its first sentence has more behind the header."""
     cell = random.Random(seed)
     rng = cell if haystack_seed is None else random.Random(haystack_seed)  # the haystack's
-    draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
+    asked = depths.index(depth_percent) if needle.asks_all else 0
+    if isinstance(needle, Needle) and needle.asks_all:
+        draw = needle.draw_all(rng, asked)
+    else:
+        draw = needle.draw(rng) if haystack_seed is None else needle.draw_in_trial(rng, cell)
     source = haystack_for(draw, needle, source)
     encoder = Encoder(tokenizer, source.anchor, source.joiner)
     prefix = encoder.prefix if turn is None else encoder.header(turn.header)
@@ -134,6 +142,10 @@ def laid(
         places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
         if 0 in facts:
             places[0] = place_at(ends, others_of(places, sizes), depth_percent)
+    elif needle.asks_all:
+        window = Window(encoder, source, rng, room)
+        places = places_at(window.ends, [sizes[i] for i in facts], depths)
+        hay, ends = window.ids, window.ends
     else:
         spread = rng if needle.has_others else cell  # whose facts they are: the trial's, or this prompt's
         shares = {i: spread.random() for i in range(1, len(draw.facts))}
@@ -146,8 +158,6 @@ def laid(
         order = sorted(places, key=lambda i: (places[i], i))
         asked = order.index(0) if order else 0
         places = {rank: places[i] for rank, i in enumerate(order)}
-    else:
-        asked = 0
     ids, starts = list(prefix), {}
     cut = 0
     for i in sorted(places, key=lambda i: (places[i], i)):
@@ -233,6 +243,16 @@ def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], d
         places = at_shares()
         place = place_at(window.ends, others_of(places, sizes), depth_percent)
     return {0: place, **places}
+
+
+def places_at(ends: list[int], sizes: list[int], depths: Sequence[float]) -> dict[int, int]:
+    """Return where facts of these sizes stand, one at each of the depths, which rise: at the sentence end nearest to its depth."""
+    total, before, places = ends[-1] + sum(sizes), 0, {}
+    for i, (size, depth) in enumerate(zip(sizes, depths, strict=True)):
+        target = depth / 100 * (total - size) - before
+        places[i] = min(ends, key=lambda end: abs(end - target))
+        before += size
+    return places
 
 
 def others_of(places: dict[int, int], sizes: dict[int, int]) -> list[tuple[int, int]]:

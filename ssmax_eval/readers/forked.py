@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.interface import recording
+from ..mechanisms.interface import mechanism_named, recording
 from ..mechanisms.layers import reads_on
 from ..mechanisms.packed import Pack, Recorders, Segment, packed
 from ..mechanisms.recorder import Recorder
@@ -192,6 +192,9 @@ def unlike_forked(model: PreTrainedModel, longest: int) -> str | None:
     """
     if (why := why_whole(model)) is not None:
         return why
+    own = mechanism_named(model.config.get_text_config()._attn_implementation)
+    if own != "softmax":
+        return f"it attends with a function of a user's own ({own})"
     setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
     known = FOUND.setdefault(model, {})
     key = ("forked", proof_length(model, longest), longest, setting, model.dtype)

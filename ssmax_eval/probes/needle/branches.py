@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
+from ...data.needles import Asked
 from ...data.prompts import Prompt
 from ...mechanisms.layers import reads_on
 from ...readers.answers import Score, last_part
@@ -32,30 +33,31 @@ class Planned(Protocol):
 S = TypeVar("S", bound=Planned)
 
 
-def shared(plan: Sequence[S], by_length: bool, masses: bool) -> dict[S, int]:
+def shared(plan: Sequence[S], needle: Asked, masses: bool) -> dict[S, int]:
     """Return how many tokens of each sample's prompt another one has read, about; {} where reading so would not pay.
 
-    by_length: whether only prompts of one length share their haystack. masses: whether attention is looked at, and with it the
-    last haystack tokens. The trunk of a trial counts as part of its longest prompt, of those the one that shares most.
+    needle: of some tasks only prompts of one length share their haystack, or all of it. masses: whether attention is looked at,
+    and with it the last haystack tokens. The trunk of a trial counts as part of its longest prompt, of those the one that
+    shares most.
     """
     tail = HAYSTACK_TOKENS if masses else 0
     groups: dict[Hashable, list[S]] = defaultdict(list)
     for sample in plan:
         if sample.control != "needle-only":
-            groups[sample.trial, sample.context_length if by_length else 0].append(sample)
+            groups[sample.trial, sample.context_length if needle.has_others else 0].append(sample)
     found: dict[S, int] = {}
     for group in groups.values():
-        starts = {sample: start_of(sample, tail) for sample in group}
+        starts = {sample: start_of(sample, tail, needle.asks_all) for sample in group}
         first = max(group, key=lambda sample: (starts[sample], sample.context_length))
         found |= starts | {first: 0}
     whole = sum(sample.context_length for sample in found)
     return found if sum(found.values()) >= (1 - PAYS) * whole and whole else {}
 
 
-def start_of(sample: Planned, tail: int) -> int:
+def start_of(sample: Planned, tail: int, asks_all: bool) -> int:
     """Return where a prompt's own part begins, about: with its needle, or with its question."""
     haystack = max(0, sample.context_length - BESIDE)
-    place = haystack if sample.control else round(sample.depth_percent / 100 * haystack)
+    place = haystack if sample.control or asks_all else round(sample.depth_percent / 100 * haystack)
     return max(0, min(place, haystack - tail))
 
 

@@ -58,6 +58,9 @@ class GridOptions(Options):
         ),
     ] = NO_CHAT
     system: Annotated[str | None, Told("The chat's system message.", "TEXT")] = None
+    ask: Annotated[
+        str, Told("one, or all (multikey): a fact at each depth of one haystack, which is read once for all questions.")
+    ] = Needle.ask
     haystack: Annotated[
         str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
     ] = TEXT

@@ -14,6 +14,7 @@ from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
 from ...data.prompts import CONTROLS, Prompt, assemble
 from ...data.unknown import refuse_unknown
+from ...data.vocabulary import CITIES
 from ...errors import UserError
 from ...mechanisms.layers import reads_on
 from ...readers.answers import EXTRA_GENERATED_TOKENS
@@ -110,6 +111,13 @@ class NeedleProbe(Probe):
         object.__setattr__(self, "depth_percents", tuple(sorted({float(depth) + 0.0 for depth in self.depth_percents})))
         own_ceiling = {"needle-only"} if self.needle.is_indirect else set()
         object.__setattr__(self, "controls", tuple(sorted({*self.controls} | own_ceiling)))
+        if isinstance(self.needle, Needle) and self.needle.asks_all:
+            require(self.plan_version > 1, "plan", self.plan_version, "2 where all facts are asked for")
+            none = "none where all facts are asked for: each prompt has the others'"
+            require(not self.controls, "controls", ", ".join(self.controls), none)
+            most = f"at most {len(CITIES)} where all facts are asked for, and at least 2"
+            require(2 <= len(self.depth_percents) <= len(CITIES), "depth percents", len(self.depth_percents), most)
+            object.__setattr__(self, "needle", replace(self.needle, needles=len(self.depth_percents)))
         if self.limit_tokens is not None:
             self.plan()  # which says the least that a trial takes
 
@@ -144,7 +152,9 @@ class NeedleProbe(Probe):
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
         shared = f"{self.seed}/haystack/{trial}" if self.plan_version > 1 else None
-        return assemble(tokenizer, self.needle, self.source, length, depth, seed, control, shared, self.chat)
+        return assemble(
+            tokenizer, self.needle, self.source, length, depth, seed, control, shared, self.chat, self.depth_percents
+        )
 
     def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
@@ -246,7 +256,7 @@ class NeedleProbe(Probe):
         all_own = self.needle.task in ("multivalue", "multiquery")  # whose facts are all this prompt's own
         if not self.forks or self.scoring != "forced" or self.plan_version < 2 or self.chunk is not None or all_own:
             return {}
-        return shared(self.plan(), self.needle.has_others, self.attention_mass)
+        return shared(self.plan(), self.needle, self.attention_mass)
 
     @property
     def wants(self) -> frozenset[str]:  # type: ignore[override]
@@ -272,7 +282,7 @@ class NeedleProbe(Probe):
         control = sample.control
         return {
             "sample": sample.name,
-            "task": self.needle.task,
+            "task": self.needle.named,
             "value": self.needle.value,
             "needles": self.needle.needles,
             "haystack": self.haystack_name,
@@ -297,6 +307,8 @@ class NeedleProbe(Probe):
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
         del parameters["chunk"]  # how it is computed, not what
+        if isinstance(self.needle, Needle) and not self.needle.asks_all:  # runs of before there was a choice
+            del parameters["needle"]["ask"]
         for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
             if getattr(self, name) is None:
                 del parameters[name]
@@ -347,7 +359,13 @@ def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
         "context_lengths": default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
         "depth_percents": tuple(options.depth_percents),
         "trials": options.trials,
-        "needle": needle_asked(options) or Needle(options.task or default_task(models), options.value, options.needles),
+        "needle": needle_asked(options)
+        or Needle(
+            options.task or ("multikey" if options.ask == "all" else default_task(models)),
+            options.value,
+            options.needles,
+            options.ask,
+        ),
         "haystack": options.haystack,
         "controls": tuple(several(options.controls)),
         "seed": options.seed,
