@@ -337,6 +337,16 @@ def what_joins_pieces_is_encoded_apart(right, self, texts):
     return [joiner + ids for ids in self._ids(texts)]
 
 
+@fault("test_exactly_l_tokens_true_spans_and_the_ids_of_the_template", "data.encoding.Encoder.opened")
+def a_chat_begins_with_a_space(right, self, text, ids):
+    return ids
+
+
+@fault("test_templates_that_are_refused", "data.chat.parts")
+def a_template_may_say_the_message_twice(right, text, message):
+    return tuple(text.split(message)[:2])
+
+
 WINDOWS = {}
 
 
