@@ -29,7 +29,7 @@ from ...readers.reader import NLL, Reader, Unread
 from ...rows import Fields
 from ...setting import Setting
 from ..by_model import default_key_context
-from ..checks import require
+from ..checks import check_model, require
 from .options import AUTO, LossOptions
 
 LEAST_GAIN, MOST_LOSS = 2.0, 2.0  # nats: alpha, and -beta
@@ -121,6 +121,7 @@ class Judge:
             reader, length = self.reader, len(window.ids)
             with Setting()(reader.model, length) as effective:
                 if not self.known:
+                    check_model(reader.model, reader.tokenizer, length, length, None)
                     reader.prove(length, frozenset({NLL}), effective.has_mechanism)
                 if chunk is not None and reader.model is not None and unlike_in_parts(reader.model, chunk, length):
                     chunk = None
