@@ -83,6 +83,8 @@ def header_changed(data: bytes, rng: random.Random) -> bytes:
 def broken(path: Path, rng: random.Random) -> None:
     """Break a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path) and not path.is_file():  # broken already
+        return
     data = path.read_bytes() if path.is_file() else b"{}"
     how = rng.random()
     if how < 0.7:
