@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from scipy.stats import norm
 
 from ssmax_eval import statistics
 from ssmax_eval.results import load_results
@@ -27,6 +28,7 @@ from ssmax_eval.studies.reach import LIMIT, TRIALS, narrowing
 SHORTEST, LONGEST = 256, 4096
 DEPTHS = tuple(range(0, 101, 10))
 Chance = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of length and depth percent
+ALIKE = 0.1  # correlation of a trial's prompts before they are cut into right and wrong; after it about .05, as in the packs
 OCTAVES = np.log2(LONGEST / SHORTEST)
 
 
@@ -126,12 +128,19 @@ def true_length(chance: Chance, ladder: Ladder) -> float:
     return np.inf if last == len(fine) - 1 else float(fine[last])
 
 
+def drawn(chances: np.ndarray, trials: int, rng) -> np.ndarray:
+    """Return right answers of each cell over trials, whose prompts share a haystack: their answers hang together by ALIKE."""
+    shared = rng.standard_normal((trials, *[1] * chances.ndim)) * np.sqrt(ALIKE)
+    own = rng.standard_normal((trials, *chances.shape)) * np.sqrt(1 - ALIKE)
+    return (shared + own < norm.ppf(chances)).sum(0)
+
+
 def grid_tokens(ladder: Ladder, chances: np.ndarray, every: int, spread: float, rng) -> float:
     """Return the tokens of the first grid of each `every`-th length of the ladder that is as precise; infinite if none is."""
     places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
     counts, done = ladder.nothing(), 0
     for trials in TRIALS:
-        counts[0][places] += rng.binomial(trials - done, chances[places])
+        counts[0][places] += drawn(chances[places], trials - done, rng)
         counts[1][places] += trials - done
         done = trials
         if crossing(ladder, counts).spread <= spread * (1 + 1e-9):
@@ -145,7 +154,7 @@ def simulated(chance: Chance, ladder: Ladder, rng, limit: int, grids: bool) -> d
 
     def ask(name, cell, visit):
         place, depths, trials = cell
-        return np.array([rng.binomial(trials, chances[place, list(depths)]), np.full(len(depths), trials)])
+        return np.array([drawn(chances[place, list(depths)], trials, rng), np.full(len(depths), trials)])
 
     *_, end = narrowing(ladder, ["model"], ask, limit, 1.5)
     found, tokens = end.crossings["model"], end.tokens["model"]
