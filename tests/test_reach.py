@@ -36,7 +36,8 @@ def step(at):
 
 def test_a_ladder_is_even_and_fine_enough():
     lengths = np.array(LADDER.lengths)
-    assert lengths[0] == 256 and lengths[-1] == 4096
+    assert lengths[0] == 256
+    assert lengths[-1] == 4096
     assert (lengths[1:] / lengths[:-1]).max() <= 1.25 * 1.01
     assert Ladder(256, 4096, DEPTHS, 2.0).lengths == (256, 512, 1024, 2048, 4096)
 
@@ -108,16 +109,20 @@ def test_rounds_narrow_to_the_truth_and_rows_alone_decide_them():
     assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]  # the same answers, the same questions
     end = both[0][-1]
     low, high = end.crossings["m"].interval
-    assert low <= 900 < high and high / low <= 1.25**2 * 1.001
+    assert low <= 900 < high
+    assert high / low <= 1.25**2 * 1.001
     assert end.tokens["m"] < 3 * 11 * sum(LADDER.lengths)
     assert both[0][0].tokens["m"] == sum(LADDER.lengths[place] * 3 for place, _, _ in scan(LADDER))
     tokens, trials = fixed_grid(end.crossings["m"])
-    assert tokens > end.tokens["m"] and trials >= 1
+    assert tokens > end.tokens["m"]
+    assert trials >= 1
 
 
 def test_what_holds_to_the_end_and_what_finds_nothing():
     holds = [*narrowing(LADDER, ["m"], answering(LADDER, lambda *_: 0.98), 10**7, 1.5)][-1].crossings["m"]
-    assert math.isinf(holds.interval[1]) and holds.interval[0] >= 4096 / 1.25**2.1 and holds.precise
+    assert math.isinf(holds.interval[1])
+    assert holds.interval[0] >= 4096 / 1.25**2.1
+    assert holds.precise
     nothing = [*narrowing(LADDER, ["m"], answering(LADDER, lambda *_: 0.01), 10**7, 1.5)][-1].crossings["m"]
     assert nothing.finds_nothing
 
@@ -127,10 +132,14 @@ def test_two_series_stop_when_the_difference_is_known_or_too_small():
     by_name = {"far": answering(ladder, step(3000)), "near": answering(ladder, step(500))}
     *_, end = narrowing(ladder, ["far", "near"], lambda name, *cell: by_name[name](name, *cell), 10**7, 1.5)
     low, high = end.crossings["far"].against(end.crossings["near"])
-    assert low >= 1 and low <= 6 <= high
+    assert low >= 1
+    assert low <= 6 <= high
     assert end.crossings["near"].against(end.crossings["far"]) == pytest.approx((1 / high, 1 / low))
-    assert settled((1.0, 3.0), 1.5) and settled((0.3, 0.9), 1.5) and settled((0.7, 1.4), 1.5)
-    assert not settled((0.5, 1.4), 1.5) and not settled((0.0, math.inf), 1.5)
+    assert settled((1.0, 3.0), 1.5)
+    assert settled((0.3, 0.9), 1.5)
+    assert settled((0.7, 1.4), 1.5)
+    assert not settled((0.5, 1.4), 1.5)
+    assert not settled((0.0, math.inf), 1.5)
 
 
 OPTIONS = ("--context-lengths", "96,192", "--depth-percents", "0,100", "--task", "single", "--device", "cpu")
@@ -143,10 +152,12 @@ def test_a_study_on_a_tiny_model_its_page_and_again(capsys, checkpoint, tmp_path
     assert code == 0, err
     told = json.loads(text)
     (line,) = told["series"]
-    assert line["tokens"] <= 6000 and line["effective_length"] is None  # a model without training finds nothing
+    assert line["tokens"] <= 6000
+    assert line["effective_length"] is None
     assert [each["tokens"] for each in told["rounds"]] == sorted(each["tokens"] for each in told["rounds"])
     page = (tmp_path / "reach.html").read_text()
-    assert "How it narrowed" in page and "<h2>Reach</h2>" in page
+    assert "How it narrowed" in page
+    assert "<h2>Reach</h2>" in page
     rows = load_results(tmp_path / "runs")
     assert sum(rows["context_length"]) == line["tokens"]
     assert not rows.duplicated(["seed", "trial", "context_length", "depth_percent"]).any()
