@@ -28,6 +28,7 @@ from ssmax_eval.studies.reach import LIMIT, TRIALS, narrowing
 SHORTEST, LONGEST = 256, 4096
 DEPTHS = tuple(range(0, 101, 10))
 Chance = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of length and depth percent
+MOST = 10  # times reach's tokens, beyond which no grid is tried
 ALIKE = 0.1  # correlation of a trial's prompts before they are cut into right and wrong; after it about .05, as in the packs
 OCTAVES = np.log2(LONGEST / SHORTEST)
 
@@ -135,16 +136,19 @@ def drawn(chances: np.ndarray, trials: int, rng) -> np.ndarray:
     return (shared + own < norm.ppf(chances)).sum(0)
 
 
-def grid_tokens(ladder: Ladder, chances: np.ndarray, every: int, spread: float, rng) -> float:
-    """Return the tokens of the first grid of each `every`-th length of the ladder that is as precise; infinite if none is."""
+def grid_tokens(ladder: Ladder, chances: np.ndarray, every: int, spread: float, most: float, rng) -> float:
+    """Return the tokens of the first grid of each `every`-th length of the ladder that is as precise; infinite beyond `most`."""
     places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
     counts, done = ladder.nothing(), 0
     for trials in TRIALS:
+        tokens = float(trials * len(ladder.depths) * sum(ladder.lengths[place] for place in places))
+        if tokens > most:
+            break
         counts[0][places] += drawn(chances[places], trials - done, rng)
         counts[1][places] += trials - done
         done = trials
         if crossing(ladder, counts).spread <= spread * (1 + 1e-9):
-            return float(trials * len(ladder.depths) * sum(ladder.lengths[place] for place in places))
+            return tokens
     return np.inf
 
 
@@ -170,7 +174,7 @@ def simulated(chance: Chance, ladder: Ladder, rng, limit: int, grids: bool) -> d
         step = 1 / ladder.octaves
         as_precise = max(found.spread, ladder.precision**2)
         for name, every in {"octaves": max(1, round(step)), "p": 1, "p2": 2}.items():
-            out[name] = grid_tokens(ladder, chances, every, as_precise, rng)
+            out[name] = grid_tokens(ladder, chances, every, as_precise, MOST * tokens, rng)
     return out
 
 
