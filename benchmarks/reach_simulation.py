@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=0, help="Number of the first model: a piece of a longer simulation."
     )
-    parser.add_argument("--no-grids", action="store_true")
+    parser.add_argument("--grids", type=int, default=1000, help="Of so many models of a piece the grids too.")
     parser.add_argument(
         "--out",
         type=Path,
@@ -208,7 +208,8 @@ def main() -> None:
         for number in range(given.first, given.first + given.models):
             rng = np.random.default_rng([given.seed, number, *name.encode()])
             lines.append(
-                {"stratum": name, "model": number} | simulated(make(rng), ladder, rng, limit, not given.no_grids)
+                {"stratum": name, "model": number}
+                | simulated(make(rng), ladder, rng, limit, number - given.first < given.grids)
             )
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     table = pd.DataFrame(lines)
@@ -229,9 +230,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "precise": part["precise"].mean(),
         }
         line |= {"tokens": part["tokens"].median()}
-        if "p" in part:
+        part = part.dropna(subset=["p"]) if "p" in part else part[:0]
+        if len(part):
             cheapest = part[["octaves", "p", "p2"]].min(axis=1)
-            line |= {"of the cheapest grid": (part["tokens"] / cheapest).median()}
+            line |= {"grids": len(part), "of the cheapest grid": (part["tokens"] / cheapest).median()}
             line |= {f"of {each}": (part["tokens"] / part[each]).median() for each in ("octaves", "p", "p2")}
             line |= {"octaves never": np.isinf(part["octaves"]).mean()}
         lines.append(line)
