@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from scipy.stats import norm
 
 from ssmax_eval import statistics
 from ssmax_eval.results import load_results
@@ -27,6 +28,8 @@ from ssmax_eval.studies.reach import LIMIT, TRIALS, narrowing
 SHORTEST, LONGEST = 256, 4096
 DEPTHS = tuple(range(0, 101, 10))
 Chance = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of length and depth percent
+MOST = 10  # times reach's tokens, beyond which no grid is tried
+ALIKE = 0.1  # correlation of a trial's prompts before they are cut into right and wrong; after it about .05, as in the packs
 OCTAVES = np.log2(LONGEST / SHORTEST)
 
 
@@ -126,16 +129,26 @@ def true_length(chance: Chance, ladder: Ladder) -> float:
     return np.inf if last == len(fine) - 1 else float(fine[last])
 
 
-def grid_tokens(ladder: Ladder, chances: np.ndarray, every: int, spread: float, rng) -> float:
-    """Return the tokens of the first grid of each `every`-th length of the ladder that is as precise; infinite if none is."""
+def drawn(chances: np.ndarray, trials: int, rng) -> np.ndarray:
+    """Return right answers of each cell over trials, whose prompts share a haystack: their answers hang together by ALIKE."""
+    shared = rng.standard_normal((trials, *[1] * chances.ndim)) * np.sqrt(ALIKE)
+    own = rng.standard_normal((trials, *chances.shape)) * np.sqrt(1 - ALIKE)
+    return (shared + own < norm.ppf(chances)).sum(0)
+
+
+def grid_tokens(ladder: Ladder, chances: np.ndarray, every: int, spread: float, most: float, rng) -> float:
+    """Return the tokens of the first grid of each `every`-th length of the ladder that is as precise; infinite beyond `most`."""
     places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
     counts, done = ladder.nothing(), 0
     for trials in TRIALS:
-        counts[0][places] += rng.binomial(trials - done, chances[places])
+        tokens = float(trials * len(ladder.depths) * sum(ladder.lengths[place] for place in places))
+        if tokens > most:
+            break
+        counts[0][places] += drawn(chances[places], trials - done, rng)
         counts[1][places] += trials - done
         done = trials
         if crossing(ladder, counts).spread <= spread * (1 + 1e-9):
-            return float(trials * len(ladder.depths) * sum(ladder.lengths[place] for place in places))
+            return tokens
     return np.inf
 
 
@@ -145,7 +158,7 @@ def simulated(chance: Chance, ladder: Ladder, rng, limit: int, grids: bool) -> d
 
     def ask(name, cell, visit):
         place, depths, trials = cell
-        return np.array([rng.binomial(trials, chances[place, list(depths)]), np.full(len(depths), trials)])
+        return np.array([drawn(chances[place, list(depths)], trials, rng), np.full(len(depths), trials)])
 
     *_, end = narrowing(ladder, ["model"], ask, limit, 1.5)
     found, tokens = end.crossings["model"], end.tokens["model"]
@@ -161,7 +174,7 @@ def simulated(chance: Chance, ladder: Ladder, rng, limit: int, grids: bool) -> d
         step = 1 / ladder.octaves
         as_precise = max(found.spread, ladder.precision**2)
         for name, every in {"octaves": max(1, round(step)), "p": 1, "p2": 2}.items():
-            out[name] = grid_tokens(ladder, chances, every, as_precise, rng)
+            out[name] = grid_tokens(ladder, chances, every, as_precise, MOST * tokens, rng)
     return out
 
 
@@ -175,7 +188,7 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=0, help="Number of the first model: a piece of a longer simulation."
     )
-    parser.add_argument("--no-grids", action="store_true")
+    parser.add_argument("--grids", type=int, default=1000, help="Of so many models of a piece the grids too.")
     parser.add_argument(
         "--out",
         type=Path,
@@ -195,7 +208,8 @@ def main() -> None:
         for number in range(given.first, given.first + given.models):
             rng = np.random.default_rng([given.seed, number, *name.encode()])
             lines.append(
-                {"stratum": name, "model": number} | simulated(make(rng), ladder, rng, limit, not given.no_grids)
+                {"stratum": name, "model": number}
+                | simulated(make(rng), ladder, rng, limit, number - given.first < given.grids)
             )
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     table = pd.DataFrame(lines)
@@ -216,9 +230,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "precise": part["precise"].mean(),
         }
         line |= {"tokens": part["tokens"].median()}
-        if "p" in part:
+        part = part.dropna(subset=["p"]) if "p" in part else part[:0]
+        if len(part):
             cheapest = part[["octaves", "p", "p2"]].min(axis=1)
-            line |= {"of the cheapest grid": (part["tokens"] / cheapest).median()}
+            line |= {"grids": len(part), "of the cheapest grid": (part["tokens"] / cheapest).median()}
             line |= {f"of {each}": (part["tokens"] / part[each]).median() for each in ("octaves", "p", "p2")}
             line |= {"octaves never": np.isinf(part["octaves"]).mean()}
         lines.append(line)

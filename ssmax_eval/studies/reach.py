@@ -2,13 +2,16 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..cost import Forecast
 from ..errors import UserError
 from ..models.subjects import RunOptions, subjects
 from ..plans import as_it_is
@@ -23,7 +26,7 @@ from ..statistics.crossing import Counts, Crossing, Ladder, crossing
 from ..store import Run
 
 log = logging.getLogger(__name__)
-ROUND = (2, 4)  # depths and trials of a round, at one length
+ROUND = (4, 2)  # depths and trials of a round, at one length
 SCAN = 3  # depths of the first rounds, which ask each octave, so that what a dip hides is seen
 LIMIT = 4000  # tokens that are read at most, in shortest lengths, for each series
 TRIALS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of fixed grids that are compared with
@@ -225,7 +228,8 @@ def reach(asked: Asked, options: RunOptions) -> Reached:
     def ask(name: str, cell: Cell, visit: int) -> Counts:
         label, model, setting = series[name]
         grid = asked.cell(cell, visit)
-        (run,) = run_probes([PROBES["needle"].make({label: model}, grid)], {label: model}, [setting], options)
+        with unsaid():
+            (run,) = run_probes([PROBES["needle"].make({label: model}, grid)], {label: model}, [setting], options)
         runs.append(run)
         rows = tables([run])
         known = rows[rows["correct"].notna()]
@@ -242,6 +246,21 @@ def reach(asked: Asked, options: RunOptions) -> Reached:
         log.warning("ssmax-eval: reach: %s", "; ".join(f"{name} {in_tokens(each)}" for name, each in known.crossings.items())
                     + f"; {sum(known.tokens.values()):,} tokens read")  # fmt: skip
     return Reached(asked, rounds, runs)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Run a block without the cost and the progress of its runs: of many small ones, what each round found is said instead."""
+    cost, bars = logging.getLogger(Forecast.__module__), os.environ.get("TQDM_DISABLE")
+    level = cost.level
+    cost.setLevel(logging.ERROR)
+    os.environ["TQDM_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        cost.setLevel(level)
+        os.environ.pop("TQDM_DISABLE")
+        os.environ.update({} if bars is None else {"TQDM_DISABLE": bars})
 
 
 def in_tokens(found: Crossing) -> str:

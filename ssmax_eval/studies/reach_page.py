@@ -154,8 +154,8 @@ def compared(each: Told, low: float, high: float) -> str:
     if high <= 1:
         one, other, low, high = other, one, 1 / high, 1 / low if low else math.inf
     if low >= 1:
-        size = f"at least {low:.2f}" if math.isinf(high) else f"{low:.2f} to {high:.2f}"
-        return f"{one} reaches further than {other}: {size} times as far (95% interval)."
+        size = f"{low:.2f} times as far or more" if math.isinf(high) else f"{low:.2f} to {high:.2f} times as far"
+        return f"{one} reaches further than {other}: {size} (95% interval)."
     if low >= 1 / band and high <= band:
         return f"{one} and {other} reach alike: {low:.2f} to {high:.2f} times as far (95% interval), within a factor of {band:g}."
     if low == 0 and math.isinf(high):

@@ -1,0 +1,219 @@
+"""Reach: the posterior against closed forms, rounds that rows alone decide, and a study on a tiny model."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import betabinom
+from test_cli import call
+
+from ssmax_eval import UserError
+from ssmax_eval.results import load_results
+from ssmax_eval.statistics import crossing as chain
+from ssmax_eval.statistics.crossing import Ladder, crossing
+from ssmax_eval.studies.reach import Asked, fixed_grid, narrowing, scan, settled
+
+DEPTHS = (0.0, 50.0, 100.0)
+LADDER = Ladder(256, 4096, DEPTHS, 1.25)
+
+
+def answering(ladder, chance, seed=0):
+    """Return what answers cells as coins, whose chance is a function of length and depth."""
+    rng = np.random.default_rng(seed)
+
+    def ask(name, cell, visit):
+        place, depths, trials = cell
+        chances = [chance(ladder.lengths[place], ladder.depths[depth]) for depth in depths]
+        return np.array([rng.binomial(trials, chances), np.full(len(depths), trials)], float)
+
+    return ask
+
+
+def step(at):
+    return lambda length, depth: 0.97 if length <= at else 0.03
+
+
+def test_a_ladder_is_even_and_fine_enough():
+    lengths = np.array(LADDER.lengths)
+    assert lengths[0] == 256
+    assert lengths[-1] == 4096
+    assert (lengths[1:] / lengths[:-1]).max() <= 1.25 * 1.01
+    assert Ladder(256, 4096, DEPTHS, 2.0).lengths == (256, 512, 1024, 2048, 4096)
+
+
+def test_a_posterior_on_two_lengths_is_bayes_theorem():
+    """One depth, two lengths: all curves can be written down, and their chances summed by hand."""
+    ladder = Ladder(100, 125, (50.0,), 1.25)
+    assert ladder.lengths == (100, 125)
+    counts = np.array([[[9.0], [4.0]], [[10.0], [8.0]]])
+    states, kernel = chain.states(), chain.kernel(ladder.octaves)
+    accuracy = states.accuracy.reshape(chain.LEVELS, -1)
+    weights = np.zeros_like(accuracy)
+    for level in range(chain.LEVELS):
+        for share in range(accuracy.shape[1]):
+            own, then = (
+                betabinom.pmf(right, n, chain.SCATTER * p, chain.SCATTER * (1 - p))
+                for (right, n), p in zip(((9, 10), (4, 8)), (accuracy[level, -1], accuracy[level, share]), strict=True)
+            )
+            weights[level, share] = kernel[-1, share] * own * then
+    weights /= weights.sum()
+    found = crossing(ladder, counts)
+    assert found.chance == pytest.approx([weights[:, ~states.holds].sum(), weights[:, states.holds].sum()], abs=1e-4)
+    assert found.accuracy == pytest.approx([weights.sum(1) @ accuracy[:, -1], (weights * accuracy).sum()], abs=1e-4)
+
+
+def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean():
+    ladder = Ladder(100, 200, (50.0,), 1.25)
+    counts = ladder.nothing()
+    counts[:, 0, 0], counts[:, -1, 0] = (5, 6), (2, 6)
+    found = crossing(ladder, counts)
+
+    def entropy(chance):
+        return -(chance * np.log(np.maximum(chance, 1e-300))).sum()
+
+    for place in (0, 2):
+        right, wrong = counts.copy(), counts.copy()
+        right[:, place], wrong[1, place] = right[:, place] + 1, wrong[1, place] + 1
+        after = [crossing(ladder, each) for each in (right, wrong)]
+        likely = np.linalg.lstsq(np.array([each.chance for each in after]).T, found.chance, rcond=None)[
+            0
+        ]  # the posterior is the mean of those to come
+        told = entropy(found.chance) - sum(p * entropy(each.chance) for p, each in zip(likely, after, strict=True))
+        assert likely.sum() == pytest.approx(1, abs=0.02)
+        assert found.information[place, 0] == pytest.approx(told, rel=0.1, abs=1e-4)
+
+
+def test_a_kernel_is_of_chances_whatever_the_step():
+    for octaves in (0.1, 0.5, 2.0):
+        assert chain.kernel(octaves).sum(1) == pytest.approx(1, abs=1e-5)
+    # two half steps are a step, but for the width of the grid's cells
+    holds = chain.states().holds
+    once, twice = chain.kernel(1.0)[-1], (chain.kernel(0.5) @ chain.kernel(0.5))[-1]
+    assert once[holds].sum() == pytest.approx(twice[holds].sum(), abs=0.02)
+
+
+def test_depths_effects_keep_the_mean():
+    effects = np.array([-3.0, 0.5, 4.0])
+    mean = np.array([0.1, 0.5, 0.9])
+    assert chain.answers(chain.by_depth(mean, effects)).mean(0) == pytest.approx(mean, abs=2e-3)
+
+
+def test_rounds_narrow_to_the_truth_and_rows_alone_decide_them():
+    asked = []
+
+    def noted(ask):
+        return lambda *what: (asked.append(what), ask(*what))[1]
+
+    both = [[*narrowing(LADDER, ["m"], noted(answering(LADDER, step(900))), 10**7, 1.5)] for _ in range(2)]
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]  # the same answers, the same questions
+    end = both[0][-1]
+    low, high = end.crossings["m"].interval
+    assert low <= 900 < high
+    assert high / low <= 1.25**2 * 1.001
+    assert end.tokens["m"] < 3 * 11 * sum(LADDER.lengths)
+    assert both[0][0].tokens["m"] == sum(LADDER.lengths[place] * 3 for place, _, _ in scan(LADDER))
+    tokens, trials = fixed_grid(end.crossings["m"])
+    assert tokens > end.tokens["m"]
+    assert trials >= 1
+
+
+def test_what_holds_to_the_end_and_what_finds_nothing():
+    holds = [*narrowing(LADDER, ["m"], answering(LADDER, lambda *_: 0.98), 10**7, 1.5)][-1].crossings["m"]
+    assert math.isinf(holds.interval[1])
+    assert holds.interval[0] >= 4096 / 1.25**2.1
+    assert holds.precise
+    nothing = [*narrowing(LADDER, ["m"], answering(LADDER, lambda *_: 0.01), 10**7, 1.5)][-1].crossings["m"]
+    assert nothing.finds_nothing
+
+
+def test_two_series_stop_when_the_difference_is_known_or_too_small():
+    ladder = Ladder(256, 4096, DEPTHS, 1.25)
+    by_name = {"far": answering(ladder, step(3000)), "near": answering(ladder, step(500))}
+    *_, end = narrowing(ladder, ["far", "near"], lambda name, *cell: by_name[name](name, *cell), 10**7, 1.5)
+    low, high = end.crossings["far"].against(end.crossings["near"])
+    assert low >= 1
+    assert low <= 6 <= high
+    assert end.crossings["near"].against(end.crossings["far"]) == pytest.approx((1 / high, 1 / low))
+    assert settled((1.0, 3.0), 1.5)
+    assert settled((0.3, 0.9), 1.5)
+    assert settled((0.7, 1.4), 1.5)
+    assert not settled((0.5, 1.4), 1.5)
+    assert not settled((0.0, math.inf), 1.5)
+
+
+OPTIONS = ("--context-lengths", "96,192", "--depth-percents", "0,100", "--task", "single", "--device", "cpu")
+
+
+def test_a_study_on_a_tiny_model_its_page_and_again(capsys, checkpoint, tmp_path):
+    out = ("--output-path", str(tmp_path / "runs"), "--page", str(tmp_path / "reach.html"))
+    asked = ("reach", "--model", str(checkpoint), *OPTIONS, *out, "--limit-tokens", "6000", "--json")
+    code, text, err = call(capsys, *asked)
+    assert code == 0, err
+    told = json.loads(text)
+    (line,) = told["series"]
+    assert line["tokens"] <= 6000
+    assert line["effective_length"] is None
+    assert [each["tokens"] for each in told["rounds"]] == sorted(each["tokens"] for each in told["rounds"])
+    page = (tmp_path / "reach.html").read_text()
+    assert "How it narrowed" in page
+    assert "<h2>Reach</h2>" in page
+    rows = load_results(tmp_path / "runs")
+    assert sum(rows["context_length"]) == line["tokens"]
+    assert not rows.duplicated(["seed", "trial", "context_length", "depth_percent"]).any()
+    assert (rows.groupby(["seed", "trial"])["context_length"].nunique() == 1).all()  # a trial is of one round
+    # what was stopped goes on to the same: half of the runs are lost
+    folders = sorted((tmp_path / "runs" / "needle").iterdir())
+    for folder in folders[::2]:
+        for file in folder.iterdir():
+            file.unlink()
+    code, text, _ = call(capsys, *asked, "--batch-size", "1")
+    again = json.loads(text)
+    assert {name: again[name] for name in ("series", "rounds")} == {name: told[name] for name in ("series", "rounds")}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--precision", "1"), "precision 1: allowed are factors from 1.05 to 4"),
+        (("--band", "1"), "band 1: allowed are factors above 1"),
+        (("--context-lengths", "96,100"), "context lengths 96 to 100: the longest has to be 1.56 times the shortest"),
+        (("--context-lengths", "0,100"), "context length 0: allowed are whole numbers"),
+        (("--depth-percents", "101"), "depth percent 101"),
+        (("--limit-tokens", "10"), "limit tokens 10: the first look at 1 series takes"),
+        (("--batch-size", "many"), "batch size 'many'"),
+        (("--task", "singel"), "singel"),
+    ],
+)
+def test_bad_requests_are_one_line(capsys, checkpoint, tmp_path, options, says):
+    given = {"--context-lengths": "96,192", "--output-path": str(tmp_path / "runs")} | dict([options])
+    code, _, err = call(capsys, "reach", "--model", str(checkpoint), *(part for pair in given.items() for part in pair))
+    assert code == 2
+    assert says in err.strip().splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_python_takes_what_the_command_takes(checkpoint):
+    asked = Asked({"a": str(checkpoint), "b": str(checkpoint)}, lengths=(96, 384), task="single")
+    assert [*asked.series] == ["a", "b"]
+    with pytest.raises(UserError, match="precision 9"):
+        Asked(str(checkpoint), precision=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [0.1, 0.5])
+def test_intervals_cover(width):
+    """60 logistic curves, their middles spread over the ladder; benchmarks/reach_simulation.py has more, of worse kinds."""
+    rng, covered = np.random.default_rng(3), 0
+    for number in range(60):
+        middle = rng.uniform(0.8, 3.4)
+
+        def chance(length, depth, middle=middle):
+            return 0.95 / (1 + np.exp((np.log2(length / 256) - middle) / width))
+
+        *_, end = narrowing(LADDER, ["m"], answering(LADDER, chance, number), 400_000, 1.5)
+        fine = np.geomspace(256, 4096, 2001)
+        true = fine[chance(fine, 0) >= 0.85 * chance(256, 0)].max()
+        low, high = end.crossings["m"].interval
+        covered += low <= true < high
+    assert covered >= 52  # of 60 at 95%: fewer by chance once in 200 times
