@@ -1,6 +1,7 @@
 """The notebooks of examples/ run from top to bottom, made small, and hold the pictures of a whole run."""
 
 import json
+import logging
 from pathlib import Path
 
 import matplotlib as mpl
@@ -33,7 +34,7 @@ def cells(name, kind):
 def test_a_notebook_from_top_to_bottom(name, tmp_path, monkeypatch):
     mpl.use("agg")
     monkeypatch.chdir(tmp_path)
-    before = dict(mechanisms()), dict(biases())
+    before, level = (dict(mechanisms()), dict(biases())), logging.getLogger("ssmax_eval").level
     names = {}
     try:
         for cell in cells(name, "code"):
@@ -44,6 +45,7 @@ def test_a_notebook_from_top_to_bottom(name, tmp_path, monkeypatch):
     finally:
         plt.close("all")
         forget(before)
+        logging.getLogger("ssmax_eval").setLevel(level)
 
 
 @pytest.mark.parametrize("name", BOOKS)

@@ -183,7 +183,7 @@ def test_the_papers_needle_as_ones_own_is_judged_alike_forced_and_generated(tmp_
     assert {*forced["task"]} == {own_needle(**said, value="number").name}
     shown = payload("", with_series(rows["forced"].reset_index()), Thresholds())["prompts"]  # on the page
     assert {(prompt[4], prompt[5]) for prompt in shown} == {*zip(forced["needle"], forced["question"], strict=True)}
-    assert task_name(rows["forced"]) == f"{forced['task'].iloc[0]}, haystack text, plan 2"
+    assert task_name(rows["forced"]) == f"{forced['task'].iloc[0]}, in generated prose"
 
 
 def test_what_is_not_asked_for_changes_no_run(tmp_path):

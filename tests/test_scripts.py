@@ -106,9 +106,9 @@ def test_the_pages_depth_axis_does_not_lie(tmp_path):
         for trial in (0, 1)
     ]
     page = page_of(rows, tmp_path)
-    assert "at 3–9%</small>" in page
-    assert "at 95%</small>" in page
-    assert page.count("%</small>") == 2
+    assert "at 3–9%</span></small>" in page
+    assert "at 95%</span></small>" in page
+    assert page.count("%</span></small>") == 2
     assert ">needle depth asked</th>" in page
     assert "more than 5 points away" in page
     true = page_of([row(depth=depth, realised_depth_percent=depth + 4) for depth in (0.0, 50.0)], tmp_path)

@@ -60,7 +60,8 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
             from .sweeping import show_sweep
 
             untold = {each.name: parameter(each).default for each in taken} | {"model": None}
-            beside = {name: told for name, told in {"model": model, **given}.items() if told != untold[name]}
+            # a default that may be a file's name comes back as a path
+            beside = {name: told for name, told in {"model": model, **given}.items() if str(told) != str(untold[name])}
             show_sweep(sweep, imports, beside)
 
     own = [

@@ -31,7 +31,9 @@ def found(
         part = by_length[by_length["series"] == name].dropna(subset=["accuracy"]).sort_values("context_length")
         many = len(names or there) > FEW
         line = {"ms": 3, "lw": 1.2} if many else {"ms": 4, "lw": 2}
-        drawn: list[Artist] = [*ax.plot(part["context_length"], part["accuracy"], color=colour, marker="o", **line)]
+        drawn: list[Artist] = [
+            *ax.plot(part["context_length"], part["accuracy"], color=colour, marker="o", label=plain(name), **line)
+        ]
         if not many:
             drawn.append(
                 ax.fill_between(part["context_length"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
