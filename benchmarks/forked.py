@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ssmax_eval import load_model
+from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.probes.attention.masses import masses_of
 from ssmax_eval.probes.needle.branches import branches, latest
@@ -86,7 +87,13 @@ def measure(reference: str) -> None:
     given = ARGUMENTS
     model, tokenizer = opened(reference, given.dtype)
     depths = tuple(100 * i / max(1, given.depths - 1) for i in range(given.depths))
-    probe = NeedleProbe(tuple(given.context_lengths), depths, given.trials, attention_mass=given.masses)
+    probe = NeedleProbe(
+        tuple(given.context_lengths),
+        depths,
+        given.trials,
+        Needle("multikey", ask="all") if given.ask_all else Needle(),
+        attention_mass=given.masses,
+    )
     reader = TransformersReader(model, tokenizer)
     with Setting()(model):
         if (why := reader.unlike_forked(max(given.context_lengths))) is not None:
@@ -142,5 +149,6 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--masses", action="store_true", help="with what every head does in the answers' rows")
+    parser.add_argument("--ask-all", action="store_true", help="a fact at each depth of one haystack, each asked for")
     ARGUMENTS = parser.parse_args()
     main()
