@@ -191,7 +191,7 @@ def test_what_is_not_asked_for_changes_no_run(tmp_path):
     assert not {"chat", "limit_tokens"} & {*parameters}
     assert parameters["needle"] == {"task": "single", "value": "number", "needles": 4} | {"needles": 1}
     assert parameters["controls"] == ()
-    assert asdict(Needle("multikey")) == {"task": "multikey", "value": "number", "needles": 4}
+    assert asdict(Needle("multikey")) == {"task": "multikey", "value": "number", "needles": 4, "ask": "one"}
 
 
 @pytest.mark.parametrize(

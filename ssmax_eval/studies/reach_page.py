@@ -46,7 +46,7 @@ class ReachSection(Section["Told"]):
         }
 
     def lead(self, found: Sequence["Told"], context: Context) -> Markup:
-        return context.render("studies/lead.html.j2", heading="Reach", parts=[[*sentences(each)] for each in found])
+        return context.lead("Reach", [[*sentences(each)] for each in found])
 
     def page(self, found: Sequence["Told"], context: Context) -> Markup:
         (each,) = found
