@@ -15,9 +15,10 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.unknown import refuse_unknown
 from ssmax_eval.errors import UserError
+from ssmax_eval.probes.needle.asked import parameters_of
 from ssmax_eval.probes.needle.credit import contains, f1, words
 from ssmax_eval.probes.needle.options import GridOptions
-from ssmax_eval.probes.needle.probe import NeedleProbe, parameters_of
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.probes.needle.sections.prompts import payload
 from ssmax_eval.statistics import Thresholds, ceilings, task_name, with_series
 

@@ -17,8 +17,9 @@ from ...rows import Fields
 from ..by_model import default_layers
 from ..checks import require
 from ..kind import Probe
+from ..needle.asked import parameters_of
 from ..needle.plan import Sample
-from ..needle.probe import NeedleProbe, parameters_of
+from ..needle.probe import NeedleProbe
 from . import PROBE
 from .options import NeededScaleOptions
 from .readings import READINGS, Head, Target, readings_of

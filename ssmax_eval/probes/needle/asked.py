@@ -1,9 +1,14 @@
-"""What options ask for in words: a needle of one's own."""
+"""What options ask for: the parameters of a grid, with a needle of one's own or a task of ours."""
 
+from typing import Any
+
+from ...data.chat import chat_asked
 from ...data.needle_files import own_needle
 from ...data.needles import Needle
 from ...data.own import OwnNeedle
 from ...errors import UserError
+from ..by_model import default_lengths, default_task
+from ..options import several
 from .options import GridOptions
 
 
@@ -24,3 +29,28 @@ def needle_asked(options: GridOptions) -> OwnNeedle | None:
             f"value {options.value!r}: {what} says its values; leave it out, or write values: {options.value}"
         )
     return own
+
+
+def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
+    """Return the parameters of a grid of needle prompts that options ask for. Raises UserError."""
+    lengths = options.context_lengths
+    return {
+        "context_lengths": default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
+        "depth_percents": tuple(options.depth_percents),
+        "trials": options.trials,
+        "needle": needle_asked(options)
+        or Needle(
+            options.task or ("multikey" if options.ask == "all" else default_task(models)),
+            options.value,
+            options.needles,
+            options.ask,
+        ),
+        "haystack": options.haystack,
+        "controls": tuple(several(options.controls)),
+        "seed": options.seed,
+        "limit": options.limit,
+        "limit_tokens": options.limit_tokens,
+        "chunk": options.chunk,
+        "plan_version": options.plan,
+        "chat": chat_asked(options.chat_template, options.system),
+    }

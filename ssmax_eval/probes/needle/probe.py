@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.chat import Chat, chat_asked, template_of
+from ...data.chat import Chat, template_of
 from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
 from ...data.prompts import CONTROLS, Prompt, assemble
@@ -24,13 +24,11 @@ from ...rows import Fields
 from ..attention.masses import masses_of
 from ..attention.rows import AttentionRow
 from ..budget import within
-from ..by_model import default_lengths, default_task
 from ..checks import check_model, depths_off, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from ..options import several
 from . import PROBE
-from .asked import needle_asked
+from .asked import parameters_of
 from .branches import branches, is_forked, shared, trials_of
 from .credit import METRICS, judged
 from .options import GridOptions
@@ -350,31 +348,6 @@ def prompts_at_once(model: PreTrainedModel | None, length: int) -> int:
 def make(models: Any, options: GridOptions, beside: Sequence[Probe] = ()) -> NeedleProbe:
     """Return the needle grid that options ask for. Raises UserError."""
     return NeedleProbe(**parameters_of(models, options), scoring=options.scoring, attention_mass=options.attention_mass)
-
-
-def parameters_of(models: Any, options: GridOptions) -> dict[str, Any]:
-    """Return the parameters of a grid of needle prompts that options ask for. Raises UserError."""
-    lengths = options.context_lengths
-    return {
-        "context_lengths": default_lengths(models, options.trust_remote_code) if lengths is None else tuple(lengths),
-        "depth_percents": tuple(options.depth_percents),
-        "trials": options.trials,
-        "needle": needle_asked(options)
-        or Needle(
-            options.task or ("multikey" if options.ask == "all" else default_task(models)),
-            options.value,
-            options.needles,
-            options.ask,
-        ),
-        "haystack": options.haystack,
-        "controls": tuple(several(options.controls)),
-        "seed": options.seed,
-        "limit": options.limit,
-        "limit_tokens": options.limit_tokens,
-        "chunk": options.chunk,
-        "plan_version": options.plan,
-        "chat": chat_asked(options.chat_template, options.system),
-    }
 
 
 PROBE.maker(make)
