@@ -109,6 +109,7 @@ def is_of_the_page(name):
     return name.startswith("ssmax_eval.probes") and not name.endswith(
         (
             ".probe",
+            ".asked",
             ".branches",
             ".key_tokens",
             ".masses",
