@@ -201,17 +201,17 @@ def test_python_takes_what_the_command_takes(checkpoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [0.1, 0.3])
-def test_intervals_cover(width):
+@pytest.mark.parametrize(("width", "precision"), [(0.1, 1.25), (0.5, 2.0)])
+def test_intervals_cover(width, precision):
     """30 logistic curves, their middles spread over the ladder; benchmarks/reach_simulation.py has more, of worse kinds."""
-    rng, covered = np.random.default_rng(3), 0
+    rng, covered, ladder = np.random.default_rng(3), 0, Ladder(256, 4096, DEPTHS, precision)
     for number in range(30):
         middle = rng.uniform(0.8, 3.4)
 
         def chance(length, depth, middle=middle):
             return 0.95 / (1 + np.exp((np.log2(length / 256) - middle) / width))
 
-        *_, end = narrowing(LADDER, ["m"], answering(LADDER, chance, number), 250_000, 1.5)
+        *_, end = narrowing(ladder, ["m"], answering(ladder, chance, number), 150_000, 1.5)
         fine = np.geomspace(256, 4096, 2001)
         true = fine[chance(fine, 0) >= 0.85 * chance(256, 0)].max()
         low, high = end.crossings["m"].interval
