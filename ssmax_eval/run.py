@@ -87,7 +87,7 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
     each, probe, setting, run = plan
     model, tokenizer = reader.model, reader.tokenizer
     described = describe_model(each, model, tokenizer, options.dtype)
-    longest = max(sample.context_length for sample in probe.plan())
+    longest = max(options.reaches, *(sample.context_length for sample in probe.plan()))
     with ExitStack() as stack:
         if model is not None:
             stack.enter_context(inference(model))

@@ -99,6 +99,8 @@ def mapping(loader: yaml.SafeLoader, node: Any, file: Path, what: str) -> dict[s
         raise UserError(f"{file}, line {line}: {what} is {kind_of(node)}: allowed is a map of keys and values")
     seen: set[str] = set()
     for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UserError(f"{file}, line {key.start_mark.line + 1}: a key is {kind_of(key)}: allowed is a word")
         if key.value in seen and key.value != "<<":
             raise UserError(f"{file}, line {key.start_mark.line + 1}: key {key.value!r} is given twice; give it once")
         seen.add(key.value)

@@ -21,7 +21,8 @@ from ssmax_eval.position.rope import rope_scaled
 from ssmax_eval.probes.attention.masses import AttentionMass, masses_of
 from ssmax_eval.probes.needle.branches import latest
 from ssmax_eval.probes.needle.probe import NeedleProbe
-from ssmax_eval.readers.forked import PACK_ROWS, Trunk, tokens_of, unlike_forked, walks
+from ssmax_eval.readers import forked as forked_module
+from ssmax_eval.readers.forked import FOUND, PACK_ROWS, Trunk, tokens_of, unlike_forked, walks
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
 from ssmax_eval.setting import Setting
@@ -285,3 +286,36 @@ def test_all_questions_of_one_haystack(tokenizer, tmp_path):
 def test_what_cannot_be_asked_for_all_facts_is_refused(changes):
     with pytest.raises(UserError, match="all"):
         NeedleProbe(**GRID | {"needle": Needle(changes.pop("task", "multikey"), ask="all")} | changes)
+
+
+def test_a_mask_of_the_models_own_is_read_whole(tokenizer, monkeypatch):
+    """Whatever its config calls it, and however far it is from the proof: chunks of 256 tokens, of prompts of 600."""
+    from transformers.models.llama import modeling_llama
+
+    plain = modeling_llama.create_causal_mask
+
+    def chunked(*given, **options):
+        return plain(*given, **options, and_mask_function=lambda batch, head, row, key: row // 256 == key // 256)
+
+    model = build("Llama", vocab_size=1024)
+    assert unlike_forked(model, 600) is None
+    FOUND.pop(model, None)
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", chunked)
+    assert "hides more than what comes later" in unlike_forked(model, 600)
+
+
+def test_what_lies_beyond_a_threshold_that_cannot_be_lowered_is_not_proved(monkeypatch):
+    model = build("Mistral", vocab_size=1024, sliding_window=200)
+    monkeypatch.setattr(forked_module, "proof_length", lambda *given: 64)
+    assert unlike_forked(model, 600) is None
+    FOUND.pop(model, None)
+    whole, calls = forked_module.whole_and_forked, []
+
+    def fails_lowered(*given):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("shape")
+        return whole(*given)
+
+    monkeypatch.setattr(forked_module, "whole_and_forked", fails_lowered)
+    assert "sliding_window could not be proved" in unlike_forked(model, 600)

@@ -108,6 +108,7 @@ def test_a_run_in_its_folder_and_in_a_pack_is_one(stored, tmp_path, capsys):
     assert call(capsys, "pack", stored, "--out", tmp_path / "runs" / "study.zip")[0] == 0
     for paths in ([tmp_path / "runs"], [stored, tmp_path / "runs" / "study.zip"], [*find_runs(stored), tmp_path]):
         assert len(load_results(*paths)) == len(load_results(stored))
+    assert len(find_runs(tmp_path / "runs", stored)) == len(find_runs(stored))
 
 
 def test_the_size_of_packed_rows_is_told_without_reading_them(stored, tmp_path, capsys, monkeypatch):

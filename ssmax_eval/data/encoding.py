@@ -63,7 +63,11 @@ class Encoder:
     def opened(self, text: str, ids: list[int]) -> list[int]:
         """Return the ids of a sentence as it stands directly behind a header, without its joiner."""
         start, whole = self.header(text), self.bare(text + self.decode(ids).lstrip())
-        assert whole[: len(start)] == start
+        if whole[: len(start)] != start:
+            raise UserError(
+                f"tokenizer {type(self.tokenizer).__name__}: it merges the end of the chat template's header with "
+                f"{self.decode(ids)[:20]!r}; give another template or haystack, or none"
+            )
         return whole[len(start) :]
 
     def decode(self, ids: list[int]) -> str:

@@ -93,12 +93,12 @@ class OwnNeedle:
     def _check_answer(self) -> None:
         for question, (key, value, fact) in itertools.product(self.questions, self._every()):
             said, answer = filled(fact, key[0], value[0]), self._answer(key, value)
-            if not self.implied and answer not in said:
+            if not self.implied and not holds(said, answer):
                 raise UserError(
                     f"answer {answer!r}: needle {said!r} does not hold it; write it so, or say in a needle file that it is "
                     "implied (implied: true)"
                 )
-            if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", asked := filled(question, key[1])):
+            if re.search(word(answer), asked := filled(question, key[1])):
                 raise UserError(f"question {asked!r}: it holds the answer {answer!r}; ask without it")
 
     def _every(self) -> Iterator[tuple[tuple[str, str], tuple[str, str], str]]:
@@ -167,7 +167,7 @@ class OwnNeedle:
         fact = filled(cell.choice(self.facts), key[0], value[0])
         question, answer = filled(cell.choice(self.questions), key[1]), self._answer(key, value)
         # where the answer stands in the fact; of one that is implied, what it is implied by
-        shown = answer if answer in fact else value[0] or fact
+        shown = answer if holds(fact, answer) else value[0] or fact
         return Draw([fact, *others], [shown, *others], question, answer, gap=gap_after(question))
 
     def _values(self, rng: random.Random, count: int, told: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -188,6 +188,16 @@ class OwnNeedle:
                 out.setdefault(word, said)
         out.pop("", None)
         return out or {fact: fact for fact in self.facts}
+
+
+def word(answer: str) -> str:
+    """Return a pattern for an answer as words of its own."""
+    return rf"(?<!\w){re.escape(answer)}(?!\w)"
+
+
+def holds(fact: str, answer: str) -> bool:
+    """Tell whether an answer stands in a fact: "art" not in "starts"; other scripts join words, so there anywhere."""
+    return re.search(word(answer), fact, re.ASCII) is not None if answer.isascii() else answer in fact
 
 
 def filled(text: str, key: str, value: str = "") -> str:

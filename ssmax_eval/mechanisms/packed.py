@@ -6,7 +6,7 @@ cropped, and no mask of rows x keys is made. What else looks from row to row (co
 readers.forked compares before it reads so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +24,10 @@ from .recorder import Recorded, Recorder
 from .seen import Seen, forward_of
 
 ROWS_IN_WINDOW = 512  # at least, that are attended together on a layer with a window
+
+
+# tells of positions whether they are seen: (batch, head, row, key) as transformers has it; and the window that it is told of
+Mask = tuple[Callable[..., Tensor] | None, int | None]
 
 
 class Segment(NamedTuple):
@@ -49,6 +53,7 @@ class Pack:
     ) -> None:
         self.segments, self.trunk, self.keeps, self.recorders = segments, trunk, keeps, recorders or []
         self.at = 0  # the segment that attends
+        self.masks: list[Mask] = []  # what the model would have masked with
 
 
 class Recorders(Recorder):
@@ -152,7 +157,32 @@ def joined(front: Pair | None, own: Pair) -> Pair:
 
 
 AttentionInterface.register(PACKED, packed_forward)
-AttentionMaskInterface.register(PACKED, lambda *given, **options: None)  # which texts see what, the pack says
+READ: list[Pack] = []  # the pack that is read now, if one is
+
+
+def no_mask(*given: Any, **options: Any) -> None:
+    """Make none: which texts see what, the pack says. What the model would have made is kept, to be looked at before."""
+    if READ:
+        READ[-1].masks.append((options.get("mask_function"), options.get("local_size")))
+
+
+AttentionMaskInterface.register(PACKED, no_mask)
+
+
+def is_causal(mask: Mask, longest: int) -> bool:
+    """Tell whether a mask hides what comes later, and what lies behind its window, and nothing else, up to `longest` tokens."""
+    function, window = mask
+    if function is None:
+        return False
+    keys, none = torch.arange(longest), torch.tensor(0)
+    for row in sorted({longest - 1, longest // 2, longest // 3}):
+        shown = (keys <= row) & (keys > row - window if window else keys >= 0)
+        try:
+            if not torch.equal(function(none, none, torch.tensor(row), keys).expand(longest), shown):
+                return False
+        except Exception:  # made for this input alone
+            return False
+    return True
 
 
 @contextmanager
@@ -162,8 +192,10 @@ def packed(model: PreTrainedModel, pack: Pack) -> Iterator[None]:
     try:
         for name, module in modules.items():
             vars(module)["pack"] = Place(pack, name)
+        READ.append(pack)
         with our_function(model, PACKED):
             yield
     finally:
+        READ.remove(pack)
         for module in modules.values():
             vars(module).pop("pack", None)

@@ -24,7 +24,8 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 class RunOptions:
     """How to run: dtype, device and device_map as load_model takes them; batch_size None chooses; fresh starts every run over.
 
-    tokenizer: whose prompts of foreign models are counted with (foreign.py).
+    tokenizer: whose prompts of foreign models are counted with (foreign.py). reaches: tokens of the longest prompt of a study of
+    several runs, for all of which a mechanism stands on the same layers: windows that hold every prompt are none.
     """
 
     dtype: str = "auto"
@@ -35,6 +36,7 @@ class RunOptions:
     fresh: bool = False
     trust_remote_code: bool = False
     tokenizer: str | None = None
+    reaches: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

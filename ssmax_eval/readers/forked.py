@@ -5,7 +5,7 @@ done, on the number of processes or on the batch size. So the same prompts give 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.interface import mechanism_named, recording
 from ..mechanisms.layers import reads_on
-from ..mechanisms.packed import Pack, Recorders, Segment, packed
+from ..mechanisms.packed import Pack, Recorders, Segment, is_causal, packed
 from ..mechanisms.recorder import Recorder
 from ..models.encoders import is_encoder
 from ..position.rope import rope_that_turns
@@ -207,18 +207,29 @@ def unlike_forked(model: PreTrainedModel, longest: int) -> str | None:
 def compare_forked(model: PreTrainedModel, length: int, longest: int) -> str | None:
     """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing."""
     try:
+        if not hides_the_future_alone(model, longest):
+            return "its mask hides more than what comes later"
         pairs = whole_and_forked(model, length)
     except UserError as error:  # a mechanism that reads whole sequences only says so
         return str(error)
     except Exception as error:  # a model may take no positions, in as many ways as there are models
         return f"it cannot be read in branches ({type(error).__name__})"
-    # some shape may hang on a threshold: then what lies beyond it is not proved
-    with lowered(model, length, longest) as thresholds, suppress(Exception):
-        pairs += whole_and_forked(model, length) if thresholds else []
+    with lowered(model, length, longest) as thresholds:
+        try:
+            pairs += whole_and_forked(model, length) if thresholds else []
+        except Exception:  # some shape hangs on a threshold
+            return f"what lies beyond its {', '.join(sorted(thresholds))} could not be proved"
     if all(close(*pair, model.dtype) for pair in pairs):
         return None
     away = max(difference(*pair) for pair in pairs)
     return f"its numbers in branches differ from the whole forward's by {away:.3g} nats a token on {length} tokens"
+
+
+def hides_the_future_alone(model: PreTrainedModel, longest: int) -> bool:
+    """Tell whether all masks that a model makes are causal, with a window or none, for as many tokens as are to come."""
+    pack = Pack([Segment(0, ROWS, 0)], {}, keeps=True)
+    read_pack(model, [[0] * ROWS], [0], pack, torch.tensor([ROWS - 1]))
+    return all(is_causal(mask, longest) for mask in pack.masks)
 
 
 def whole_and_forked(model: PreTrainedModel, length: int) -> list[tuple[Tensor, Tensor]]:
@@ -240,5 +251,8 @@ def whole_and_forked(model: PreTrainedModel, length: int) -> list[tuple[Tensor, 
         ids = drawn[i : i + 1].to(reads_on(model))
         whole, _ = logits_of(model, ids[:, :-1], at, use_cache=False)
         targets = ids[:, at + 1]
-        pairs.append((nll_of(whole, targets), nll_of(logits[:, 2 * ROWS * i : 2 * ROWS * (i + 1)], targets)))
+        one, other = nll_of(whole, targets), nll_of(logits[:, 2 * ROWS * i : 2 * ROWS * (i + 1)], targets)
+        pairs += [
+            *zip(one.split(ROWS, 1), other.split(ROWS, 1), strict=True)
+        ]  # so that right first rows hide no last ones
     return pairs

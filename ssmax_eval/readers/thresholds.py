@@ -11,7 +11,7 @@ from ..mechanisms.interface import implementations
 
 SHORTEST = 64  # tokens of the input
 # thresholds that a config can name: the input passes each that the run will pass, where that is affordable
-THRESHOLD = re.compile(r"window|topk|top_k|chunk|block|original_max|local|stride|select|sparse|compress|sink")
+THRESHOLD = re.compile(r"window|topk|top_k|chunk|block|original_max|local|stride|select|sparse|compress|sink|floor")
 WORK = 2e11  # parameters times tokens of one forward: some seconds on two cores
 
 

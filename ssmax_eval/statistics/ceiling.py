@@ -17,7 +17,8 @@ def ceilings(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -> pd.Data
 
     Where a question has other words than its fact, a model may not know the answer however short the prompt, so that its base
     score is what long prompts are compared with (as NoLiMa does, arXiv 2502.05167, section 4). low and high bound the share's 95%
-    interval, by the bootstrap of effective_lengths; NaN of fewer than FEWEST trials. holds: at least `share` of the ceiling.
+    interval, by the bootstrap of effective_lengths; NaN of fewer than FEWEST trials, or of fewer prompts alone: without a
+    haystack a needle without slots is one prompt, however many trials. holds: at least `share` of the ceiling.
     prompts, alone: how many are behind the two. No line of a series without that control, or whose ceiling is 0.
     """
     lines = []
@@ -35,7 +36,7 @@ def ceilings(rows: pd.DataFrame, share: float = SHARE, seed: int = 0) -> pd.Data
         by_trial = both["plan"].iloc[0] == BY_TRIAL
         draws = (drawn_trials if by_trial else drawn)(by_length, seed)[..., 0]
         bounds = np.quantile(draws[:, 1:] / draws[:, :1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-        if by_trial and both["region"].nunique() < FEWEST:
+        if by_trial and min(both["region"].nunique(), len(alone)) < FEWEST:
             bounds[:] = np.nan
         ceiling = float(by_length[0]["right"].mean())
         for length, at, low, high in zip(lengths, by_length[1:], *bounds, strict=True):

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -182,7 +182,8 @@ class Asked:
         """Return the grid of a round. Its seed is its own, so that its trials are of no other round of any length and depth."""
         place, depths, trials = cell
         length, percents = self.ladder.lengths[place], tuple(self.ladder.depths[depth] for depth in depths)
-        digest = hashlib.sha256(f"{self.seed}/reach/{length}/{percents}/{visit}".encode()).digest()
+        longest = self.ladder.longest  # which a mechanism is put on layers for, so that rows of another one are others
+        digest = hashlib.sha256(f"{self.seed}/reach/{longest}/{length}/{percents}/{visit}".encode()).digest()
         return NeedleOptions(
             context_lengths=(length,),
             depth_percents=percents,
@@ -217,7 +218,7 @@ class Reached:
 def reach(asked: Asked, options: RunOptions) -> Reached:
     """Read prompts in rounds until the effective lengths are as precise as asked; a stopped study goes on. Raises UserError."""
     runs: list[Run] = []
-    series = asked.series
+    series, options = asked.series, replace(options, reaches=asked.ladder.longest)
     log.warning(
         "ssmax-eval: cost: %d series, at most %s tokens in all, %s in the longest; fewer where less tells enough",
         len(series),

@@ -105,7 +105,8 @@ def child_of(step: Step, folder: Path, through_cli: bool, out: Path, err: Path, 
 
         # as Python begins with streams that are closed
         sys.stdout, sys.stderr = (
-            None if number in step.closed else each for number, each in ((1, sys.stdout), (2, sys.stderr))
+            None if number in step.closed else os.fdopen(number, "w", encoding="utf-8", errors=errors, buffering=1)
+            for number, errors in ((1, "strict"), (2, "backslashreplace"))
         )
         os.write(told, b"1")
         code = ended(main, step.words)

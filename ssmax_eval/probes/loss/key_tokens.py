@@ -111,13 +111,14 @@ class Judge:
         return open_reader(self.subject, options)
 
     @cached_property
-    def known(self) -> dict[str, Tensor]:
-        """What was judged, by the hash of the document."""
+    def known(self) -> dict[tuple[str, int], Tensor]:
+        """What was judged, by the hash of the document and the near context."""
         return {}
 
     def key_tokens(self, window: Window, context: int, chunk: int | None = None) -> Tensor:
         """Tell which tokens of a document from `context` on are key. Raises Unread, and UserError for a model that cannot be read."""
-        if window.sha256 not in self.known:
+        key = window.sha256, context
+        if key not in self.known:
             reader, length = self.reader, len(window.ids)
             with Setting()(reader.model, length) as effective:
                 if not self.known:
@@ -126,8 +127,8 @@ class Judge:
                 if chunk is not None and reader.model is not None and unlike_in_parts(reader.model, chunk, length):
                     chunk = None
                 full = reader.nll(torch.tensor([window.ids]), chunk)[0, context - 1 :]
-                self.known[window.sha256] = key_tokens(full, short_nll(reader, window, context, chunk))
-        return self.known[window.sha256]
+                self.known[key] = key_tokens(full, short_nll(reader, window, context, chunk))
+        return self.known[key]
 
     def leave(self) -> None:
         """Let go of the model; what it judged stays."""

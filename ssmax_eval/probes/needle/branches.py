@@ -87,13 +87,15 @@ def branches(
     """
     assert isinstance(reader, TransformersReader)
     assert isinstance(score, InMemory)
-    rows = PACK_ROWS[reads_on(reader.model).type]
+    # no more rows than the longest prompt has: some models count rows where they should count positions
+    rows = min(PACK_ROWS[reads_on(reader.model).type], max(len(prompt.ids) for prompt in prompts))
     read = branch_masses_of(reader) if masses else reader.forked
     for walk in walks(prompts, [latest(prompt, masses) for prompt in prompts]):
         for pack in walk.packs(prompts, rows):
             indices = [branch.index for branch in pack]
             own, starts = [prompts[i] for i in indices], [branch.start for branch in pack]
             yield indices, partial(score.branches, read, own, starts, walk.trunk)
+        walk.trunk.kept = None  # the next one needs the memory
 
 
 def latest(prompt: Prompt, masses: bool) -> int:

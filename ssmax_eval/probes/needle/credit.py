@@ -20,9 +20,9 @@ UNSPACED = (
 def judged(scoring: str, prompt: "Prompt", score: Fields) -> Fields:
     """Return a prompt's score with its `credit`, and where scoring is a metric of what was written, `correct` by that.
 
-    contains: the answer's words stand in it, one after the other; credit is the share of several values. f1: credit is the F1
-    of its first line's words against the answer's (Rajpurkar et al. 2016, arXiv 1606.05250, without dropping English articles),
-    and it is correct where the words are the same.
+    contains: the answer's words stand in it, one after the other (8,106,422 is three words, so not 8106422); credit is the share
+    of several values. f1: credit is the F1 of its first line's words against the answer's (Rajpurkar et al. 2016, arXiv
+    1606.05250, without dropping English articles), and it is correct where the words are the same.
     """
     if scoring not in METRICS or score.get("correct") is None:
         return score | {"credit": credit(prompt, score)}
