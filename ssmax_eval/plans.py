@@ -108,8 +108,9 @@ def note(text: str) -> None:
 
 
 def as_it_is(each: Subject, setting: Setting) -> Setting:
-    """Return a setting without a swap that changes nothing: softmax swapped into a softmax model is that model.
+    """Return a setting without a swap that changes nothing: a model asked for under its own mechanism, by name, is that model.
 
+    So what it learned stays: `--attention ssmax` reads an SSMax model as trained. With options (`ssmax:s=0.2`) it is a swap.
     Raises UserError for a setting of what no setting reaches.
     """
     if each.foreign is not None and setting != Setting():
@@ -117,7 +118,8 @@ def as_it_is(each: Subject, setting: Setting) -> Setting:
             f"model {each.label!r}: {setting} cannot be put on a function or a server; leave it out, or the model"
         )
     asked = setting.attention
-    swaps_nothing = asked is not None and str(asked) == each.native_attention == "softmax"
+    own = each.native_attention if each.mechanism is None else each.mechanism.mechanism.name
+    swaps_nothing = asked is not None and str(asked) == own and (each.mechanism is not None or asked.is_softmax)
     return replace(setting, attention=None) if swaps_nothing else setting
 
 

@@ -13,6 +13,8 @@ import ssmax_eval.api as api
 from ssmax_eval import Setting, UserError, load_model, retrofit, save_model
 from ssmax_eval.mechanisms.attach import attach, mechanisms_of
 from ssmax_eval.mechanisms.layers import attention_modules
+from ssmax_eval.models.subjects import subjects
+from ssmax_eval.plans import as_it_is
 from ssmax_eval.position.bias import slopes
 from ssmax_eval.position.rope import rotary_modules
 from ssmax_eval.results import find_runs
@@ -238,3 +240,14 @@ def test_attention_is_a_function_and_no_package():
     code = "import ssmax_eval, types; from ssmax_eval import mechanisms; import ssmax_eval.mechanisms.scales; "
     code += "assert isinstance(ssmax_eval.attention, types.FunctionType)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_models_own_mechanism_by_name_is_the_model_as_trained():
+    """What it learned stays; with options it is a swap."""
+    learned, plain = subjects(["ssmax-bible-2m", "softmax-bible-2m"])
+    own, given = Setting.of("ssmax"), Setting.of("ssmax:s=0.2")
+    assert as_it_is(learned, own) == as_it_is(plain, Setting.of("softmax")) == Setting()
+    assert as_it_is(learned, Setting.of("ssmax", rope_theta_factor=4)) == Setting.of(rope_theta_factor=4)
+    assert as_it_is(learned, given) == given
+    assert as_it_is(learned, Setting.of("softmax")) == Setting.of("softmax")
+    assert as_it_is(plain, own) == own

@@ -216,7 +216,7 @@ def reach_command(
         str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
     ] = "0,25,50,75,100",
     precision: Annotated[
-        float, typer.Option(help="Both ends of the 95% interval are within this factor of its middle.")
+        float, typer.Option(help="The 95% interval's upper end is at most this factor, squared, times the lower.")
     ] = 1.25,
     band: Annotated[float, typer.Option(help="Of two series: a ratio within this factor of 1 does not matter.")] = 1.5,
     limit_tokens: Annotated[

@@ -95,7 +95,7 @@ class Needle:
         if self.ask not in ASKS:
             raise UserError(f"ask {self.ask!r}: allowed are one and all")
         if self.asks_all and self.task != "multikey":
-            raise UserError(f"ask all: task {self.task} asks for what it has; allowed with task multikey")
+            raise UserError(f"ask all: task {self.task} has one question a prompt; allowed with task multikey alone")
         if self.task in ("single", "digits", "recall"):
             # what a task does not use must not tell its runs apart
             object.__setattr__(self, "needles", 1)

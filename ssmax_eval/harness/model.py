@@ -23,6 +23,7 @@ from ..models.encoders import is_encoder
 from ..models.load import load_model, load_tokenizer
 from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
+from ..plans import as_it_is
 from ..probes.attention.masses import masses_of
 from ..probes.needle.probe import BATCH_TOKENS
 from ..provenance import describe_model
@@ -75,6 +76,7 @@ class SSMaxLM(HFLM):
             rope_scaling=rope_scaling,
             position=position,
         )
+        setting = as_it_is(subject("", pretrained), setting)
         super().__init__(
             pretrained,
             backend="causal",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .clusters import CONFIDENCE
+from .clusters import CONFIDENCE, FEWEST
 from .kinds import on_documents
 from .series import JUDGED, TEXT
 
@@ -75,7 +75,7 @@ def key_loss(rows: pd.DataFrame) -> pd.DataFrame:
         known = each[each["nll_sum"].notna()]
         count, could = known["tokens"].astype(float), known["position_end"] - known["position_start"]
         itself = named["key_judge"] == ITSELF or (each["fingerprint"] == named["key_judge_fingerprint"]).any()
-        loss = over_clusters(each["nll_sum"], each["tokens"])
+        loss = of_enough(over_clusters(each["nll_sum"], each["tokens"]), known["tokens"])
         mean, *bounds = over_clusters(count, pd.Series(1.0, index=count.index))
         number = mean, *(float(np.maximum(0, bound)) for bound in bounds)  # NaN stays
         lines.append(
@@ -113,6 +113,7 @@ def compare_key_loss(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 found = over_clusters(
                     same["nll_sum"].astype(float) - same["nll_sum_first"].astype(float), same["tokens"]
                 )
+                found = of_enough(found, same["tokens"])
                 lines.append(
                     named
                     | {"series": series, **dict(zip(("difference", "low", "high"), found, strict=True))}
@@ -137,6 +138,11 @@ def over_clusters(sums: "pd.Series[float]", sizes: "pd.Series[float]") -> tuple[
     error = math.sqrt(count / (count - 1) * float(np.square(x - ratio * n).sum())) / float(n.sum())
     half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
     return ratio, ratio - half, ratio + half
+
+
+def of_enough(found: tuple[float, float, float], tokens: "pd.Series[int]") -> tuple[float, float, float]:
+    """Return a mean and its interval; no interval where fewer than FEWEST documents have such tokens: the others tell nothing of it."""
+    return found if (tokens > 0).sum() >= FEWEST else (found[0], math.nan, math.nan)
 
 
 def _counts(sums: "pd.Series[float]") -> dict[str, int]:

@@ -12,6 +12,7 @@ import pandas as pd
 from .. import statistics
 from ..errors import UserError
 from ..models.subjects import RunOptions, Subject, subjects
+from ..plans import as_it_is
 from ..probes import PROBES
 from ..probes.by_model import default_lengths, default_task, training_length
 from ..probes.defaults import DEPTH_PERCENTS
@@ -137,7 +138,8 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
     """Let candidates race, and check the one that is left. Raises UserError for what cannot be read."""
     subject = asked.subject
     refused, grids = applicable(subject, asked, options)
-    left = [setting for setting in CANDIDATES if setting not in refused]
+    # a model's own mechanism is the model as trained
+    left = list(dict.fromkeys(as_it_is(subject, setting) for setting in CANDIDATES if setting not in refused))
     log.warning(
         "ssmax-eval: cost: %d settings race, the best is checked; about %s tokens in all, %s in the longest",
         len(left) + 1,

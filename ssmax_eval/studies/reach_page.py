@@ -126,7 +126,7 @@ def sentences(each: Told) -> Iterator[str]:
         sure = "" if found.precise else f" It is not known to a factor of {asked.precision:g}: {why(each)}."
         yield (
             f"{name} keeps 85% of its score at {asked.ladder.shortest:,} tokens ({line['found_at_shortest']:.2f}) to "
-            f"{in_tokens(found)} tokens.{sure} {line['tokens']:,} tokens were read; {beside(line)}."
+            f"{in_tokens(found)} tokens.{sure} {line['tokens']:,} tokens were read{beside(line) if found.precise else ''}."
         )
 
 
@@ -141,10 +141,9 @@ def why(each: Told) -> str:
 def beside(line: dict[Any, Any]) -> str:
     """Say what a fixed grid as precise would take."""
     if math.isnan(line["grid_tokens"]):
-        return "no fixed grid of up to 64 trials would be as precise"
-    return (
-        f"a fixed grid as precise would take about {line['grid_tokens']:,.0f} ({line['grid_trials']:.0f} trials a cell)"
-    )
+        return "; no fixed grid of up to 64 trials would be as precise"
+    trials = f"{line['grid_trials']:.0f} trial{'s' if line['grid_trials'] > 1 else ''} a cell"
+    return f"; a fixed grid as precise would take about {line['grid_tokens']:,.0f} ({trials})"
 
 
 def compared(each: Told, low: float, high: float) -> str:

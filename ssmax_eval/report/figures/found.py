@@ -34,9 +34,12 @@ def found(
         drawn: list[Artist] = [
             *ax.plot(part["context_length"], part["accuracy"], color=colour, marker="o", label=plain(name), **line)
         ]
-        if not many:
+        known = ~((part["low"] == 0) & (part["high"] == 1))  # too few trials for an interval: no band says so
+        if not many and known.any():
             drawn.append(
-                ax.fill_between(part["context_length"], part["low"], part["high"], color=colour, alpha=0.13, lw=0)
+                ax.fill_between(
+                    part["context_length"], part["low"], part["high"], known, color=colour, alpha=0.13, lw=0
+                )
             )
         belongs(drawn, name)
     tokens_axis(ax, dict(train_lengths), "context length, tokens")

@@ -39,7 +39,7 @@ def context_gain(ax: Axes, gain: pd.DataFrame, train_lengths: dict[str, int | No
         belongs(drawn.get_children(), name)
     ax.axhline(0, color="0.4", lw=0.8)
     tokens_axis(ax, train_lengths or {}, "context length")
-    ax.set_ylabel("gain of far context, nats a token")
+    ax.set_ylabel("far context, nats a token\n(below 0: it helps)")
     return ax
 
 

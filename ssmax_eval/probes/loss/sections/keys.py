@@ -69,7 +69,7 @@ class KeyTokens(Section[Keys]):
             difference = [] if itself else [f"minus {each.baseline}"]
             names = [
                 "loss",
-                "gain of far context",
+                "with far context minus without",
                 "key loss",
                 *difference,
                 "key tokens a document",

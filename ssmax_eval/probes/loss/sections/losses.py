@@ -54,7 +54,11 @@ class LossByPosition(Section[Losses]):
                     "loss",
                     f"loss by tokens in front, nats: text {each.text}, {each.context_length:,} tokens",
                 ),
-                (each.gain, "context_gain", f"loss of the last {each.window:,} tokens, with all before minus alone"),
+                (
+                    each.gain,
+                    "context_gain",
+                    f"loss of the last {each.window:,} tokens, all before minus alone (below 0: it helps)",
+                ),
             ):
                 if table.empty:
                     continue
