@@ -16,6 +16,8 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "golden"
 TINY = ("Llama", "Qwen3", "Mistral", "GPTNeoX", "GPT2", "OPT", "Gemma3Text", "Phi3", "DeepseekV3", "Jamba")
+SMOLLM2 = "smollm2-135m"
+NAMES = ("softmax-bible-2m", "ssmax-bible-2m", SMOLLM2, *TINY)
 CHANGES: dict[str, dict[str, Any]] = {
     "Jamba": {
         "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
@@ -38,26 +40,25 @@ def machine() -> dict[str, str]:
     }
 
 
-def subjects() -> Iterator[tuple[str, Callable[[], Any], int]]:
-    """Yield a name, what makes a model as the API takes it (opening one takes seconds), and the length of its prompts."""
+def subjects() -> dict[str, tuple[Callable[[], Any], int]]:
+    """Return, by name, what makes a model as the API takes it (opening one takes seconds), and the length of its prompts."""
     from conftest import make_tokenizer
     from tiny import build
 
     from ssmax_eval.models.load import load_model
     from ssmax_eval.models.sources import PAIR, packaged_path
 
-    for name in PAIR:
-        yield name, partial(str, name), 512
-    if packaged_path("smollm2-135m") is not None:
+    def smollm2() -> dict[str, Any]:
         # its package's GGUF takes seconds to open, so once for all calls
-        yield "smollm2-135m", lambda: {"smollm2-135m": load_model("smollm2-135m", dtype="float32", device="cpu")}, 256
-    tokenizer = make_tokenizer("digits")
+        return {SMOLLM2: load_model(SMOLLM2, dtype="float32", device="cpu")}
 
     def tiny(name: str) -> dict[str, Any]:
-        return {name: (build(name, vocab_size=1024, **CHANGES.get(name, {})), tokenizer)}
+        return {name: (build(name, vocab_size=1024, **CHANGES.get(name, {})), make_tokenizer("digits"))}
 
-    for name in TINY:
-        yield name, partial(tiny, name), 160
+    found: dict[str, tuple[Callable[[], Any], int]] = {name: (partial(str, name), 512) for name in PAIR}
+    if packaged_path(SMOLLM2) is not None:
+        found[SMOLLM2] = smollm2, 256
+    return found | {name: (partial(tiny, name), 160) for name in TINY}
 
 
 def runs(name: str, model: Any, length: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -128,7 +129,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(THREADS)
-    for name, make, length in subjects():
+    for name, (make, length) in subjects().items():
         write(name, plain(dict(runs(name, make(), length))))
         print(name, path_of(name).stat().st_size)
 

@@ -40,4 +40,4 @@ def test_a_page_that_is_half_or_open_is_seen(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_slice_of_the_campaign():
-    assert campaign(trials=14, seed=0, through_cli=False, kinds=[]) == []
+    assert campaign(trials=7, seed=0, through_cli=False, kinds=[]) == []
