@@ -57,7 +57,7 @@ class LossByPosition(Section[Losses]):
                 (
                     each.gain,
                     "context_gain",
-                    f"loss of the last {each.window:,} tokens, all before minus alone (below 0: it helps)",
+                    f"loss of the last {each.window:,} tokens, with all before minus alone; below 0 it helps",
                 ),
             ):
                 if table.empty:
