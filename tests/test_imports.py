@@ -15,7 +15,7 @@ FLOORS = (
     ("report.figures",),
     ("report.context",),
     ("report.section",),  # what the probes' sections are made of; the page, above, is made of them
-    ("setting", "models", "environment"),
+    ("setting", "models", "environment", "timing"),
     ("readers",),
     ("training",),
     ("probes", "provenance"),
