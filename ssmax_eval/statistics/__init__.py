@@ -27,6 +27,7 @@ from .series import (
     default_baseline,
     task_name,
     tasks,
+    where_of,
     with_series,
 )
 
@@ -95,6 +96,7 @@ __all__ = [
     "tasks",
     "theta_lengths",
     "top_heads",
+    "where_of",
     "wilson",
     "with_causes",
     "with_series",

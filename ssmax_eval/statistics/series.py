@@ -136,10 +136,15 @@ WHERE = {
 }
 
 
+def where_of(haystack: str) -> str:
+    """Say where a haystack's or a document's text comes from, as in `in generated prose`."""
+    return WHERE.get(haystack, f"in {haystack}")
+
+
 def task_name(rows: pd.DataFrame) -> str:
     """Name the task of rows that share it: the option's word, then plain ones, as in `multikey (one of 4 uuids), in random words`."""
     task, value, needles, haystack, plan = rows.iloc[0][TASK]
     what = WHAT.get(task, "").format(value=value, needles=f"{needles:.0f}")
-    where = "" if haystack == task else WHERE.get(haystack, f"in {haystack}")
+    where = "" if haystack == task else where_of(haystack)
     own = "" if plan == BY_TRIAL else "each prompt its own haystack"
     return ", ".join(filter(None, [f"{task} ({what})" if what else str(task), where, own]))

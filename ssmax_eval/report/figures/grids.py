@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D
 
-from .style import ACCURACY, DIFFERENCE, STYLE, key_of, plain
+from .style import ACCURACY, DIFFERENCE, STYLE, ink, key_of, plain
 
 
 def depth_label(depth: float) -> str:
@@ -79,8 +79,8 @@ def mark_train_length(ax: Axes, columns: list[int], train_length: int | None) ->
     x = sum(length <= train_length for length in columns)
     ax.axvline(x, color="black", lw=1.5, ls="--")
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.9}
-    middle = sum(ax.get_ylim()) / 2
-    ax.text(x, middle, f"trained to {train_length:,}", fontsize=7, ha="center", va="center", rotation=90, bbox=box)
+    said, middle = f"trained to {train_length:,}", sum(ax.get_ylim()) / 2
+    ax.text(x, middle, said, color=ink("white"), fontsize=7, ha="center", va="center", rotation=90, bbox=box)
 
 
 def heatmap(

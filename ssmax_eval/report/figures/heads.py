@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from ...statistics import BY_TRIAL, CONFIDENCE, FEWEST
-from .curves import FEW
 from .style import STYLE, belongs, colours, key_of, legend, plain, tokens_axis
 
+NAMED_INSIDE = 3  # series that a legend within the axes names; more would lie on their lines
 DRAWN = 200  # prompts of a series and length
 SHOWN_HEADS, FEWEST_HEADS = (
     25,
@@ -136,23 +136,26 @@ def attention_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 9), layout="constrained")
         upper, heads, trials = figure.subfigures(3, 1, squeeze=False)[:, 0]
-        axes = upper.subplots(1, 3)
+        both = bool(by_head["mass_next"].notna().any())  # needle and answer may have other tokens
+        axes = upper.subplots(1, 2 + both)
         mass_by_length(axes[0], by_head, train_lengths).set_title("on the answer, from its first row")
-        mass_by_length(axes[1], by_head, train_lengths, "mass_next").set_title("on the token to write next, all rows")
-        axes[1].set_visible(bool(by_head["mass_next"].notna().any()))  # needle and answer may have other tokens
-        exponents(axes[2], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
+        if both:
+            mass_by_length(axes[1], by_head, train_lengths, "mass_next").set_title(
+                "on the token to write next, all rows"
+            )
+        exponents(axes[-1], fits).set_title("heads that retrieve: b = -1 fades as softmax must,\nb = 0 does not")
         shades = legend(by_head["series"].unique().tolist())
         handles = [mpl.lines.Line2D([], [], color=c, lw=3) for c in shades.values()]
         names = [plain(name) for name in shades]
-        if len(names) <= FEW:
+        if len(names) <= NAMED_INSIDE:
             axes[0].legend(handles, names, fontsize=7)
         else:
-            upper.legend(handles, names, loc="outside right center", fontsize=6)
+            upper.legend(handles, names, loc="outside right center", fontsize=7)
         for ax, length in zip(heads.subplots(1, len(shown), squeeze=False, sharey=True)[0], shown, strict=True):
             sorted_heads(ax, scores, length).label_outer()
         last = trials.subplots(1, len(shown), squeeze=False, sharey=True)[0]
         for ax, length in zip(last, shown, strict=True):
             sorted_trials(ax, top, length).label_outer()
-        marks = [mpl.lines.Line2D([], [], color="0.2", marker=mark, ls="", ms=4) for mark in MARKS.values()]
+        marks = [mpl.lines.Line2D([], [], color="0.5", marker=mark, ls="", ms=4) for mark in MARKS.values()]
         last[-1].legend(marks, MARKS, fontsize=7)
     return figure

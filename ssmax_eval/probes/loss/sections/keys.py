@@ -57,7 +57,8 @@ class KeyTokens(Section[Keys]):
                 found = found.merge(table, on="series", how="left") if len(found) else found
             for (near, judge, _), each in found.groupby(statistics.JUDGED, sort=False, dropna=False):
                 first = each.iloc[0]
-                title = f"loss of key tokens, nats: text {first['text']}, {int(first['context_length']):,} tokens, near context {near:,.0f}"
+                where = f"{statistics.where_of(first['text'])}, {int(first['context_length']):,} tokens"
+                title = f"loss of key tokens, nats, {where}, near context {near:,.0f}"
                 same = compared[(compared["key_context"] == near) & (compared["key_judge"] == judge)]
                 out.append(Keys(title, judge, baseline, each, same))
         return out

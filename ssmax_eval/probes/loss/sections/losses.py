@@ -52,7 +52,7 @@ class LossByPosition(Section[Losses]):
                 (
                     each.curve,
                     "loss",
-                    f"loss by tokens in front, nats: text {each.text}, {each.context_length:,} tokens",
+                    f"loss by tokens in front, nats, {statistics.where_of(each.text)}, {each.context_length:,} tokens",
                 ),
                 (
                     each.gain,
@@ -101,8 +101,8 @@ def in_short(curve: pd.DataFrame, text: str) -> str:
     ]
     more = f", and {len(far) - SAID} more" if len(far) > SAID else ""
     return (
-        f"With {start:,} tokens or more in front, a token of text {text} costs, in nats: {'; '.join(parts)}{more}. Less is better; "
-        f"{int(far['documents'].min())} documents."
+        f"With {start:,} tokens or more in front, a token {statistics.where_of(text)} costs, in nats: {'; '.join(parts)}{more}. "
+        f"Less is better; {int(far['documents'].min())} documents."
     )
 
 
@@ -112,7 +112,7 @@ def section(found: Losses, context: Context) -> dict[str, Any]:
     series = rows["series"].unique().tolist()
     figure = figures.loss_figure(curve, gain, context.train_lengths(rows))
     return {
-        "heading": f"loss, text {found.text}, {found.context_length:,} tokens",
+        "heading": f"loss {statistics.where_of(found.text)}, {found.context_length:,} tokens",
         "figure": context.drawn(figure, f"loss-{found.number:02}"),
         "series": series,
         "documents": curve.groupby("series", sort=False)["documents"].max().to_dict(),
