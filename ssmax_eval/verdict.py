@@ -118,7 +118,9 @@ def untold(lines: list[dict[str, Any]], baseline: str) -> str:
         return f"It finds about as much as {baseline} at every length."
     if not units:
         return f"There are too few prompts to say whether it differs from {baseline}."
-    enough = next((n for n in range(2, MOST) if statistics.smallest_difference(n, LEVEL / len(lines)) <= size), MOST)
+    level, prompts = LEVEL / len(lines), line["pairs"] / units
+    found = (n for n in range(2, MOST) if statistics.smallest_difference(n, level, prompts=prompts) <= size)
+    enough = next(found, MOST)
     enough = max(enough, 2 * units)  # as many as there are were not enough
     how = (
         f"{enough} trials (--trials {enough})" if line["trials"] else f"{enough} prompts of that length (more --trials)"
@@ -136,9 +138,9 @@ def able(lines: list[dict[str, Any]]) -> str:
     if any(math.isnan(each) for each in smallest):
         return f", where so few {'trials' if by_trial else 'prompts or stretches of text'} can show none"
     how = (
-        "if every trial that differs favours the same model"
+        "at best: if every trial that differs favours the same model"
         if by_trial
-        else "if every prompt that differs favours the same model"
+        else "at best: if every prompt that differs favours the same model"
     )
     return f". With so few prompts only a difference of about {max(smallest):.2f} or more would show ({how})"
 

@@ -190,6 +190,10 @@ def test_the_smallest_difference_is_found_with_the_power_it_says():
         share = statistics.smallest_difference(pairs, level)
         least = next(k for k in range(1, 20) if stats.binomtest(k, k).pvalue <= level)
         assert stats.binom.sf(least - 1, pairs, share) == pytest.approx(0.8)
+    # trials of five prompts that differ each on its own, simulated: the sign-flip test finds it in 80 of 100
+    share = statistics.smallest_difference(8, prompts=5)
+    sums = np.random.default_rng(0).binomial(5, share, size=(4000, 8))
+    assert np.mean([paired.sign_flip(each.astype(float)) < 0.05 for each in sums]) == pytest.approx(0.8, abs=0.02)
     assert np.isnan(statistics.smallest_difference(5))
     assert statistics.smallest_difference(6) > 0
     three = pd.concat([two(6, 0, length=length) for length in (1, 2, 3)])

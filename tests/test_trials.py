@@ -180,7 +180,7 @@ def test_a_comparison_is_over_trials():
     )  # fmt: skip
     assert line["p"] == pytest.approx(exact.pvalue)
     assert (line["pairs"], line["trials"], line["test"]) == (40, 8, "exact sign-flip test over trials")
-    assert line["smallest"] == pytest.approx(statistics.smallest_difference(8))
+    assert line["smallest"] == pytest.approx(statistics.smallest_difference(8, prompts=5))
     whole = statistics.compare(two(alike([1] * 8), alike([0] * 8), lengths=(256,)), "base", ()).iloc[0]
     assert (whole["low"], whole["high"]) == pytest.approx(statistics.paired_interval(0, 8, 0, 0))
     cells = statistics.compare(two(own, other, lengths=(256,)), "base")
@@ -198,7 +198,7 @@ def test_the_default_plan_can_show_a_large_difference_after_holm():
     assert words.startswith("It finds more than base at 4,096 tokens. Most at 4,096 tokens: 1.00 against 0.00, +1.00")
     assert "40 identical prompts over 8 trials, p = 0.039." in words
     assert (
-        "only a difference of about 0.97 or more would show (if every trial that differs favours the same model)."
+        "only a difference of about 0.51 or more would show (at best: if every trial that differs favours the same model)."
         in words
     )
     assert "200 identical prompts over 8 trials. (exact sign-flip test over trials;" in words

@@ -98,11 +98,14 @@ def holm(values: list[float]) -> list[float]:
 
 
 @cache
-def smallest_difference(pairs: int, level: float = 1 - CONFIDENCE, power: float = POWER) -> float:
-    """Return the smallest difference that McNemar's exact test of so many pairs finds at this level and power; NaN if it finds none.
+def smallest_difference(units: int, level: float = 1 - CONFIDENCE, power: float = POWER, prompts: float = 1.0) -> float:
+    """Return the smallest difference that an exact sign test of so many units finds at this level and power; NaN if it finds none.
 
-    The best case, in which no prompt goes the other way: k or more of the pairs have to differ, k the least number with
-    2 / 2^k <= level.
+    units: pairs of prompts, or trials of so many `prompts` each. The best case, in which nothing goes the other way: k or more of
+    the units have to differ, k the least number with 2 / 2^k <= level, and a trial differs when one of its prompts does, each on
+    its own. Where prompts of a trial differ together, a difference has to be larger.
     """
     least = math.ceil(1 - math.log2(level) - 1e-9)
-    return float(stats.beta.ppf(power, least, pairs - least + 1)) if pairs >= least else math.nan
+    if units < least:
+        return math.nan
+    return 1 - (1 - float(stats.beta.ppf(power, least, units - least + 1))) ** (1 / prompts)

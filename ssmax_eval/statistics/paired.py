@@ -51,7 +51,7 @@ def compare(
     either, do not count. pairs, both, only, only_baseline, neither: prompts found by both, by one, by none. difference =
     accuracy - accuracy_baseline, low and high its 95% interval: Newcombe's paired score interval (1998, method 10). p: by
     `test`, McNemar's exact one; p_holm: over the lines of a series and task (Holm). smallest: the smallest difference that so
-    many pairs can see beside so many lines (smallest_difference). Where prompts share a haystack: with plan 1, the wider of
+    many pairs can see beside so many lines, at best (smallest_difference). Where prompts share a haystack: with plan 1, the wider of
     that interval and of a bootstrap over haystacks, and the exact sign-flip test of their sums; with plan 2, the same interval
     of as many pairs as these are worth (clusters.effective_size), that test over trials, and -1 to 1 for fewer than FEWEST of
     either. trials: how many, those of overlapping text counted once; 0 with plan 1. Series with other prompts (another
@@ -64,7 +64,9 @@ def compare(
         adjusted = holm([line["p"] for line in found])
         head = dict(zip(TASK, task, strict=True)) | {"series": name, "baseline": baseline, "shared": shared}
         for line, p in zip(found, adjusted, strict=True):
-            smallest = smallest_difference(line.pop("independent"), (1 - CONFIDENCE) / len(found))
+            units = line.pop("independent")
+            level, prompts = (1 - CONFIDENCE) / len(found), line["pairs"] / units if units else 1.0
+            smallest = smallest_difference(units, level, prompts=prompts)
             lines.append({**head, **line, "p_holm": p, "smallest": smallest})
     columns = [
         *TASK,
