@@ -219,7 +219,7 @@ def test_windows_of_texts(tokenizer, tmp_path, caplog):
     assert found != Documents(str(tmp_path)).windows(tokenizer, 256, 20, seed=1)
     packed = Documents(str(tmp_path), pack=True)
     assert len(packed.texts) == 1
-    with pytest.raises(UserError, match=r"documents 2: .* holds \d+ windows of 90000 tokens .*--pack joins files"):
+    with pytest.raises(UserError, match=r"documents 2: .* has text for \d+ of 90000 tokens .*--pack joins files"):
         Documents(str(tmp_path)).windows(tokenizer, 90000, 2, seed=0)
 
 

@@ -9,10 +9,12 @@ from handmade import handmade
 from test_report import page_of, row
 from tiny import build
 
-from ssmax_eval.data.haystacks import Document
+from ssmax_eval.data import needle_files
+from ssmax_eval.data.haystacks import Document, haystack
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import LONG_SENTENCE, assemble
 from ssmax_eval.data.sentences import split_sentences
+from ssmax_eval.probes.checks import notes
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 
@@ -96,6 +98,17 @@ def test_a_depth_that_is_off_is_said_once(tmp_path, tokenizer):
     assert said.count("points from the depth asked") == 1
     assert f"haystack few.txt: {len(off)} of 6 needles" in said
     assert f"asked 40, placed {off[0]['realised_depth_percent']:.0f}" in said
+
+
+def test_a_text_that_repeats_and_a_needle_of_another_language_are_said(tmp_path):
+    (tmp_path / "two.txt").write_text("It was quiet. He left.")
+    text, german = haystack(str(tmp_path / "two.txt")), needle_files.read("german")
+    row = {"depth_percent": 0, "realised_depth_percent": 0, "haystack_sentences": 5}
+    assert "a text of 2 sentences, which the longest prompt repeats 2.5 times" in notes("two.txt", text, german, [row])
+    assert notes("two.txt", text, german, [row | {"haystack_sentences": 2}]) == ""
+    said = notes("text", haystack("text"), german, [row])
+    assert said.startswith("needle german: its language is de, haystack text is English")
+    assert notes("text", haystack("text"), needle_files.read("sandwich"), [row]) == ""
 
 
 def test_the_pages_depth_axis_does_not_lie(tmp_path):

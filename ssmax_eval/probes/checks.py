@@ -1,11 +1,13 @@
-"""What is checked before a probe reads a prompt: parameters, tokenizer, positions; and whether needles stand where they were asked."""
+"""What is checked before a probe reads a prompt (parameters, tokenizer, positions), and what one should know of the rows after."""
 
 import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.needles import FAR_OFF
+from ..data.haystacks import Document, Haystack
+from ..data.needles import FAR_OFF, Asked
+from ..data.own import OwnNeedle
 from ..errors import UserError, nearest
 from ..position.learned import position_end
 from ..readers.parts import refuse_unlike_parts
@@ -64,3 +66,31 @@ def depths_off(haystack: str, rows: Sequence[Fields]) -> str:
         f"haystack {haystack}: {len(far)} of {len(known)} needles stand more than {FAR_OFF} points from the depth asked "
         f"(the furthest: asked {asked:g}, placed {real:.0f}), for want of sentence ends there; realised_depth_percent has each"
     )
+
+
+def text_again(haystack: str, sentences: int, rows: Sequence[Fields]) -> str:
+    """Say how often the longest prompt repeats a text of so many sentences; nothing where none does."""
+    longest = max((row["haystack_sentences"] or 0 for row in rows), default=0)
+    if longest <= sentences:
+        return ""
+    return (
+        f"haystack {haystack}: a text of {sentences} sentence{'s' if sentences > 1 else ''}, which the longest prompt repeats "
+        f"{longest / sentences:.1f} times; a repeated text is an easier haystack, so give a longer one"
+    )
+
+
+def another_language(needle: str, language: str, haystack: str) -> str:
+    """Say that a needle is in another language than prose that is made here; nothing where it is not, or where that is unknown."""
+    if haystack not in ("text", "noise", "repeat", "bible") or language.lower().split("-")[0] in ("", "en", "english"):
+        return ""
+    return (
+        f"needle {needle}: its language is {language}, haystack {haystack} is English, and a sentence of another language stands "
+        "out; --haystack FILE takes a text of its own language"
+    )
+
+
+def notes(name: str, haystack: Haystack, needle: Asked, rows: Sequence[Fields]) -> str:
+    """Say what one should know of rows that were just read: of needles' places, of the text, of the needle's language."""
+    again = text_again(name, len(haystack.every), rows) if isinstance(haystack, Document) else ""
+    foreign = another_language(needle.name, needle.language, name) if isinstance(needle, OwnNeedle) else ""
+    return "; ".join(filter(None, [depths_off(name, rows), again, foreign]))

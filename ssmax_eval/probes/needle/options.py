@@ -59,7 +59,10 @@ class GridOptions(Options):
     ] = NO_CHAT
     system: Annotated[str | None, Told("The chat's system message.", "TEXT")] = None
     ask: Annotated[
-        str, Told("one, or all (multikey): a fact at each depth of one haystack, which is read once for all questions.")
+        str,
+        Told(
+            "one question a prompt; or, of task multikey, all: a fact at each depth of one haystack, read once for all questions."
+        ),
     ] = Needle.ask
     haystack: Annotated[
         str, Told("text (generated prose), noise, repeat, bible, hf:DATASET, a file or directory.", "NAME|PATH")
@@ -68,7 +71,10 @@ class GridOptions(Options):
         str | Sequence[str], Told("no-needle (guess rate), needle-only (ceiling).", "NAME,...", names)
     ] = ()
     batch_size: Annotated[int | None, Told("Prompts in a forward pass that reads them whole.", "N|auto", auto)] = None
-    plan: Annotated[int, Told("2: a trial is one haystack for all lengths and depths. 1: one a prompt.", "1|2")] = PLAN
+    plan: Annotated[
+        int,
+        Told("2: one haystack a trial, cut to each length, its needle at each depth. 1: one a prompt.", "1|2"),
+    ] = PLAN
     chunk: Chunk = None
     limit_tokens: LimitTokens = None
     limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
@@ -92,7 +98,8 @@ class NeedleOptions(GridOptions):
 class GridShown(Shown):
     """How a grid is shown, and where the causes of its failures part."""
 
-    attended: Annotated[float, Told("Where a wrong answer was attended: mass of the top head on it, 0 to 1.")] = 0.5
+    attended: Annotated[float, Told("Mass of a head, 0 to 1, from which a wrong answer counts as attended.")] = 0.5
     blow_up: Annotated[
-        float, Told("Where positions blow up: nats a token that the haystack costs more than when short.")
+        float,
+        Told("Nats a token that the haystack must cost more than in short prompts to count as a blow-up of positions."),
     ] = 1.0

@@ -24,7 +24,7 @@ from ...rows import Fields
 from ..attention.masses import masses_of
 from ..attention.rows import AttentionRow
 from ..budget import within
-from ..checks import check_model, depths_off, require
+from ..checks import check_model, notes, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
 from . import PROBE
@@ -317,7 +317,7 @@ class NeedleProbe(Probe):
     unit, sample_is = "trials", "prompt"
 
     def note(self, rows: Sequence[Fields]) -> str:
-        return depths_off(self.haystack_name, rows)
+        return notes(self.haystack_name, self.source, self.needle, rows)
 
     def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
         if self.chat is None:
