@@ -65,12 +65,30 @@ def dry_run_of_all(
                 "model": plan.subject.label,
                 "attention": str(plan.setting.attention or plan.subject.native_attention),
                 "rope": str(plan.setting.position),
+                "apart": what,
                 "prompts_left": left[id(plan)],
             }
-            for plan in plans
+            for plan, what in zip(plans, apart(plans), strict=True)
         ],
         "in_words": "; ".join([in_words(lines), *in_words_least(needs)]) if lines else in_words(lines),
     }
+
+
+def apart(plans: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    """Return for each run those of its parameters in which runs of its probe differ, one level into what holds several."""
+    flat = [
+        {
+            name: value
+            for key, own in plan.probe.parameters().items()
+            for name, value in (own.items() if isinstance(own, dict) else [(key, own)])
+        }
+        for plan in plans
+    ]
+    out = []
+    for plan, own in zip(plans, flat, strict=True):
+        others = [theirs for theirs, each in zip(flat, plans, strict=True) if each.probe.name == plan.probe.name]
+        out.append({name: own[name] for name in own if any(theirs.get(name) != own[name] for theirs in others)})
+    return out
 
 
 def trained_at(each: Subject) -> int | None:

@@ -94,7 +94,11 @@ def print_plan(plan: dict[str, Any], as_json: bool) -> None:
     print(f"cost: {plan['in_words']}")
     for run in plan["runs"]:
         left = f"{run['prompts_left']:,} to do" if run["prompts_left"] else "finished"
-        print(f"run {run['run']}: {run['model']}, {run['attention']}, RoPE {run['rope']}: {left}")
+        what = ", ".join(
+            f"{name} {value}" for name, value in run["apart"].items() if isinstance(value, str | int | float)
+        )
+        said = [run["model"], run["attention"], f"RoPE {run['rope']}", what]
+        print(printable(f"run {run['run']}: {', '.join(filter(None, said))}: {left}"))
 
 
 WIDEST = 2000  # characters of a table's line in a log

@@ -57,6 +57,10 @@ def test_a_sweep_runs_all_of_it_tells_its_cost_and_goes_on(file, capsys, monkeyp
     assert len(plan["runs"]) == 4 + 4
     assert plan["prompts"] == 4 * 4 + 4 * 2
     assert plan["tokens"] == 4 * 2 * (96 + 128) + 8 * 64
+    asked = [
+        (run["apart"].get("task"), run["apart"].get("seed")) for run in plan["runs"]
+    ]  # what tells runs of a probe apart
+    assert asked == [("single", None)] * 2 + [("digits", None)] * 2 + [(None, 0), (None, 0), (None, 1), (None, 1)]
     assert not (tmp_path / "results").exists()
     own, calls = TransformersReader.nll, []
 

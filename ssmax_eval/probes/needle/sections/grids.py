@@ -68,7 +68,7 @@ class Grids(Section[Grid]):
             if len(each.ceilings):
                 yield ceiling_table(each.heading, each.ceilings)
         for each in found:
-            yield each.headline
+            yield f"{each.heading}: {each.headline}" if len(found) > 1 and each.headline else each.headline
             for said in each.verdict:
                 yield " ".join([f"{said['series']}:", *said["sentences"]])
 
