@@ -1,5 +1,6 @@
 """The headline of a needle page: one sentence without statistics, of the models or of what their training seeds have in common."""
 
+import numpy as np
 import pandas as pd
 
 from .verdict import LEVEL
@@ -42,8 +43,15 @@ def headline(
         line = over_all.loc[over_all["difference"].abs().idxmax()]
         counts = [(line["series"], line["accuracy"]), (baseline, line["accuracy_baseline"])]
         (first, most), (second, least) = sorted(counts, key=lambda each: -each[1])
-        pairs = int(line["pairs"])
-        return f"Over all lengths {first} finds {round(most * pairs)} of {pairs} {things}; {second} finds {round(least * pairs)}."
+        pairs, own = int(line["pairs"]), by_length.loc[by_length["series"] == line["series"], "context_length"]
+        lengths = (
+            f"From {int(own.min()):,} to {int(own.max()):,} tokens"
+            if len(own) > 1
+            else f"At {int(own.iloc[0]):,} tokens"
+        )
+        return (
+            f"{lengths} {first} finds {round(most * pairs)} of {pairs} {things}; {second} finds {round(least * pairs)}."
+        )
     table = real if len(real) else by_length
     order = table.assign(size=table["difference"].abs()).sort_values(["size", "context_length"], kind="stable")
     line = order.iloc[-1] if len(real) else table.sort_values("context_length", kind="stable").iloc[-1]
@@ -51,7 +59,8 @@ def headline(
     first, second = more if line["difference"] >= 0 else more[::-1]
     where_ = prompts_of(length, train_lengths.get(first))
     if len(real):
-        return f"{first} finds {finds(first, length)} {things} {where_}; {second} finds {finds(second, length)}."
+        most = "" if length == by_length["context_length"].max() else "Where they differ most, "
+        return f"{most}{first} finds {finds(first, length)} {things} {where_}; {second} finds {finds(second, length)}."
     if finds(first, length) == finds(second, length):
         return f"{first} and {second} find the same: {finds(first, length)} {things} {where_}."
     return (
@@ -75,16 +84,37 @@ def seeds_headline(
     line = order.sort_values(["size", "context_length"], kind="stable").iloc[-1]
     at = by_length[by_length["context_length"] == line["context_length"]].set_index("configuration")["accuracy"]
     first, second = [line["configuration"], baseline][:: 1 if line["difference"] >= 0 else -1]
+    alike = order[
+        (order["context_length"] == line["context_length"]) & np.isclose(order["difference"], line["difference"])
+    ]
+    most = line["difference"] >= 0 and at[first] == at.max()
     where_ = prompts_of(int(line["context_length"]), train_length, "they were")
     seeds = f"{line['seeds']} training seeds"
     if len(apart):
-        return (
-            f"{first} finds {at[first]:.0%} of the {things} {where_}, {second} {at[second]:.0%} (means over {seeds})."
-        )
+        share, other = f"{at[first]:.0%} of the {things} {where_}", f"{second} {at[second]:.0%} (means over {seeds})"
+        if most and len(at) > 2:  # the best of several, and who finds as much
+            who = " and ".join(alike["configuration"])
+            return f"Of {len(at)} configurations {who} find{'s' if len(alike) == 1 else ''} most: {share}; {other}."
+        return f"{first} finds {share}, {other}."
     return (
         f"{seeds[:1].upper()}{seeds[1:]} are too few to say whether {first} finds more than {second}: they find "
         f"{at[first]:.0%} and {at[second]:.0%} of the {things} {where_}."
     )
+
+
+def seeds_sure(compared: pd.DataFrame, baseline: str) -> list[str]:
+    """Return for each configuration how much more than the baseline it finds at each length, over training seeds (compare_seeds)."""
+    said = []
+    for name, lines in compared[compared["seeds"] > 1].groupby("configuration", sort=False):
+        parts = [
+            f"{line['difference']:+.2f} at {line['context_length']:,} tokens"
+            + ("" if pd.isna(line["low"]) else f" (95% interval {line['low']:+.2f} to {line['high']:+.2f})")
+            for line in lines.sort_values("context_length").to_dict("records")
+        ]
+        said.append(
+            f"{name} minus {baseline}, mean over {int(lines['seeds'].max())} training seeds, Student's t: {'; '.join(parts)}."
+        )
+    return said
 
 
 def prompts_of(length: int, train_length: int | None, it: str = "it was") -> str:

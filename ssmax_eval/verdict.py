@@ -79,8 +79,8 @@ def against(
     sentences += at_odds(lines, tested)
     sentences.append(
         f"Over all {'lengths' if len(lines) > 1 else 'depths'}: {total['accuracy']:.2f} against {total['accuracy_baseline']:.2f}, "
-        f"{interval(total)}, {prompts(total)}. ({', '.join(dict.fromkeys(line['test'] for line in lines))}; "
-        "lengths adjusted for their number, Holm.)"
+        f"{interval(total)}, {prompts(total)}, p {p_text(total['p'])}. "
+        f"({', '.join(dict.fromkeys(line['test'] for line in [*lines, total]))}; lengths adjusted for their number, Holm.)"
     )
     return sentences
 
@@ -99,14 +99,10 @@ def at_odds(lines: list[dict[str, Any]], tested: list[int]) -> list[str]:
         )
     if edge:
         said.append(
-            f"The interval leaves 0 out {where(edge, tested)} and the test does not call it significant: they are made in two ways, "
-            "and differ at the edge."
+            f"The interval excludes 0 {where(edge, tested)} but the test gives p of .05 or more: take it as undecided."
         )
     if joint:
-        said.append(
-            f"The test is significant {where(joint, tested)} though the interval holds 0: they are made in two ways, "
-            "and differ at the edge."
-        )
+        said.append(f"The test is significant {where(joint, tested)} but the interval holds 0: take it as undecided.")
     return said
 
 
@@ -195,7 +191,8 @@ def times(found: Sequence[dict[str, Any]], by_table: float) -> str:
     known = spread.get((bool(ends[0]), bool(ends[1])), "open on both sides")
     apart = not math.isnan(by_table) and not math.isclose(line["ratio"], by_table)
     said = "On the prompts that both have, that" if apart else "That"
-    return f" {said} is {bound}{line['ratio']:g} times as far as the other (95% interval {known})."
+    ratio = "as far" if line["ratio"] == 1 else f"{line['ratio']:g} times as far"
+    return f" {said} is {bound}{ratio} as the other (95% interval {known})."
 
 
 def where(found: list[int], tested: list[int]) -> str:

@@ -201,7 +201,7 @@ def test_the_default_plan_can_show_a_large_difference_after_holm():
         "only a difference of about 0.51 or more would show (at best: if every trial that differs favours the same model)."
         in words
     )
-    assert "200 identical prompts over 8 trials. (exact sign-flip test over trials;" in words
+    assert "200 identical prompts over 8 trials, p = 0.008. (exact sign-flip test over trials;" in words
     other[:, 2:] = 0
     assert said(two(own, other)).startswith("It finds more than base from 1,024 to 4,096 tokens.")
     seven = statistics.compare(two(own[:7], other[:7]), "base", ("context_length",))

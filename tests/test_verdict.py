@@ -119,7 +119,7 @@ def in_short(rows, baseline="base", train_length=256):
         ),
         (
             {"base": {256 * k: 10 for k in range(1, 9)}, "new": {256 * k: 14 for k in range(1, 9)}},
-            "Over all lengths new finds 112 of 160 numbers; base finds 80.",  # which no single length shows
+            "From 256 to 2,048 tokens new finds 112 of 160 numbers; base finds 80.",  # which no single length shows
         ),
         ({"base": {256: 0, 512: 0}}, "base finds none of the 40 numbers, at any length."),
         ({"base": {256: 0}, "new": {256: 0}}, "None of the 2 models finds any of the 20 numbers, at any length."),
@@ -208,7 +208,7 @@ def test_seeds_and_training_curves_come_from_the_records(tmp_path):
 
 
 def test_the_headline_over_seeds_is_of_means_whose_interval_leaves_0_out():
-    from ssmax_eval.headline import seeds_headline
+    from ssmax_eval.headline import seeds_headline, seeds_sure
 
     def line(name, length, difference, low, high):
         return {
@@ -231,6 +231,18 @@ def test_the_headline_over_seeds_is_of_means_whose_interval_leaves_0_out():
         "(means over 3 training seeds)."
     )
     assert seeds_headline(means, compared.assign(seeds=1), "base", 256, "numbers") == ""
+    twin = means[means["configuration"] == "new"].assign(configuration="twin")
+    both = compared[compared["configuration"] == "new"]
+    known = pd.concat([means[means["configuration"] != "wild"], twin])
+    said = seeds_headline(
+        known, pd.concat([both, both.assign(configuration="twin")], ignore_index=True), "base", 256, "numbers"
+    )
+    assert said.startswith("Of 3 configurations new and twin find most: 80% of the numbers in prompts 4 times")
+    first, _ = seeds_sure(compared, "base")
+    assert first == (
+        "new minus base, mean over 3 training seeds, Student's t: +0.10 at 512 tokens (95% interval -0.10 to +0.30); "
+        "+0.60 at 1,024 tokens (95% interval +0.20 to +1.00)."
+    )
 
 
 def test_many_series_share_the_colours_of_their_groups():
@@ -258,7 +270,13 @@ def test_theta_as_an_axis_has_its_panel(tmp_path):
     assert re.findall(r"<td>([\d.]+)</td>", best) == ["1.00", "0.65", "0.65"]
     other = grid({"new": FOUND["new"]})
     both = ssmax_eval.report(frame([*rows, *other]), tmp_path / "b.html").read_text()
-    assert "With the best RoPE theta for each cell: Over all lengths new finds" in both
+    assert (
+        "With the RoPE theta that finds most in each cell, chosen on these prompts: from 256 to 4,096 tokens new finds"
+        in both
+    )
+    assert (
+        "<p>new: At no single length is its difference from base, best theta of each cell certain" in both
+    )  # how sure that is
     fair = both[both.index("each cell has its best factor") :]
     said = re.search(r"<strong>new\.</strong> (.*?)</p>", fair)[1]
     # at 4,096 tokens base has 0 of 20 as trained and 13 at ten times theta, new 17: too few prompts to tell
@@ -370,9 +388,9 @@ def test_an_interval_and_a_test_that_disagree_are_explained():
     assert "at 256 tokens" in said
     assert "the test allows for 2 lengths" in said
     [said] = at_odds([line(256, 0.01, 0.3, 0.07, 0.07)], [256])
-    assert "made in two ways" in said
+    assert "take it as undecided" in said
     [said] = at_odds([line(256, -0.01, 0.3, 0.01, 0.02), *agree[1:]], [256, 512])
-    assert "though the interval holds 0" in said
+    assert "but the interval holds 0" in said
 
 
 def test_three_series_have_a_table_before_their_grids(tmp_path):

@@ -99,8 +99,14 @@ def mass_at(masses: object, ranks: object) -> float:
 
 
 def cause_counts(explained: pd.DataFrame, by: tuple[str, ...] = ("context_length",)) -> pd.DataFrame:
-    """Return a line for each series and group of `by`: prompts, and how many of them have each of CAUSES (rows: with_causes)."""
+    """Return a line for each series and group of `by`: prompts, and how many of them have each of CAUSES (rows: with_causes).
+
+    Series stand as they come, groups of each in their own order: prompts of several runs come in any.
+    """
     keys = [*TASK, "series", *by]
     counts = explained.groupby([*keys, "cause"], sort=False).size().unstack("cause", fill_value=0)
     counts = counts.reindex(columns=list(CAUSES), fill_value=0)
-    return counts.assign(prompts=counts.sum(axis=1)).reset_index().rename_axis(columns=None)
+    counts = counts.assign(prompts=counts.sum(axis=1)).reset_index().rename_axis(columns=None)
+    place = {name: number for number, name in enumerate(dict.fromkeys(explained["series"]))}
+    order = counts.assign(series=counts["series"].map(place)).sort_values([*TASK, "series", *by], kind="stable").index
+    return counts.loc[order].reset_index(drop=True)

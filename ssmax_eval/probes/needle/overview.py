@@ -29,7 +29,13 @@ def overview(
     shades = {name: to_hex(colour) for name, colour in colours([*names]).items()}
     lengths = sorted(int(n) for n in means["context_length"].unique())
     reach = {line["series"]: line for line in reach_of.to_dict("records")}
-    order = means.groupby("series", sort=False)["accuracy"].mean().sort_values(ascending=False, kind="stable")
+    tested = means.dropna(subset=["accuracy"]).groupby("series", sort=False)["context_length"].agg(frozenset)
+    usual = (
+        tested.value_counts(sort=False).idxmax() if len(tested) else frozenset()
+    )  # the lengths that most series have
+    same = means[means["context_length"].isin(usual)].groupby("series", sort=False)["accuracy"]
+    order = same.mean().where(same.count() == len(usual)).reindex(means["series"].unique())
+    order = order.sort_values(ascending=False, kind="stable")
     lines = []
     for name in map(str, order.index):
         at = {line["context_length"]: line for line in means[means["series"] == name].to_dict("records")}

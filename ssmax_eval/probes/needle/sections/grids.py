@@ -45,6 +45,7 @@ class Grid:
     ceilings: pd.DataFrame = field(default_factory=pd.DataFrame)
     verdict: list[dict[str, Any]] = field(default_factory=list)
     headline: str = ""
+    sure: Sequence[str] = ()  # how sure the headline is, where it is not of two series at one length
 
 
 class Grids(Section[Grid]):
@@ -154,11 +155,11 @@ def grid(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Gri
     pooled = statistics.compare(pairs, baseline, ())
     said = verdict(rows, baseline, reach, trained, pairs, by_length, pooled)
     things = HIDDEN.get(str(rows["value"].iloc[0]), "answers")
-    fair = headline_at_best(rows, context, things) or headline_over_seeds(rows, context, things)
-    in_short = fair or headline(means, by_length, pooled, baseline, trained, things)
+    in_short, sure = headline_at_best(rows, context, things) or headline_over_seeds(rows, context, things) or ("", ())
+    in_short = in_short or headline(means, by_length, pooled, baseline, trained, things)
     alone = statistics.ceilings(rows)
     return Grid(
-        number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, alone, said, in_short
+        number, heading, rows, cells, means, controls, baseline, by_cell, by_length, reach, alone, said, in_short, sure
     )
 
 
@@ -290,4 +291,5 @@ def differences(comparison: pd.DataFrame) -> dict[str, Any] | None:
         lines.append({"depth": depth, "cells": cells})
     shared = bool(comparison["shared"].all())
     paired = bool((comparison["pairs"] > 0).all())
-    return {"lengths": [int(length) for length in lengths], "lines": lines, "shared": shared, "paired": paired}
+    tests = " or ".join(dict.fromkeys(comparison["test"]))
+    return {"lengths": [int(n) for n in lengths], "lines": lines, "shared": shared, "paired": paired, "test": tests}

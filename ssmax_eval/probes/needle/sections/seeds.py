@@ -9,11 +9,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from .... import statistics
-from ....headline import seeds_headline
+from ....headline import seeds_headline, seeds_sure
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, by_task
 
+AFTER = re.compile(r" \((\S+?)(?: swapped in)?\)$")
 LATE = re.compile(r", (\S+) for the last [\d.]+(?: \(\1\))?")  # of a configuration's name
 
 
@@ -74,22 +75,24 @@ def besides(brackets: str, trained: str) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def headline_over_seeds(rows: pd.DataFrame, context: Context, things: str) -> str:
-    """Return the headline over training seeds, where some configuration has two; "" elsewhere."""
+def headline_over_seeds(rows: pd.DataFrame, context: Context, things: str) -> tuple[str, list[str]] | None:
+    """Return the headline over training seeds, and how sure it is, where some configuration has two."""
     known = configurations(rows, context)
     if not known:
-        return ""
+        return None
     names = {name for name, _ in known.values()}
     start = next(iter(names)).partition(", ")[0] + ", "  # the recipe's name, where it tells nothing apart
     if all(name.startswith(start) for name in names):
         known = {series: (name.removeprefix(start), seed) for series, (name, seed) in known.items()}
-    known = {series: (LATE.sub(r" with \1 late in training", name), seed) for series, (name, seed) in known.items()}
+    known = {
+        series: (AFTER.sub(r" with \1 put in after training", LATE.sub(r" with \1 late in training", name)), seed)
+        for series, (name, seed) in known.items()
+    }
     baseline = known.get(context.baseline_of(rows), next(iter(known.values())))[0]
     trained = {length for length in context.train_lengths(rows).values() if length}
-    return seeds_headline(
-        statistics.over_seeds(rows, known), statistics.compare_seeds(rows, known, baseline), baseline,
-        trained.pop() if len(trained) == 1 else None, things,
-    )  # fmt: skip
+    by_length, compared = statistics.over_seeds(rows, known), statistics.compare_seeds(rows, known, baseline)
+    said = seeds_headline(by_length, compared, baseline, trained.pop() if len(trained) == 1 else None, things)
+    return (said, seeds_sure(compared, baseline)) if said else None
 
 
 def over_seeds(number: int, heading: str, rows: pd.DataFrame, context: Context) -> Seeds | None:

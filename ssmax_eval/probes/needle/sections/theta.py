@@ -73,22 +73,34 @@ def at_best(rows: pd.DataFrame, best: pd.DataFrame, subjects: set[str], context:
     return rivals, str(named.index[(named == subject).to_numpy().argmax()])
 
 
-def headline_at_best(rows: pd.DataFrame, context: Context, things: str) -> str:
-    """Return the headline with the best theta in each cell, where it is an axis of several models; "" elsewhere."""
+def headline_at_best(rows: pd.DataFrame, context: Context, things: str) -> tuple[str, list[str]] | None:
+    """Return the headline with the best theta in each cell, and how sure it is, where theta is an axis of several models."""
     best = statistics.best_theta(rows)
     if not len(best):
-        return ""
+        return None
     rivals, baseline = at_best(rows, best, set(best["subject"]), context)
     if rivals["series"].nunique() < 2:
-        return ""
+        return None
     pairs = statistics.beside(rivals, baseline)
+    factors = rows.groupby(["subject", "context_length"])["rope_theta_factor"].nunique()
+    chosen = {length for _, length in factors[factors > 1].index}
+    if not any(
+        chosen & {*each.pairs["context_length"]} for each in pairs
+    ):  # no theta was chosen where two are compared
+        return None
     by_length, pooled = (
         statistics.compare(pairs, baseline, ("context_length",)),
         statistics.compare(pairs, baseline, ()),
     )
     means, trained = statistics.lengths(rivals), context.train_lengths(rivals)
     said = headline(means, by_length, pooled, baseline, trained, things)
-    return f"With the best RoPE theta for each cell: {said.replace(statistics.at_best_theta(''), '')}"
+    said = said.replace(statistics.at_best_theta(""), "")
+    said = said[0].lower() + said[1:] if said.startswith(("From ", "At ", "Where ")) else said
+    sure = [
+        f"{each['series']}: {' '.join(each['sentences'])}"
+        for each in verdict(rivals, baseline, statistics.effective_lengths(rivals), trained, pairs, by_length, pooled)
+    ]
+    return f"With the RoPE theta that finds most in each cell, chosen on these prompts: {said}", sure
 
 
 def section(found: Theta, context: Context) -> dict[str, Any]:
