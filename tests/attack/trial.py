@@ -100,7 +100,8 @@ def child_of(step: Step, folder: Path, through_cli: bool, out: Path, err: Path, 
         if through_cli:
             os.set_inheritable(told, False)
             os.write(told, b"1")
-            os.execv(sys.executable, [sys.executable, "-m", "ssmax_eval", *step.words])
+            ours = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}  # whatever is installed, and wherever it stands
+            os.execve(sys.executable, [sys.executable, "-m", "ssmax_eval", *step.words], os.environ | ours)
         from ssmax_eval.cli import main
 
         # as Python begins with streams that are closed
