@@ -75,7 +75,9 @@ def begun(folder: Path) -> tuple[Path, FileLock]:
     while True:
         own = Path(tempfile.mkdtemp(prefix=HALF, dir=folder))
         lock = FileLock(own / LOCK)
-        with suppress(Timeout, FileNotFoundError):  # another process sweeps just now, and takes it for one that was left
+        with suppress(
+            Timeout, FileNotFoundError
+        ):  # another process sweeps just now, and takes it for one that was left
             lock.acquire(timeout=0)
             if (own / LOCK).exists():
                 return own, lock

@@ -116,7 +116,15 @@ def test_what_a_kill_leaves_at_any_line_is_gone_after_the_next(tmp_path):
                 half.touch()
         with held(out, "busy"):
             pass
-        assert not {file.name for file in tmp_path.rglob("*")} - {"out", "model", "a", "file", "next", "kept", f"{HALF}of-another"}
+        assert not {file.name for file in tmp_path.rglob("*")} - {
+            "out",
+            "model",
+            "a",
+            "file",
+            "next",
+            "kept",
+            f"{HALF}of-another",
+        }
         shutil.rmtree(out, ignore_errors=True)
     assert number > 50
 
