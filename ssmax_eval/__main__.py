@@ -7,10 +7,11 @@ def main() -> None:
     """Run the command line."""
     try:
         from .cli import main as run
-    except KeyboardInterrupt:  # while it is imported
+
+        run()
+    except KeyboardInterrupt:  # while it is imported, or outside of any command
         print("ssmax-eval: interrupted", file=sys.stderr)
         sys.exit(130)
-    run()
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def spelled(given: list[str], command: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    occupy()
     # a stream that was closed before we came, 2>&-, is None
     sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -132,6 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(code)
 
 
+def occupy() -> None:
+    """Give a standard stream that was closed before we came a place: else the next file opened has its number, and what a library prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
+
+
 def run(given: list[str]) -> int:
     """Run a command and return its exit code; what goes wrong is said on stderr."""
     command = next((argument for argument in given if not argument.startswith("-")), "")
@@ -149,9 +159,13 @@ def run(given: list[str]) -> int:
             return 2
         except UserError as error:
             return failed(str(error))
+        except KeyboardInterrupt:  # before click has begun, which makes that code of it
+            code = INTERRUPTED
         except SystemExit as stop:
-            if stop.code != STOPPED:
+            if command == "lm-eval" and stop.code != STOPPED:  # its own, of options that are wrong
                 raise
+            if stop.code != STOPPED:
+                return failed(f"code that was run ended the process (sys.exit({stop.code!r})); what was stored is kept")
             code = STOPPED
         except BrokenPipeError:
             raise

@@ -17,7 +17,7 @@ from .errors import UserError
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
 FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
 LOCK = ".lock"  # in a folder while a process holds it
-HALF = ".half-"  # begins the name of what is not whole yet; of a process that was killed it stays
+HALF = ".ssmax-half-"  # begins the name of a folder of what is not whole yet; of a process that was killed it stays till swept()
 
 
 @contextmanager
@@ -52,17 +52,47 @@ def held(folder: Path, busy: str, name: str = LOCK, wait: float = 0) -> Iterator
 def whole(path: Path) -> Iterator[Path]:
     """Yield a path of this process's own for a file or folder, and put what is there in the place of `path` at the end.
 
-    A block that fails or is interrupted leaves nothing. Raises OSError if `path` is a folder that is not empty.
+    A block that fails or is interrupted leaves nothing, and one that makes nothing leaves `path` as it is. What a killed process
+    had begun beside it is taken away. Raises OSError if `path` is a folder that is not empty.
     """
-    own = Path(tempfile.mkdtemp(prefix=HALF, dir=path.parent))
+    swept(path.parent)
+    own, lock = begun(path.parent)
+    half = own / path.name
     try:
-        yield own / path.name
-        if (own / path.name).is_dir():
+        yield half
+        if half.is_dir():
             with suppress(OSError):  # an empty folder, which some systems do not let another replace
                 path.rmdir()
-        os.replace(own / path.name, path)
+        if os.path.lexists(half):
+            os.replace(half, path)
     finally:
+        lock.release()
         shutil.rmtree(own, ignore_errors=True)
+
+
+def begun(folder: Path) -> tuple[Path, FileLock]:
+    """Make a folder inside another for what is not whole yet, and the lock that it has for as long as its process lives."""
+    while True:
+        own = Path(tempfile.mkdtemp(prefix=HALF, dir=folder))
+        lock = FileLock(own / LOCK)
+        with suppress(
+            Timeout, FileNotFoundError
+        ):  # another process sweeps just now, and takes it for one that was left
+            lock.acquire(timeout=0)
+            if (own / LOCK).exists():
+                return own, lock
+        lock.release()
+
+
+def swept(folder: Path) -> None:
+    """Take away what processes that were killed left half inside a folder: what nobody holds any more."""
+    for left in folder.glob(f"{HALF}*"):
+        with suppress(OSError, Timeout):
+            if not (left / LOCK).is_file():
+                left.rmdir()  # killed before it had a lock
+                continue
+            with FileLock(left / LOCK).acquire(timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from .disk import HALF, LOCK, held, whole
+from .disk import LOCK, held, whole
 from .errors import UserError
 from .record import Record, shared_columns
 from .rows import Fields, Row, checked, in_words, line_of, read
@@ -243,8 +242,6 @@ class RowWriter:
         for lock in self.run.folder.glob(f"{LOCK}.*"):
             with held(self.run.folder, busy, lock.name):
                 pass
-        for left in self.run.folder.glob(f"{HALF}*"):
-            shutil.rmtree(left, ignore_errors=True)
         self.run.rows_path.touch()
         if self.fresh:
             self.run.record_path.unlink(missing_ok=True)

@@ -1,13 +1,16 @@
 """Who holds a folder, and what is written whole: tried with real processes, interruptions and races."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ssmax_eval.disk import held, whole
+from ssmax_eval.disk import HALF, held, whole
 from ssmax_eval.errors import UserError
 
 STRESS = """
@@ -26,6 +29,15 @@ while turns < 150:
             turns += 1
     except UserError:
         pass
+"""
+
+
+ANOTHER = """
+import sys
+from pathlib import Path
+from ssmax_eval.disk import whole
+with whole(Path(sys.argv[1]) / "b") as half:
+    half.write_text("b")
 """
 
 
@@ -63,6 +75,71 @@ def test_what_is_not_whole_leaves_nothing(tmp_path, stop):
         with pytest.raises(stop), whole(tmp_path / name) as half:
             fail(half)
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a": "before"}
+
+
+def killed_at(number, work):
+    """Do some work in a process that is killed at the numbered line of disk.py that it comes to; tell whether it came so far."""
+    if (child := os.fork()) == 0:
+        left = iter(range(number))
+
+        def trace(frame, event, _):
+            if event == "line" and next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace if frame.f_code.co_filename.endswith("disk.py") else None
+
+        sys.settrace(trace)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_kill_leaves_at_any_line_is_gone_after_the_next(tmp_path):
+    """And what is there is whole, before or after; a folder that only looks alike is left alone."""
+    out = tmp_path / "out"
+    (tmp_path / f"{HALF}of-another").mkdir()
+    (tmp_path / f"{HALF}of-another" / "kept").touch()
+
+    def work():
+        with held(out, "busy"), whole(out / "model") as half:
+            half.mkdir()
+            (half / "a").write_text("1")
+        with whole(out.with_name("file")) as half:
+            half.write_text("1")
+
+    number = 0
+    while killed_at(number, work):
+        for file in (out / "model" / "a", tmp_path / "file"):
+            assert not file.exists() or file.read_text() == "1"
+        number += 1
+        for folder in (out, tmp_path):
+            with suppress(OSError), whole(folder / "next") as half:
+                half.touch()
+        with held(out, "busy"):
+            pass
+        assert not {file.name for file in tmp_path.rglob("*")} - {
+            "out",
+            "model",
+            "a",
+            "file",
+            "next",
+            "kept",
+            f"{HALF}of-another",
+        }
+        shutil.rmtree(out, ignore_errors=True)
+    assert number > 50
+
+
+def test_what_another_process_has_half_is_left_to_it(tmp_path):
+    with whole(tmp_path / "a") as half:
+        half.write_text("a")
+        subprocess.run([sys.executable, "-c", ANOTHER, tmp_path], check=True)
+        with whole(tmp_path / "c") as inner:
+            inner.write_text("c")
+        with held(tmp_path, "busy"):
+            pass
+    with whole(tmp_path / "d"):
+        pass  # nothing is made
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: name for name in "abc"}
 
 
 def test_what_is_whole_takes_its_place(tmp_path):

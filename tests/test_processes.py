@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from ssmax_eval.cli import main
-from ssmax_eval.disk import LOCK, whole
+from ssmax_eval.disk import HALF, LOCK, whole
 from ssmax_eval.errors import UserError
 from ssmax_eval.launch import Processes, launched
 from ssmax_eval.processes import Together
@@ -265,8 +265,10 @@ def test_gathering_can_be_stopped_at_any_moment(tmp_path, monkeypatch, step):
                 first.gather("ab")
     assert len(run.rows()) == 2
     assert not run.is_complete
-    (run.folder / ".half-x").mkdir()
-    (run.folder / ".half-x" / "rows.jsonl").touch()  # of a process that was killed just then
+    left = run.folder / f"{HALF}x"
+    left.mkdir()
+    (left / "rows.jsonl").touch()  # of a process that was killed just then
+    (left / LOCK).touch()
     assert [found.folder for found in find_runs(tmp_path)] == [run.folder]
     with run.writer() as writer:
         assert len(writer.gather("ab")) == 2

@@ -1,7 +1,7 @@
 """SSMax with an s of its own for each head, fitted without training a weight, and taken where it finds more than the setting advised."""
 
 import logging
-import tempfile
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from .. import statistics
 from ..data.prompts import Prompt
+from ..disk import whole
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.edit import Edit
 from ..mechanisms.interface import edited
@@ -82,11 +83,11 @@ def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) ->
     log.warning("ssmax-eval: note: fits an s for each head, and checks it on the held-out prompts")
     values = fitted(asked, advice.fitted, options)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as made:
-        place = retrofit(
+    with whole(folder) as place:
+        retrofit(
             asked.subject.reference,
             f"ssmax:s={advice.fitted:.4g}",
-            Path(made) / folder.name,
+            place,
             options.dtype,
             advice.setting.position.rope,
             {layer: {"s": each} for layer, each in values.items()},
@@ -97,8 +98,8 @@ def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) ->
         runs = run_probes([make({label: str(place)}, grid)], {label: str(place)}, [AS_TRAINED], options)
         found = beside(tables(runs).assign(series=label), advice, label)
         kept = PerHead(*found, values)
-        if kept.pays:
-            place.rename(folder)
+        if not kept.pays:
+            shutil.rmtree(place)
     return kept
 
 

@@ -83,6 +83,7 @@ def train_held(
     """Train into a folder that no other process writes to."""
     key = job.key(text_sha256)
     if occupied(folder, key, fresh):
+        shutil.rmtree(folder / WORK, ignore_errors=True)  # of a process that was killed when all else was done
         if progress is not None:
             progress.skip(job.recipe.steps)
         return folder

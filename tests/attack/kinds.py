@@ -8,36 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .fields import MODEL_FILES, broken
+from .inputs import headers, inputs, packs, places, systems, together
 from .trial import PAYLOAD, SIGNALS, Attack, Step, rows_in
-from .world import GRID, STORES, TRAINED, World
+from .world import GRID, LITTLE, NO_PAGE, ONE, STORES, TRAINED, World
 
 Draw = Callable[[World, random.Random, Path, bool], Attack]
 BAD = ["", "-1", "0", "1", "nan", "inf", "-inf", "1e999", "x", "1,2,", ",", "0x10", "1_0", "٣", "-", " ", "\t", "\u202e96", PAYLOAD,
        "a" * 5000, "../..", "/dev/null", "/dev/zero", "ck", "96", "true", "10" + "0" * 30, "=", ":", "ssmax:s=nan", "[1]", "{}",
        "hf:", "http://[", "ck=ck", "/proc/self/mem", "softmax,ssmax"]  # fmt: skip
-ONE = ["--context-lengths", "96", "--depth-percents", "0,100", "--trials", "1"]
-# words of a command that do little, and more of them, perhaps, behind which bad options come
-LITTLE: dict[str, list[str]] = {
-    "needle": ["--model", "ck", *ONE],
-    "attention": ["--model", "ck", *ONE],
-    "needed-scale": ["--model", "ck", *ONE],
-    "loss": ["--model", "ck", "--context-length", "96", "--documents", "2"],
-    "run": ["--model", "ck", *ONE, "--documents", "1"],
-    "train": [*TRAINED[1:], "out"],
-    "retrofit": ["--model", "ck", "--attention", "ssmax", "--out", "out"],
-    "report": ["runs-needle"],
-    "pack": ["runs-needle", "--out", "made.zip"],
-    "models": ["."],
-    "mechanisms": [],
-    "recipes": [],
-    "fading": [],
-    "lm-tasks-path": [],
-    # what they do takes minutes: here they are refused
-    "advise": ["--model", "nobody"],
-    "league": ["--recipe", "nobody"],
-    "paper": ["--recipe", "nobody"],
-    "lm-eval": ["--model", "ssmax-eval", "--tasks", "nothing-of-this-name"],
-}
 PLAN = ["--dry-run"]
 
 
@@ -61,7 +39,7 @@ def kills(world: World, rng: random.Random, folder: Path, through_cli: bool) -> 
     steps = []
     for _ in range(rng.choice([1, 1, 2, 3])):
         at = rng.uniform(0, begins + 1.2)
-        steps.append(Step([*STORES[name], "--no-report"], stop=(rng.choice(SIGNALS), at)))
+        steps.append(Step([*STORES[name], *NO_PAGE * (name != "reach")], stop=(rng.choice(SIGNALS), at)))
     steps.append(Step(STORES[name], must=0))
 
     def after(here: Path) -> str | None:
@@ -103,7 +81,7 @@ def fields(world: World, rng: random.Random, folder: Path, through_cli: bool) ->
             held = [file.name for file in (folder / holder).iterdir() if not file.name.startswith(".")]
             broken(folder / holder / rng.choice([*held, *held, *MODEL_FILES]), rng)
         elif what == "runs":
-            broken(rng.choice(sorted((folder / rng.choice([*world.rows])).parent.glob("runs-*/*/*/*.json*"))), rng)
+            broken(rng.choice(sorted(folder.glob("runs-*/*/*/*.json*"))), rng)
         else:
             broken(rng.choice([folder / "pack.zip"] if what == "pack" else sorted((folder / "lm").iterdir())), rng)
     needle = ["needle", "--model", "ck", *ONE, "--output-path", "out"]
@@ -113,7 +91,8 @@ def fields(world: World, rng: random.Random, folder: Path, through_cli: bool) ->
                   [*TRAINED[:1], "--start", "ck", *TRAINED[1:], "made"]],
         "trained": [[*TRAINED, "trained"], ["models", ".", "--json"], ["needle", "--model", "trained", *ONE]],
         "runs": [["report", "."], [*STORES["needle"][:4], "runs-needle", *GRID], ["pack", "runs-needle", "--out", "made.zip"],
-                 ["report", "runs-attention", "--tables", "made"]],
+                 ["report", "runs-attention", "--tables", "made"],
+                 [*STORES["reach"][:4], "runs-reach", *STORES["reach"][5:]]],
         "pack": [["report", "pack.zip"], ["report", "."], ["pack", "pack.zip", "--out", "made.zip"]],
         "lm": [["report", "lm"], ["report", "."]],
     }[what]  # fmt: skip
@@ -306,5 +285,9 @@ def disks(world: World, rng: random.Random, folder: Path, through_cli: bool) -> 
 
 
 KINDS: dict[str, Any] = {
-    each.__name__: each for each in (kills, training, fields, options, environments, controls, disks)
+    each.__name__: each
+    for each in (
+        *(kills, training, fields, options, environments, controls, disks),
+        *(inputs, places, packs, together, systems, headers),
+    )
 }  # fmt: skip

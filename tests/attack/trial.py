@@ -10,11 +10,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 
 LONGEST = 60  # seconds of a command
 MEMORY = 4 * 2**20  # KiB that a command may take
+LARGEST = 12 * 2**30  # bytes of addresses that it can have at all, for the sake of whoever else works here
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 # what a process that was sent a signal may end with: what a shell says, or Python's way to say that it was killed
 ENDS = {number: {0, 2, 128 + number, -number} for number in SIGNALS}
@@ -34,14 +36,20 @@ class Step:
     closed: tuple[int, ...] = ()  # of the streams 0, 1, 2
     env: dict[str, str] = field(default_factory=dict)
     must: int | None = None  # the exit code that it has to end with
+    limits: dict[int, int] = field(default_factory=dict)  # of the system, as resource has them
+    gone: bool = False  # it stands in a folder that is no more
 
 
 @dataclass
 class Attack:
-    """Steps in a folder, and what is checked of the folder afterwards: it returns what is wrong, or nothing."""
+    """Steps in a folder, and what is checked of the folder afterwards: it returns what is wrong, or nothing.
+
+    at_once: of the steps, how many begin together; the others follow.
+    """
 
     steps: list[Step]
     after: Callable[[Path], str | None] = lambda folder: None
+    at_once: int = 1
 
 
 @dataclass
@@ -53,9 +61,23 @@ class Ended:
     memory: int  # KiB
 
 
+@dataclass
+class Running:
+    step: Step
+    child: int
+    out: Path
+    err: Path
+    started: float
+
+
 def run(step: Step, folder: Path, through_cli: bool) -> Ended:
     """Run a command in a folder, in a fork of this process or through the command line."""
-    out, err = folder.parent / "out", folder.parent / "err"
+    return end(begin(step, folder, through_cli))
+
+
+def begin(step: Step, folder: Path, through_cli: bool, name: str = "") -> Running:
+    """Begin a command; it is about to run when this returns. name: of the files that it prints to."""
+    out, err = folder.parent / f"out{name}", folder.parent / f"err{name}"
     ready, told = os.pipe()
     started = time.monotonic()
     if (child := os.fork()) == 0:
@@ -64,6 +86,12 @@ def run(step: Step, folder: Path, through_cli: bool) -> Ended:
     os.close(told)
     os.read(ready, 1)  # until it is about to begin
     os.close(ready)
+    return Running(step, child, out, err, started)
+
+
+def end(running: Running) -> Ended:
+    """Wait for a command to end, and stop it if its step says so, or if it takes too long."""
+    step, child, out, err, started = (getattr(running, each.name) for each in fields(running))
     sent = False
     while True:
         pid, status, usage = os.wait4(child, os.WNOHANG)
@@ -92,6 +120,12 @@ def child_of(step: Step, folder: Path, through_cli: bool, out: Path, err: Path, 
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in step.closed:
             os.close(number)
+        if step.gone:
+            (folder / "gone").mkdir()
+            os.chdir(folder / "gone")
+            (folder / "gone").rmdir()
+        for number, limit in ({resource.RLIMIT_AS: LARGEST} | step.limits).items():
+            resource.setrlimit(number, (limit, limit))
         if step.largest is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (step.largest, step.largest))
         for number in (*SIGNALS[:3], signal.SIGXFSZ):
@@ -100,7 +134,10 @@ def child_of(step: Step, folder: Path, through_cli: bool, out: Path, err: Path, 
         if through_cli:
             os.set_inheritable(told, False)
             os.write(told, b"1")
-            os.execv(sys.executable, [sys.executable, "-m", "ssmax_eval", *step.words])
+            ours = {
+                "PYTHONPATH": str(Path(__file__).resolve().parents[2])
+            }  # whatever is installed, and wherever it stands
+            os.execve(sys.executable, [sys.executable, "-m", "ssmax_eval", *step.words], os.environ | ours)
         from ssmax_eval.cli import main
 
         # as Python begins with streams that are closed
@@ -184,11 +221,16 @@ def wrong_in(folder: Path) -> str | None:
 def attack(drawn: Attack, folder: Path, through_cli: bool) -> str | None:
     """Run an attack and return what is wrong, in one line; None for nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(drawn.steps):
-        if found := wrong(step, run(step, folder, through_cli)):
-            return (
-                f"{found} (step {number}: {' '.join(map(ascii, step.words))[:300]}{f' {step.env}' if step.env else ''})"
-            )
+    first = [begin(step, folder, through_cli, str(i)) for i, step in enumerate(drawn.steps[: drawn.at_once])]
+    ends = chain(map(end, first), (run(step, folder, through_cli) for step in drawn.steps[drawn.at_once :]))
+    found = None
+    for number, (step, ended) in enumerate(zip(drawn.steps, ends, strict=True)):
+        how = {"env": step.env, "limits": step.limits, "gone": step.gone, "closed": step.closed, "stop": step.stop}
+        told = "".join(f" {name} {value}" for name, value in how.items() if value)
+        if said := wrong(step, ended):
+            found = found or f"{said} (step {number}: {' '.join(map(ascii, step.words))[:300]}{told})"
+        if found and number + 1 >= drawn.at_once:  # those that began are waited for
+            return found
     return wrong_in(folder) or drawn.after(folder)
 
 
