@@ -2,12 +2,14 @@
 
 For each model: the share of tokens that are read, the ratio of seconds with its spread over trials, and how far the two ways
 are apart: verdicts that differ, how many of them are near ties, the largest difference of an answer's nll. tiny:FAMILY is a small
-random model of transformers, of which only the equality says anything.
+random model of transformers, of which only the equality says anything. `--equality`: 1,000 prompts and more over models of
+different kinds (EQUALITY), in float32, and a part of them in bfloat16; MODEL names some of them.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from ssmax_eval import load_model
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
-from ssmax_eval.probes.attention.masses import masses_of
+from ssmax_eval.probes.attention.masses import branch_masses_of, masses_of
 from ssmax_eval.probes.needle.branches import branches, latest
 from ssmax_eval.probes.needle.probe import NeedleProbe, prompts_at_once
 from ssmax_eval.readers.answers import Score
@@ -34,7 +36,46 @@ TINY: dict[str, dict[str, Any]] = {
     "Mistral": {"sliding_window": 64},
     "Qwen3Moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
     "GPTNeoX": {},
+    "Jamba": {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False,
+        "mamba_d_state": 8, "mamba_dt_rank": 4,
+    },
+}  # fmt: skip
+STUDY = "results/models/study"  # of the checkout
+# context lengths and trials of each model, with 11 depths: the two data sets, QK-norm with a query scale, a learned table, a large
+# vocabulary with grouped heads, windows; and layers that carry a state, which has to be read whole
+SMALL = (256, 512, 1024, 2048)
+EQUALITY: dict[str, tuple[tuple[int, ...], int]] = {
+    f"{STUDY}/softmax-2m": (SMALL, 5),
+    f"{STUDY}/ssmax-2m": (SMALL, 5),
+    "softmax-bible-2m": (SMALL, 5),
+    "ssmax-bible-2m": (SMALL, 5),
+    f"{STUDY}/cpu-learned-p-s0": (SMALL, 5),
+    "tiny:Gemma3Text": (SMALL, 5),
+    "tiny:Jamba": ((256, 512), 1),
+    "smollm2-135m": ((512, 768, 1024), 3),
 }
+
+
+@dataclass
+class Found:
+    """What both ways came to. tokens, seconds: forked, and whole. unlike: answers, of which ties are near ties."""
+
+    prompts: int
+    tokens: tuple[int, int]
+    seconds: list[tuple[float, float]]
+    unlike: int
+    ties: int
+    apart: float
+
+    def __str__(self) -> str:
+        ratios = sorted(one / other for one, other in self.seconds)
+        one, other = (sum(each) for each in zip(*self.seconds, strict=True))
+        return (
+            f"{self.prompts} prompts; tokens {self.tokens[0] / self.tokens[1]:.3f}; seconds {one:.1f} of {other:.1f}, "
+            f"{one / other:.3f}, by trial {ratios[0]:.3f} to {ratios[-1]:.3f}, median {median(ratios):.3f}; "
+            f"answers unlike {self.unlike} ({self.ties} of them near ties); nll apart at most {self.apart:.2g}"
+        )
 
 
 def opened(reference: str, dtype: str) -> tuple[Any, Any]:
@@ -66,7 +107,8 @@ def timed(call: Callable[[], list[Score]]) -> tuple[float, list[Score]]:
 def forked(reader: TransformersReader, whole: InMemory, prompts: list[Prompt]) -> list[Score]:
     """Score the prompts of a trial as branches of their haystack."""
     found: dict[int, Score] = {}
-    for indices, score in branches(reader, whole, prompts, ARGUMENTS.masses):
+    read = branch_masses_of(reader) if ARGUMENTS.masses else reader.forked
+    for indices, score in branches(reader, whole, read, prompts, ARGUMENTS.masses):
         found |= dict(zip(indices, score(), strict=True))
     return [found[i] for i in range(len(prompts))]
 
@@ -82,71 +124,81 @@ def one_by_one(model: Any, whole: InMemory, prompts: list[Prompt]) -> list[Score
     return found
 
 
-def measure(reference: str) -> None:
-    """Read trial after trial both ways, and print what was found."""
+def measure(reference: str, lengths: tuple[int, ...], trials: int, dtype: str) -> Found | None:
+    """Read trial after trial both ways, and print what was found; None for a model that is read whole."""
     given = ARGUMENTS
-    model, tokenizer = opened(reference, given.dtype)
+    model, tokenizer = opened(reference, dtype)
     depths = tuple(100 * i / max(1, given.depths - 1) for i in range(given.depths))
-    probe = NeedleProbe(
-        tuple(given.context_lengths),
-        depths,
-        given.trials,
-        Needle("multikey", ask="all") if given.ask_all else Needle(),
-        attention_mass=given.masses,
-    )
+    needle = Needle("multikey", ask="all") if given.ask_all else Needle()
+    probe = NeedleProbe(lengths, depths, given.first + trials, needle, attention_mass=given.masses)
     reader = TransformersReader(model, tokenizer)
+    name = f"{reference.removeprefix(STUDY + '/')} ({dtype})"
     with Setting()(model):
-        if (why := reader.unlike_forked(max(given.context_lengths))) is not None:
-            print(f"{reference}: read whole: {why}")
-            return
+        if (why := reader.unlike_forked(max(lengths))) is not None:
+            print(f"{name}: read whole: {why}", flush=True)
+            return None
         whole = reader.in_memory(masses_of(reader) if given.masses else reader.answers, False)
-        tokens, prompts_read, seconds, apart = [0, 0], 0, [], []
-        unlike = ties = 0
-        for trial in range(given.trials):
+        found = Found(0, (0, 0), [], 0, 0, 0.0)
+        for trial in range(given.first, given.first + trials):
             prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
-
             calls = [partial(forked, reader, whole, prompts), partial(one_by_one, model, whole, prompts)]
             order = (0, 1) if trial % 2 else (1, 0)
             read = {i: timed(calls[i]) for i in order}
-            seconds.append((read[0][0], read[1][0]))
-            tokens[0] += sum(
-                tokens_of(walk, prompts) for walk in walks(prompts, [latest(p, given.masses) for p in prompts])
+            found.seconds.append((read[0][0], read[1][0]))
+            walked = walks(prompts, [latest(prompt, given.masses) for prompt in prompts])
+            found.tokens = (
+                found.tokens[0] + sum(tokens_of(walk, prompts) for walk in walked),
+                found.tokens[1] + sum(reader.inputs(prompt) for prompt in prompts),
             )
-            tokens[1] += sum(reader.inputs(prompt) for prompt in prompts)
-            prompts_read += len(prompts)
+            found.prompts += len(prompts)
             for one, other in zip(read[0][1], read[1][1], strict=True):
-                apart.append(abs(one["answer_nll"] - other["answer_nll"]))
-                if one["predicted_tokens"] != other["predicted_tokens"]:
-                    unlike += 1
-                    ties += min(abs(one["margin"]), abs(other["margin"])) < TIE[model.dtype]
-    ratios = sorted(one / other for one, other in seconds)
-    total = [sum(each) for each in zip(*seconds, strict=True)]
-    print(
-        f"{reference} ({str(model.dtype).removeprefix('torch.')}): {prompts_read} prompts; tokens {tokens[0] / tokens[1]:.3f}; "
-        f"seconds {total[0]:.1f} of {total[1]:.1f}, {total[0] / total[1]:.3f}, by trial {ratios[0]:.3f} to {ratios[-1]:.3f}, "
-        f"median {median(ratios):.3f}; answers unlike {unlike} ({ties} of them near ties); nll apart at most {max(apart):.2g}",
-        flush=True,
-    )
+                found.apart = max(found.apart, abs(one["answer_nll"] - other["answer_nll"]))
+                if one["predicted_tokens"] != other["predicted_tokens"] or one["correct"] != other["correct"]:
+                    found.unlike += 1
+                    found.ties += min(abs(one["margin"]), abs(other["margin"])) < TIE[model.dtype]
+    print(f"{name}: {found}", flush=True)
+    return found
+
+
+def equality(models: list[str]) -> None:
+    """Compare both ways on EQUALITY, or on the models named of it, and print the sum by dtype."""
+    for dtype in ARGUMENTS.dtype or ("float32", "bfloat16"):
+        found = []
+        for reference, (lengths, trials) in EQUALITY.items():
+            if not models or reference.rpartition("/")[2] in models:
+                asked = ARGUMENTS.trials or (trials if dtype == "float32" else 1)
+                found.append(measure(reference, lengths, asked, dtype))
+        told = [each for each in found if each is not None]
+        print(
+            f"all ({dtype}): {sum(each.prompts for each in told)} prompts of {len(told)} models; answers unlike "
+            f"{sum(each.unlike for each in told)} ({sum(each.ties for each in told)} of them near ties); nll apart at most "
+            f"{max((each.apart for each in told), default=0.0):.2g}; {len(found) - len(told)} read whole",
+            flush=True,
+        )
 
 
 def main() -> None:
-    print(
-        f"lengths {ARGUMENTS.context_lengths}, {ARGUMENTS.depths} depths, {ARGUMENTS.trials} trials, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    for reference in ARGUMENTS.models:
-        measure(reference)
+    given = ARGUMENTS
+    print(f"{given.depths} depths, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if given.equality:
+        equality(given.models)
+        return
+    trials = given.trials or 3
+    print(f"lengths {given.context_lengths}, {trials} trials")
+    for reference in given.models or ["softmax-bible-2m", "ssmax-bible-2m", *(f"tiny:{name}" for name in TINY)]:
+        for dtype in given.dtype or ["float32"]:
+            measure(reference, tuple(given.context_lengths), trials, dtype)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "models", nargs="*", default=["softmax-bible-2m", "ssmax-bible-2m", *(f"tiny:{name}" for name in TINY)]
-    )
+    parser.add_argument("models", nargs="*")
     parser.add_argument("--context-lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
     parser.add_argument("--depths", type=int, default=11)
-    parser.add_argument("--trials", type=int, default=3)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--trials", type=int, help="3, or in --equality what is set there")
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial")
+    parser.add_argument("--equality", action="store_true", help="1,000 prompts over models of different kinds")
+    parser.add_argument("--dtype", nargs="+", help="float32, or in --equality bfloat16 too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--masses", action="store_true", help="with what every head does in the answers' rows")
     parser.add_argument("--ask-all", action="store_true", help="a fact at each depth of one haystack, each asked for")

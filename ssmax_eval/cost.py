@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
@@ -89,9 +90,9 @@ class Part(NamedTuple):
 
 
 def parts_of(probe: Probe, sample: Any, forked: bool) -> list[Part]:
-    """Return what a sample's rows take: of the first sequence, where it is read forked, what no other has read."""
-    first, *others = probe.reads(sample)
-    return [Part(probe.shared(sample) if forked else 0, first), *(Part(0, length) for length in others)]
+    """Return what a sample's rows take: of sequences that are read forked what no other sample's have read."""
+    starts = probe.shared(sample) if forked else []
+    return [Part(start, length) for start, length in zip_longest(starts, probe.reads(sample), fillvalue=0)]
 
 
 def operations_of(work: Work, parts: Counter[Part], all_rows: bool) -> float:

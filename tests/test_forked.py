@@ -18,11 +18,15 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.behind import behind
 from ssmax_eval.position.rope import rope_scaled
+from ssmax_eval.probes.attention import restore
 from ssmax_eval.probes.attention.masses import AttentionMass, masses_of
+from ssmax_eval.probes.attention.probe import RestoreProbe
+from ssmax_eval.probes.needed_scale.probe import NeededScaleProbe
 from ssmax_eval.probes.needle.branches import latest
 from ssmax_eval.probes.needle.probe import NeedleProbe
-from ssmax_eval.readers import forked as forked_module
-from ssmax_eval.readers.forked import FOUND, PACK_ROWS, Trunk, tokens_of, unlike_forked, walks
+from ssmax_eval.readers import forked_proof
+from ssmax_eval.readers.forked import PACK_ROWS, Trunk, tokens_of, walks
+from ssmax_eval.readers.forked_proof import FOUND, unlike_forked
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
 from ssmax_eval.setting import Setting
@@ -163,6 +167,53 @@ def test_rows_are_whole_readings_whatever_was_done_before(masses, tokenizer, tmp
     whole, _ = run(tmp_path / "whole", model, tokenizer, chunk=max(LENGTHS), **given)
     assert whole.keys() == rows.keys()
     close([json.loads(rows[name]) for name in whole], [json.loads(row) for row in whole.values()])
+
+
+def alike(one, other):
+    """Tell whether two rows are the same: their numbers within rounding."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(alike(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return other == (pytest.approx(one, rel=2e-4, abs=2e-4, nan_ok=True) if isinstance(one, float) else one)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "changes"),
+    [
+        ("Llama", NeededScaleProbe, {"layers": (1,), "scale_random_heads": True}),
+        ("Gemma3Text", NeededScaleProbe, {"scale_whole_prompt": True, "controls": ("no-needle", "needle-only")}),
+        ("Llama", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512), "controls": ("no-needle",)}),
+        ("Qwen3", NeededScaleProbe, {"needle": Needle("multikey", ask="all"), "context_lengths": (400, 800)}),
+    ],
+)
+def test_rows_read_again_fork_from_the_same_walk(family, kind, changes, tokenizer, monkeypatch):
+    """Needed scale and restored attention: the rows of whole reading, and less of the prompts read."""
+    monkeypatch.setattr(restore, "HOLDS", 0.03)  # let heads of a random model count as holding something
+    model = model_of(family, **(WINDOW if family == "Gemma3Text" else {}))
+    given = GRID | {"trials": 1} | changes
+    if kind is RestoreProbe:
+        model.config.max_position_embeddings = 256  # chosen on the shorter prompts, from which it is taken away too
+    read, found = [], []
+    for forks in (True, False):
+        probe = type("Some", (kind,), {"forks": forks})(**given)
+        assert bool(probe.wants) == forks
+        tokens = []
+        hook = model.register_forward_pre_hook(
+            lambda m, given, options, tokens=tokens: tokens.append(options["input_ids"].numel()), with_kwargs=True
+        )
+        with Setting()(model):
+            reader = TransformersReader(model, tokenizer)
+            if forks:
+                assert unlike_forked(model, max(probe.context_lengths), again=True) is None
+            tokens.clear()
+            found.append({row["sample"]: row for batch in probe(reader) for row in batch})
+        hook.remove()
+        read.append(sum(tokens))
+    forked, whole = found
+    assert forked.keys() == whole.keys()
+    assert [name for name in whole if not alike(whole[name], forked[name])] == []
+    assert read[0] < read[1]
 
 
 def test_processes_share_trials(tokenizer):
@@ -306,10 +357,10 @@ def test_a_mask_of_the_models_own_is_read_whole(tokenizer, monkeypatch):
 
 def test_what_lies_beyond_a_threshold_that_cannot_be_lowered_is_not_proved(monkeypatch):
     model = build("Mistral", vocab_size=1024, sliding_window=200)
-    monkeypatch.setattr(forked_module, "proof_length", lambda *given: 64)
+    monkeypatch.setattr(forked_proof, "proof_length", lambda *given: 64)
     assert unlike_forked(model, 600) is None
     FOUND.pop(model, None)
-    whole, calls = forked_module.whole_and_forked, []
+    whole, calls = forked_proof.whole_and_forked, []
 
     def fails_lowered(*given):
         calls.append(1)
@@ -317,5 +368,5 @@ def test_what_lies_beyond_a_threshold_that_cannot_be_lowered_is_not_proved(monke
             raise RuntimeError("shape")
         return whole(*given)
 
-    monkeypatch.setattr(forked_module, "whole_and_forked", fails_lowered)
+    monkeypatch.setattr(forked_proof, "whole_and_forked", fails_lowered)
     assert "sliding_window could not be proved" in unlike_forked(model, 600)

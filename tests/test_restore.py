@@ -168,7 +168,7 @@ def test_a_shift_of_nothing_is_the_original_rows(tokenizer, family, monkeypatch)
     # and in the rows that are stored
     chosen = Chosen(96, {}, {}, Curves(0, {}), None)
     scores = reader.answers(prompts)
-    for one, two in zip(scores, outcomes(reader, prompts, chosen, None), strict=True):
+    for one, two in zip(scores, outcomes(reader, prompts, chosen), strict=True):
         assert two["restored"] == {
             NOTHING: one["correct"],
             **{k: v for k, v in two["restored"].items() if k != NOTHING},
@@ -203,7 +203,7 @@ def test_verdicts_follow_from_the_weights(tokenizer):
         axis = BY_NAME["next"]
         given = curves(axis, 0, [0], mass)
         chosen = Chosen(96, {axis: [(0, 0)]}, {axis: []}, given, None)
-        for prompt, found in zip(prompts, outcomes(reader, prompts, chosen, None), strict=True):
+        for prompt, found in zip(prompts, outcomes(reader, prompts, chosen), strict=True):
             right = True
             for j in range(prompt.answer_length):
                 keys = prompt.ids[: len(prompt.ids) - prompt.answer_length + j]

@@ -12,6 +12,8 @@ from torch import Tensor
 from .mechanism import Mechanism
 from .seen import Seen
 
+ALL_ROWS = 2**31  # more than any forward has
+
 
 @dataclass(frozen=True, eq=False)
 class Edit:

@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
 
 class Pack:
-    """What one forward reads. trunk: keys and values by attention module, which a pack that `keeps` fills with its own.
+    """What one forward reads. trunk: keys and values by attention module. keeps: whether its own are wanted, in `kept`.
 
     recorders: one for each segment, whose rows (1, chosen) count from the segment's first; [] for none.
     """
@@ -52,6 +52,7 @@ class Pack:
         recorders: list[Recorder] | None = None,
     ) -> None:
         self.segments, self.trunk, self.keeps, self.recorders = segments, trunk, keeps, recorders or []
+        self.kept: dict[str, Pair] = {}
         self.at = 0  # the segment that attends
         self.masks: list[Mask] = []  # what the model would have masked with
 
@@ -104,7 +105,7 @@ def packed_forward(
     if watched is not None:
         vars(module)["watched"] = watched
     if pack.keeps:
-        pack.trunk[name] = key.contiguous(), value.contiguous()
+        pack.kept[name] = key.contiguous(), value.contiguous()
     return torch.cat(parts, 1), None
 
 

@@ -103,9 +103,9 @@ class Probe(Protocol):
         """Return the tokens of each sequence that a sample's rows take, at most."""
         return [sample.context_length]
 
-    def shared(self, sample: Any) -> int:
-        """Return how many tokens of a sample's first sequence another one has read, about, where sequences are read forked."""
-        return 0
+    def shared(self, sample: Any) -> list[int]:
+        """Return how many tokens of a sample's first sequences (reads) another sample's have read, about, where they are read forked."""
+        return []
 
     def tokens(self, rows: Sequence[Fields]) -> int:
         """Return the tokens that stored rows stand for."""

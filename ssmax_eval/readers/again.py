@@ -27,7 +27,8 @@ class Again:
     ids (batch, length): tokens that the model is given. What comes before `start` is read once, under the model's setting, into
     a cache that every reading leaves as it was. A model whose numbers change in parts, or a mechanism that reads whole sequences
     only, reads all of it each time: `whole` says why, None where the cache serves. before: edits of what comes before `start`,
-    by layer, which take a cache; of every reading's own rows they change nothing.
+    by layer, which take a cache; of every reading's own rows they change nothing. cache: what comes before `start`, read already,
+    as forked_proof proves it to be the same.
     """
 
     def __init__(
@@ -37,14 +38,18 @@ class Again:
         start: int,
         chunk: int | None = None,
         before: Mapping[int, Edit] | None = None,
+        cache: DynamicCache | None = None,
     ) -> None:
         self.model, self.ids, self.start = model, ids, start
+        self.cache = cache
+        self.whole: str | None = None
         length = ids.shape[1]
         self.rows = length - start
+        if cache is not None:
+            return
         self.whole = (
             unlike_in_parts(model, min(start, PREFILL) or 1, length) if start else "it starts at the first token"
         )
-        self.cache: DynamicCache | None = None
         if self.whole is None:
             with edited(model, before) if before else nullcontext():
                 self.cache = prefill(model, ids, start, chunk or PREFILL, keep_all=True)

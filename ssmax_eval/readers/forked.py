@@ -4,7 +4,7 @@ What is shared is found by comparing token ids, and how prompts are put together
 done, on the number of processes or on the batch size. So the same prompts give the same numbers, whoever reads them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,44 +12,52 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
-from ..errors import UserError
-from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.interface import mechanism_named, recording
-from ..mechanisms.layers import reads_on
-from ..mechanisms.packed import Pack, Recorders, Segment, is_causal, packed
+from ..mechanisms.behind import Pair
+from ..mechanisms.edit import Edit
+from ..mechanisms.interface import edited, recording
+from ..mechanisms.layers import attention_modules, reads_on
+from ..mechanisms.packed import Pack, Recorders, Segment, packed
 from ..mechanisms.recorder import Recorder
-from ..models.encoders import is_encoder
-from ..position.rope import rope_that_turns
 from .answers import Score, Watch, mean_nll, score_rows
-from .attention_proof import ROWS
-from .head import logits_of, nll_of
-from .preflight import FOUND
-from .thresholds import lowered, proof_length
-from .tolerance import close, difference
+from .head import logits_of
 
 # rows of a forward, of several prompts; one that has more is read alone. More gain nothing
 PACK_ROWS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
 
 class Trunk:
-    """A beginning that prompts share. ids: its tokens, which are read when a first branch needs them."""
+    """A beginning that prompts share. ids: its tokens, which are read when a first branch needs them.
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = list(ids)
-        self.kept: dict[str, tuple[Tensor, Tensor]] | None = None
+    edits: by layer, under which all its rows are read, and what branches have before rows that are read again.
+    """
 
-    def read(self, model: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
+    def __init__(self, ids: Sequence[int], edits: Mapping[int, Edit] | None = None) -> None:
+        self.ids, self.edits = list(ids), edits
+        self.kept: dict[str, Pair] | None = None
+        self.other: Trunk | None = None  # the same under edits
+
+    def read(self, model: PreTrainedModel) -> dict[str, Pair]:
         """Return its keys and values, by the name of the attention module."""
         if self.kept is None:
-            kept: dict[str, tuple[Tensor, Tensor]] = {}
+            pack = Pack([Segment(0, len(self.ids), 0)], {}, keeps=True)
             if self.ids:
-                pack = Pack([Segment(0, len(self.ids), 0)], kept, keeps=True)
-                read_pack(model, [self.ids], [0], pack, torch.tensor([len(self.ids) - 1]))
-            self.kept = kept
+                with edited(model, self.edits) if self.edits else nullcontext():
+                    read_pack(model, [self.ids], [0], pack, torch.tensor([len(self.ids) - 1]))
+            self.kept = pack.kept
         return self.kept
+
+    def under(self, edits: Mapping[int, Edit]) -> "Trunk":
+        """Return the same beginning under edits; these are the same whenever it is asked for."""
+        if self.other is None:
+            self.other = Trunk(self.ids, edits)
+        return self.other
+
+    def forget(self) -> None:
+        """Give its memory back."""
+        self.kept = self.other = None
 
 
 def read_pack(
@@ -96,6 +104,16 @@ class Walk:
             pack.append(branch)
             total += own
         yield pack
+
+    def batches(self, prompts: Sequence[Prompt], tokens: int) -> Iterator[list[Branch]]:
+        """Yield the branches of equal length, those without a needle apart, in batches of at most so many tokens or one prompt."""
+        alike: dict[tuple[int, bool], list[Branch]] = {}
+        for branch in self.branches:
+            prompt = prompts[branch.index]
+            alike.setdefault((len(prompt.ids), prompt.needle_start is None), []).append(branch)
+        for (length, _), same in alike.items():
+            size = max(1, tokens // length)
+            yield from (same[start : start + size] for start in range(0, len(same), size))
 
 
 def walks(prompts: Sequence[Prompt], latest: Sequence[int]) -> list[Walk]:
@@ -171,88 +189,32 @@ def forked(
     return scores
 
 
+@torch.inference_mode()
+def cached(model: PreTrainedModel, texts: list[list[int]], starts: list[int], stop: int, trunk: Trunk) -> DynamicCache:
+    """Return the KV cache of the first `stop` tokens of texts, each read from where it leaves its trunk, under its edits."""
+    # each reads a token at least: one that shares more reads its last one again
+    starts = [min(start, stop - 1) for start in starts]
+    own = [ids[start:stop] for ids, start in zip(texts, starts, strict=True)]
+    front, segments = trunk.read(model), segments_of(own, starts)
+    pack = Pack(segments, front, keeps=True)
+    with edited(model, trunk.edits) if trunk.edits else nullcontext():
+        read_pack(model, own, starts, pack, torch.tensor([0]))
+    cache = DynamicCache()  # of whole layers: those with a window keep what lies behind it
+    for name, module in attention_modules(model).items():
+        pair = [
+            torch.cat(
+                [
+                    torch.cat([*([front[name][i][:, :, :before]] if before else []), each[:, :, start:stop]], 2)
+                    for start, stop, before in segments
+                ]
+            )
+            for i, each in enumerate(pack.kept[name])
+        ]
+        cache.update(*pair, module.layer_idx)
+    return cache
+
+
 def segments_of(texts: list[list[int]], starts: list[int]) -> list[Segment]:
     """Return where texts lie in a pack."""
     ends = np.cumsum([0, *map(len, texts)]).tolist()
     return [Segment(*each) for each in zip(ends, ends[1:], starts, strict=False)]
-
-
-def why_whole(model: PreTrainedModel) -> str | None:
-    """Return why a model is read whole, as far as its build tells, weights or none."""
-    if is_encoder(model):
-        return "it is an encoder, which reads a text whole"
-    kind = rope_that_turns(model)
-    return None if kind is None else f"its RoPE ({kind}) turns by the length of each forward"
-
-
-def unlike_forked(model: PreTrainedModel, longest: int) -> str | None:
-    """Return why a model cannot be read in branches of a trunk; None if its numbers stay the same.
-
-    longest: tokens of the longest prompt to come.
-    """
-    if (why := why_whole(model)) is not None:
-        return why
-    own = mechanism_named(model.config.get_text_config()._attn_implementation)
-    if own != "softmax":
-        return f"it attends with a function of a user's own ({own})"
-    setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
-    known = FOUND.setdefault(model, {})
-    key = ("forked", proof_length(model, longest), longest, setting, model.dtype)
-    if key not in known:
-        known[key] = compare_forked(model, key[1], longest)
-    return known[key]
-
-
-@torch.inference_mode()
-def compare_forked(model: PreTrainedModel, length: int, longest: int) -> str | None:
-    """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing."""
-    try:
-        if not hides_the_future_alone(model, longest):
-            return "its mask hides more than what comes later"
-        pairs = whole_and_forked(model, length)
-    except UserError as error:  # a mechanism that reads whole sequences only says so
-        return str(error)
-    except Exception as error:  # a model may take no positions, in as many ways as there are models
-        return f"it cannot be read in branches ({type(error).__name__})"
-    with lowered(model, length, longest) as thresholds:
-        try:
-            pairs += whole_and_forked(model, length) if thresholds else []
-        except Exception:  # some shape hangs on a threshold
-            return f"what lies beyond its {', '.join(sorted(thresholds))} could not be proved"
-    if all(close(*pair, model.dtype) for pair in pairs):
-        return None
-    away = max(difference(*pair) for pair in pairs)
-    return f"its numbers in branches differ from the whole forward's by {away:.3g} nats a token on {length} tokens"
-
-
-def hides_the_future_alone(model: PreTrainedModel, longest: int) -> bool:
-    """Tell whether all masks that a model makes are causal, with a window or none, for as many tokens as are to come."""
-    pack = Pack([Segment(0, ROWS, 0)], {}, keeps=True)
-    read_pack(model, [[0] * ROWS], [0], pack, torch.tensor([ROWS - 1]))
-    return all(is_causal(mask, longest) for mask in pack.masks)
-
-
-def whole_and_forked(model: PreTrainedModel, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Return, of each of three texts, some tokens' nll by a whole forward, and as a branch: of its first and its last rows."""
-    generator = torch.Generator().manual_seed(0)
-    starts = [length // 4, length // 2, length // 2]
-    drawn = torch.randint(len(model.get_input_embeddings().weight), (len(starts), length), generator=generator)
-    for i, start in enumerate(starts):
-        drawn[i, :start] = drawn[-1, :start]
-    texts = [ids[start:-1].tolist() for ids, start in zip(drawn, starts, strict=True)]
-    trunk = Trunk(drawn[-1, : max(starts)].tolist())
-    segments = segments_of(texts, starts)
-    chosen = [torch.tensor([*range(ROWS), *range(len(text) - ROWS, len(text))]) for text in texts]
-    rows = torch.cat([each + segment.start for each, segment in zip(chosen, segments, strict=True)])
-    logits, _ = read_pack(model, texts, starts, Pack(segments, trunk.read(model)), rows)
-    pairs = []
-    for i, (own, start) in enumerate(zip(chosen, starts, strict=True)):
-        at = (own + start).to(reads_on(model))
-        ids = drawn[i : i + 1].to(reads_on(model))
-        whole, _ = logits_of(model, ids[:, :-1], at, use_cache=False)
-        targets = ids[:, at + 1]
-        one, other = nll_of(whole, targets), nll_of(logits[:, 2 * ROWS * i : 2 * ROWS * (i + 1)], targets)
-        pairs += [
-            *zip(one.split(ROWS, 1), other.split(ROWS, 1), strict=True)
-        ]  # so that right first rows hide no last ones
-    return pairs

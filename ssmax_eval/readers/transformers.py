@@ -1,6 +1,6 @@
 """The reader of transformers models: on one device, or spread over several by a device map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
+from ..mechanisms.edit import Edit
 from ..mechanisms.layers import reads_on
 from .again import Again
 from .answers import Score, Watch, forced, generate
-from .forked import Trunk, forked, unlike_forked
+from .forked import Trunk, cached, forked
+from .forked_proof import unlike_forked
 from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
@@ -41,7 +43,9 @@ class TransformersReader:
         refuse_lacking(self, needs)
         ours = mechanism or AGAIN in needs  # edits pass through our attention function
         found = preflight(self.model, self.tokenizer, longest, mechanism=ours, masses=WEIGHTS in needs)
-        return found | ({"forked": self.unlike_forked(longest) or "as whole"} if FORKED in needs else {})
+        return found | (
+            {"forked": self.unlike_forked(longest, AGAIN in needs) or "as whole"} if FORKED in needs else {}
+        )
 
     def inputs(self, prompt: Prompt) -> int:
         """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
@@ -51,9 +55,12 @@ class TransformersReader:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""
         return forced(self.model, self.tokenizer, prompts, chunk, watch)
 
-    def unlike_forked(self, longest: int) -> str | None:
-        """Return why prompts that begin alike are read whole, each for itself; None if reading them forked is the same."""
-        return unlike_forked(self.model, longest)
+    def unlike_forked(self, longest: int, again: bool = False) -> str | None:
+        """Return why prompts that begin alike are read whole, each for itself; None if reading them forked is the same.
+
+        again: also where rows are read again over what was read forked.
+        """
+        return unlike_forked(self.model, longest, again)
 
     def forked(
         self, prompts: list[Prompt], starts: list[int], trunk: Trunk, watches: Sequence[Watch] = ()
@@ -61,10 +68,25 @@ class TransformersReader:
         """Score prompts as answers does, each from where it leaves the trunk (forked.forked)."""
         return forked(self.model, self.tokenizer, prompts, starts, trunk, watches)
 
-    def again(self, prompts: list[Prompt], start: int, chunk: int | None = None) -> Again:
-        """Return prompts of equal length whose rows from `start` on can be read again and again (again.Again)."""
-        ids = torch.tensor([prompt.ids[: self.inputs(prompt)] for prompt in prompts], device=reads_on(self.model))
-        return Again(self.model, ids, start, chunk)
+    def again(
+        self,
+        prompts: list[Prompt],
+        start: int,
+        before: Mapping[int, Edit] | None = None,
+        chunk: int | None = None,
+        starts: list[int] | None = None,
+        trunk: Trunk | None = None,
+    ) -> Again:
+        """Return prompts of equal length whose rows from `start` on can be read again and again (again.Again).
+
+        before: edits of what comes before. starts, trunk: that is read from where each prompt leaves the trunk.
+        """
+        texts = [prompt.ids[: self.inputs(prompt)] for prompt in prompts]
+        cache = None
+        if start and trunk is not None and starts is not None:
+            cache = cached(self.model, texts, starts, start, trunk.under(before) if before else trunk)
+        ids = torch.tensor(texts, device=reads_on(self.model))
+        return Again(self.model, ids, start, chunk, before, cache)
 
     def generate(self, prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
         """Decode each prompt's answer greedily (answers.generate)."""

@@ -3,7 +3,7 @@
 With `restore` the rows of question and answer are read again besides, with attention given back or taken away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from ...mechanisms.attach import mechanisms_of
 from ...mechanisms.mass import is_softmax
 from ...mechanisms.train_length import train_length_of
 from ...readers.answers import Score
-from ...readers.memory import Scorer
+from ...readers.memory import BranchScorer, Scorer
 from ...readers.reader import AGAIN, Reader
 from ..kind import Probe
 from ..needle.plan import Sample
@@ -23,7 +23,7 @@ from ..needle.probe import MOST_TRIALS, NeedleProbe, prompts_at_once
 from ..needle.probe import make as needle
 from . import PROBE
 from .options import AttentionOptions
-from .restore import Chosen, choose, restored_by, tail_masses
+from .restore import Chosen, branch_restored_by, choose, restored_by, tail_masses
 
 RESTORE = 1  # format: raise it when the same parameters come to mean other rows
 CHOSEN_ON = 16  # prompts of a length, at least
@@ -32,8 +32,6 @@ CHOSEN_ON = 16  # prompts of a length, at least
 @dataclass(frozen=True)
 class RestoreProbe(NeedleProbe):
     """A needle grid with masses whose attention is given back and taken away (restore.py)."""
-
-    forks = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -53,7 +51,14 @@ class RestoreProbe(NeedleProbe):
                 )
 
     def scorer(self, reader: Reader) -> Scorer:
-        return restored_by(reader, cache(lambda: self.chosen(reader)))
+        return restored_by(reader, self.choice(reader))
+
+    def branch_scorer(self, reader: Reader) -> BranchScorer:
+        return branch_restored_by(reader, self.choice(reader))
+
+    def choice(self, reader: Reader) -> Callable[[], Chosen]:
+        """Return what chooses once."""
+        return cache(lambda: self.chosen(reader))
 
     def chosen(self, reader: Reader) -> Chosen:
         """Return what is given back: of prompts of the same grid that no run judges, by trials that none can have."""
@@ -77,6 +82,9 @@ class RestoreProbe(NeedleProbe):
     def reads(self, sample: Sample) -> list[int]:
         """Return the tokens of each sequence: the prompt, and for its last rows the haystack twice, as it is and sharpened."""
         return super().reads(sample) * (1 if sample.control else 3)
+
+    def shared(self, sample: Sample) -> list[int]:
+        return super().shared(sample) * (1 if sample.control else 3)
 
 
 def make(models: Any, options: AttentionOptions, beside: Sequence[Probe] = ()) -> NeedleProbe:

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,17 +16,18 @@ from torch import Tensor
 
 from ...data.prompts import Prompt
 from ...errors import UserError
-from ...mechanisms.edit import Edit
-from ...mechanisms.layers import layer_indices, reads_on
+from ...mechanisms.edit import ALL_ROWS, Edit
+from ...mechanisms.layers import layer_indices
 from ...mechanisms.mass import Wanted, towards
 from ...mechanisms.seen import Seen
 from ...readers.again import Again
 from ...readers.answers import Score, score_rows
-from ...readers.memory import Scorer
+from ...readers.forked import Trunk
+from ...readers.memory import BranchScorer, Scorer
 from ...readers.reader import Reader
 from ...readers.transformers import TransformersReader
 from .axes import ALL, AXES, HAYSTACK, JOINED, NOTHING, OTHERS, TOGETHER, Axis
-from .masses import masses_of, rounded
+from .masses import branch_masses_of, masses_of, rounded
 from .tail import Curves, Tail, TailMasses
 
 HOLDS = 0.3  # mean mass from which a head counts as holding something
@@ -103,26 +105,55 @@ def restored_by(reader: Reader, chosen: Callable[[], Chosen]) -> Scorer:
     masses = masses_of(reader)
 
     def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
-        scores = masses(prompts, chunk)
-        if prompts[0].value_start is None:  # a control
-            return scores
-        more = outcomes(reader, prompts, chosen(), chunk)
-        return [one | (two if one["error"] is None else {}) for one, two in zip(scores, more, strict=True)]
+        return with_outcomes(
+            reader, prompts, masses(prompts, chunk), chosen, partial(reader.again, prompts, chunk=chunk)
+        )
 
     return score
 
 
-def outcomes(reader: TransformersReader, prompts: list[Prompt], chosen: Chosen, chunk: int | None) -> list[Score]:
-    """Return what each prompt's row tells of its answer with attention given back, and at the chosen length taken away."""
+def branch_restored_by(reader: Reader, chosen: Callable[[], Chosen]) -> BranchScorer:
+    """Return what does the same with prompts as branches of a trunk."""
+    assert isinstance(reader, TransformersReader)
+    masses = branch_masses_of(reader)
+
+    def score(prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
+        opened = partial(reader.again, prompts, starts=starts, trunk=trunk)
+        return with_outcomes(reader, prompts, masses(prompts, starts, trunk), chosen, opened)
+
+    return score
+
+
+def with_outcomes(
+    reader: TransformersReader,
+    prompts: list[Prompt],
+    scores: list[Score],
+    chosen: Callable[[], Chosen],
+    opened: Callable[..., Again],
+) -> list[Score]:
+    """Return the scores of prompts, all with a needle or none, and what outcomes they have."""
+    if prompts[0].value_start is None:  # a control
+        return scores
+    more = outcomes(reader, prompts, chosen(), opened)
+    return [one | (two if one["error"] is None else {}) for one, two in zip(scores, more, strict=True)]
+
+
+def outcomes(
+    reader: TransformersReader, prompts: list[Prompt], chosen: Chosen, opened: Callable[..., Again] | None = None
+) -> list[Score]:
+    """Return what each prompt's row tells of its answer with attention given back, and at the chosen length taken away.
+
+    opened: returns the prompts with all rows from one on to be read again, behind edits or none (reader.again).
+    """
     model, tail = reader.model, Tail(prompts, reader.inputs(prompts[0]))
-    ids = torch.tensor([prompt.ids[:-1] for prompt in prompts], device=reads_on(model))
+    opened = opened or partial(reader.again, prompts)
     longest = max(prompt.answer_length for prompt in prompts)
 
     def verdicts(again: Again, edits: Mapping[int, Edit]) -> list[Score]:
         logits = again.logits(longest, edits)
         return [score_rows(reader.tokenizer, p, logits[i, -p.answer_length :]) for i, p in enumerate(prompts)]
 
-    again = Again(model, ids, tail.start, chunk)
+    again = opened(tail.start)
     layers = set(layer_indices(model).values())
     restored = {NOTHING: verdicts(again, {layer: Edit(tail.rows, shift=nothing) for layer in layers})}
     restored |= {name: verdicts(again, edits) for name, edits in edited_by(chosen, tail, chosen.given, True)}
@@ -131,8 +162,8 @@ def outcomes(reader: TransformersReader, prompts: list[Prompt], chosen: Chosen, 
         taken = {name: verdicts(again, edits) for name, edits in edited_by(chosen, tail, chosen.taken, False)}
     if again.whole is None:
         del again  # one cache at a time
-        scaled = dict.fromkeys(layers, Edit(tail.start, factor=sharpened(chosen.length)))
-        again = Again(model, ids, tail.start, chunk, before=scaled)
+        scaled = dict.fromkeys(layers, Edit(ALL_ROWS, factor=sharpened(chosen.length)))
+        again = opened(tail.start, scaled)
         restored[HAYSTACK] = verdicts(again, {})
         together = dict(edited_by(chosen, tail, chosen.given, True)).get(TOGETHER, {})
         restored[ALL] = verdicts(again, together)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...data.prompts import Prompt
 from ...errors import UserError
 from ...mechanisms.layers import heads_by_layer
-from ...readers.memory import Scorer
+from ...readers.memory import BranchScorer, Scorer
 from ...readers.reader import AGAIN, ANSWERS, Reader
 from ...rows import Fields
 from ..by_model import default_layers
@@ -22,7 +22,7 @@ from ..needle.plan import Sample
 from ..needle.probe import NeedleProbe
 from . import PROBE
 from .options import NeededScaleOptions
-from .readings import READINGS, Head, Target, readings_of
+from .readings import READINGS, Head, Target, branch_readings_of, readings_of
 from .rows import NeededScaleRow
 
 TAIL = 64  # rows of question and answer, about
@@ -61,7 +61,6 @@ class NeededScaleProbe(NeedleProbe):
         return NeededScaleRow
 
     needs = frozenset({ANSWERS, AGAIN})
-    forks = False
 
     def given(self, gives: frozenset[str]) -> "NeededScaleProbe | None":
         return self if self.needs <= gives else None
@@ -119,6 +118,10 @@ class NeededScaleProbe(NeedleProbe):
     def scorer(self, reader: Reader) -> Scorer:
         assert reader.model is not None
         return readings_of(reader, self.targets(heads_by_layer(reader.model)), self.seed)
+
+    def branch_scorer(self, reader: Reader) -> BranchScorer:
+        assert reader.model is not None
+        return branch_readings_of(reader, self.targets(heads_by_layer(reader.model)), self.seed)
 
     def rows(self, sample: Sample, prompt: Prompt, score: Fields) -> list[Fields]:
         """Return a prompt's rows, one for each thing that is multiplied."""

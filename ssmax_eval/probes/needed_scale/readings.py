@@ -1,8 +1,9 @@
 """Answers read under many factors: which heads and rows are multiplied, and with what."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from ...mechanisms.edit import Edit
 from ...mechanisms.layers import heads_by_layer
 from ...readers.again import Again
 from ...readers.answers import Score, score_rows
+from ...readers.forked import Trunk
 from ...readers.head import nll_of
-from ...readers.memory import Scorer
+from ...readers.memory import BranchScorer, Scorer
 from ...readers.reader import Reader
 from ...readers.transformers import TransformersReader
 
@@ -136,27 +138,48 @@ def rounded(value: float) -> float:
 def readings_of(reader: Reader, targets: Sequence[Target], seed: int) -> Scorer:
     """Return what scores prompts of equal length as they are, and reads each target under all factors (`readings`, by its name)."""
     assert isinstance(reader, TransformersReader)  # no other reads rows again
-    shape = heads_by_layer(reader.model)
-    every = [(layer, head) for layer, count in shape.items() for head in range(count)]
 
     def score(prompts: list[Prompt], chunk: int | None = None) -> list[Score]:
-        inputs, longest = reader.inputs(prompts[0]), max(prompt.answer_length for prompt in prompts)
-        tails = [inputs - prompt.question_start for prompt in prompts]
-        again = reader.again(prompts, inputs - max(tails), chunk)
-        logits = again.logits(longest)
-        scores = [score_rows(reader.tokenizer, p, logits[i, -p.answer_length :]) for i, p in enumerate(prompts)]
-        read: list[dict[str, Any]] = [{} for _ in prompts]
-        for target in targets:
-            if target.whole:
-                again = reader.again(prompts, 0, chunk)
-            chosen = [target.chosen(every, prompt, seed) for prompt in prompts]
-            readings = Readings(again, prompts, chosen, [inputs] * len(prompts) if target.whole else tails, shape)
-            readings.run()
-            for i, each in enumerate(read):
-                each[target.name] = readings.lists(i)
-        return [
-            each | {"readings": found} if each["correct"] is not None else each
-            for each, found in zip(scores, read, strict=True)
-        ]
+        return scored(reader, targets, seed, prompts, partial(reader.again, prompts, chunk=chunk))
 
     return score
+
+
+def branch_readings_of(reader: Reader, targets: Sequence[Target], seed: int) -> BranchScorer:
+    """Return what does the same with prompts as branches of a trunk."""
+    assert isinstance(reader, TransformersReader)
+
+    def score(prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
+        return scored(reader, targets, seed, prompts, partial(reader.again, prompts, starts=starts, trunk=trunk))
+
+    return score
+
+
+def scored(
+    reader: TransformersReader,
+    targets: Sequence[Target],
+    seed: int,
+    prompts: list[Prompt],
+    opened: Callable[[int], Again],
+) -> list[Score]:
+    """Return what prompts of equal length score. opened: returns them with all rows from one on to be read again."""
+    shape = heads_by_layer(reader.model)
+    every = [(layer, head) for layer, count in shape.items() for head in range(count)]
+    inputs, longest = reader.inputs(prompts[0]), max(prompt.answer_length for prompt in prompts)
+    tails = [inputs - prompt.question_start for prompt in prompts]
+    again = opened(inputs - max(tails))
+    logits = again.logits(longest)
+    scores = [score_rows(reader.tokenizer, p, logits[i, -p.answer_length :]) for i, p in enumerate(prompts)]
+    read: list[dict[str, Any]] = [{} for _ in prompts]
+    for target in targets:
+        if target.whole:
+            again = opened(0)
+        chosen = [target.chosen(every, prompt, seed) for prompt in prompts]
+        readings = Readings(again, prompts, chosen, [inputs] * len(prompts) if target.whole else tails, shape)
+        readings.run()
+        for i, each in enumerate(read):
+            each[target.name] = readings.lists(i)
+    return [
+        each | {"readings": found} if each["correct"] is not None else each
+        for each, found in zip(scores, read, strict=True)
+    ]

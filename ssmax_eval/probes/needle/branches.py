@@ -10,10 +10,10 @@ from ...data.prompts import Prompt
 from ...mechanisms.layers import reads_on
 from ...readers.answers import Score, last_part
 from ...readers.forked import PACK_ROWS, walks
-from ...readers.memory import InMemory
+from ...readers.memory import BranchScorer, InMemory
 from ...readers.reader import FORKED, InOrder, Reader
 from ...readers.transformers import TransformersReader
-from ..attention.masses import HAYSTACK_TOKENS, branch_masses_of, haystack_ends
+from ..attention.masses import HAYSTACK_TOKENS, haystack_ends
 
 PAYS = 0.8  # of the tokens: a grid that reading it forked spares less of is read whole
 BESIDE = 64  # tokens of needle, question and answer, about
@@ -61,11 +61,11 @@ def start_of(sample: Planned, tail: int, asks_all: bool) -> int:
     return max(0, min(place, haystack - tail))
 
 
-def is_forked(reader: Reader, longest: int) -> bool:
-    """Tell whether a reader can read prompts forked without changing a number of its model."""
+def is_forked(reader: Reader, longest: int, again: bool = False) -> bool:
+    """Tell whether a reader can read prompts forked, and rows again over them, without changing a number of its model."""
     if not isinstance(reader, TransformersReader) or FORKED not in reader.gives:
         return False
-    return reader.unlike_forked(longest) is None
+    return reader.unlike_forked(longest, again) is None
 
 
 def trials_of(plan: Sequence[S]) -> list[list[S]]:
@@ -78,26 +78,28 @@ def trials_of(plan: Sequence[S]) -> list[list[S]]:
 
 
 def branches(
-    reader: Reader, score: InOrder, prompts: list[Prompt], masses: bool
+    reader: Reader, score: InOrder, read: BranchScorer, prompts: list[Prompt], masses: bool, again: bool = False
 ) -> Iterator[tuple[list[int], Callable[[], list[Score]]]]:
     """Yield the indices of the prompts of a trial that are read together, and what scores them.
 
     Which those are hangs on the tokens of all of the trial's prompts, and not on which of them are done. score: scores a prompt
-    whole where memory runs out. masses: tell what every head does, too.
+    whole where memory runs out. read: scores them as branches. masses: of which what every head does is wanted. again: whose
+    rows of question and answer are read again, in batches of equal length.
     """
     assert isinstance(reader, TransformersReader)
     assert isinstance(score, InMemory)
+    most = PACK_ROWS[reads_on(reader.model).type]
     # no more rows than the longest prompt has: some models count rows where they should count positions
-    rows = min(PACK_ROWS[reads_on(reader.model).type], max(len(prompt.ids) for prompt in prompts))
-    read = branch_masses_of(reader) if masses else reader.forked
-    for walk in walks(prompts, [latest(prompt, masses) for prompt in prompts]):
-        for pack in walk.packs(prompts, rows):
+    rows = min(most, max(len(prompt.ids) for prompt in prompts))
+    for walk in walks(prompts, [latest(prompt, masses, again) for prompt in prompts]):
+        for pack in walk.batches(prompts, most) if again else walk.packs(prompts, rows):
             indices = [branch.index for branch in pack]
             own, starts = [prompts[i] for i in indices], [branch.start for branch in pack]
             yield indices, partial(score.branches, read, own, starts, walk.trunk)
-        walk.trunk.kept = None  # the next one needs the memory
+        walk.trunk.forget()  # the next one needs the memory
 
 
-def latest(prompt: Prompt, masses: bool) -> int:
+def latest(prompt: Prompt, masses: bool, again: bool = False) -> int:
     """Return where a prompt's own part begins at the latest, which holds every row that is looked at."""
-    return last_part(len(prompt.ids) - 1 - prompt.answer_length, haystack_ends([prompt]) if masses else [])
+    first = prompt.question_start if again else len(prompt.ids) - 1 - prompt.answer_length
+    return last_part(first, haystack_ends([prompt]) if masses else [])

@@ -18,10 +18,11 @@ from ...data.vocabulary import CITIES
 from ...errors import UserError
 from ...mechanisms.layers import reads_on
 from ...readers.answers import EXTRA_GENERATED_TOKENS
-from ...readers.memory import Scorer
-from ...readers.reader import ANSWERS, FORKED, GENERATE, WEIGHTS, Reader
+from ...readers.memory import BranchScorer, Scorer
+from ...readers.reader import AGAIN, ANSWERS, FORKED, GENERATE, WEIGHTS, Reader
+from ...readers.transformers import TransformersReader
 from ...rows import Fields
-from ..attention.masses import masses_of
+from ..attention.masses import branch_masses_of, masses_of
 from ..attention.rows import AttentionRow
 from ..budget import within
 from ..checks import check_model, notes, require
@@ -212,12 +213,14 @@ class NeedleProbe(Probe):
         self.check(model, tokenizer)
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         plan = self.plan()
-        if self._shared and is_forked(reader, max(self.context_lengths)):
+        again = AGAIN in self.needs
+        if self._shared and is_forked(reader, max(self.context_lengths), again):
+            by_branch = self.branch_scorer(reader)
             for samples in trials_of(plan):
                 if not claim() or all(self.has(sample, done) for sample in samples):
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in samples]
-                for together, read in branches(reader, score, prompts, self.attention_mass):
+                for together, read in branches(reader, score, by_branch, prompts, self.attention_mass, again):
                     batch, own = [samples[i] for i in together], [prompts[i] for i in together]
                     if not all(self.has(sample, done) for sample in batch):
                         yield self.scored(reader, batch, own, read(), done)
@@ -246,8 +249,7 @@ class NeedleProbe(Probe):
             if row["sample"] not in done
         ]
 
-    # whether the scorer reads branches; those that read rows again do not
-    forks: ClassVar[bool] = True
+    forks: ClassVar[bool] = True  # whether prompts may be read forked
 
     @cached_property
     def _shared(self) -> dict[Sample, int]:
@@ -261,15 +263,20 @@ class NeedleProbe(Probe):
         """What it makes use of where a reader gives it."""
         return frozenset({FORKED} if self._shared else ())
 
-    def shared(self, sample: Sample) -> int:
+    def shared(self, sample: Sample) -> list[int]:
         """Return how many tokens of a sample's prompt another one has read, about."""
-        return self._shared.get(sample, 0)
+        return [self._shared.get(sample, 0)]
 
     def scorer(self, reader: Reader) -> Scorer:
         """Return what scores prompts of equal length with a reader."""
         if self.writes:
             return reader.generate
         return masses_of(reader) if self.attention_mass else reader.answers
+
+    def branch_scorer(self, reader: Reader) -> BranchScorer:
+        """Return what scores prompts as branches of what they share."""
+        assert isinstance(reader, TransformersReader)  # no other reads forked
+        return branch_masses_of(reader) if self.attention_mass else reader.forked
 
     def rows(self, sample: Sample, prompt: Prompt, score: Fields) -> list[Fields]:
         """Return the rows of a prompt and what it scored."""
