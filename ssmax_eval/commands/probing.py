@@ -38,7 +38,8 @@ def register(app: typer.Typer) -> None:
     """Give the app a command for each probe, and `run`."""
     for kind in PROBES.values():
         app.command(kind.name)(command(str(kind.options.__doc__), [kind]))
-    widest = [kind for kind in PROBES.values() if not any(covers(other, kind) for other in PROBES.values())]
+    asked = [kind for kind in PROBES.values() if kind.in_run]
+    widest = [kind for kind in asked if not any(covers(other, kind) for other in asked)]
     app.command("run")(command(RUN, widest, {"sweep": SWEEP}))
 
 
