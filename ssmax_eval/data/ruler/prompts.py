@@ -51,7 +51,8 @@ class Written:
     footer: str
 
     def front(self) -> list[int]:
-        return self.encoder.prefix if self.header is None else []
+        """Return what stands in front of the text: the header, or what the tokenizer puts there."""
+        return self.encoder.prefix if self.header is None else self.encoder.header(self.header)
 
     def said(self, text: Text) -> str:
         """Return the whole up to the answer."""
@@ -59,7 +60,50 @@ class Written:
         return f"{self.header or ''}{text.before}{text.context}{text.behind}{between}{text.prefix}"
 
     def ids(self, text: str) -> list[int]:
-        return [*self.front(), *self.encoder.bare(text)]
+        """Return a text's ids; a header is part of it."""
+        return [*(self.encoder.prefix if self.header is None else []), *self.encoder.bare(text)]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A prompt before it has its size: what it draws, how its text becomes tokens, and its prose."""
+
+    task: Task
+    context_length: int
+    drawn: Drawn
+    written: Written
+    prose: Sentences
+
+    def tokens(self, size: int) -> int:
+        return len(self.written.ids(self.written.said(self.drawn.text(size))))
+
+    def refuse_short(self) -> None:
+        """Raise UserError if the context length cannot hold the smallest prompt and the answer that it may have."""
+        least = self.tokens(self.drawn.least) + self.task.to_write
+        if least > self.context_length:
+            raise UserError(
+                f"context length {self.context_length}: shorter than task {self.task.name} is with this tokenizer, "
+                f"{self.task.to_write} tokens of its answer included; give at least {least}"
+            )
+
+
+def draft(
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    source: Haystack,
+    context_length: int,
+    seed: str,
+    haystack_seed: str,
+    chat: Chat | None = None,
+) -> Draft:
+    """Draw one prompt. Its parameters are those of ruler_prompt."""
+    turn = None if chat is None else chat.turn(tokenizer)
+    encoder = Encoder(tokenizer, ".", " ")
+    written = Written(encoder, None if turn is None else turn.header, "" if turn is None else turn.footer)
+    prose = Sentences(source, haystack_seed)
+    anchor = len(encoder.bare("."))
+    draws = Draws(task, seed, prose, source.joiner, lambda text: len(encoder.bare(f".{text}")) - anchor, context_length)
+    return Draft(task, context_length, KINDS.get(task.name, Niah)(draws), written, prose)
 
 
 def ruler_prompt(
@@ -77,24 +121,17 @@ def ruler_prompt(
     text, whatever the tokenizer; where a text of just that many tokens cannot be, empty lines stand in front. chat: the question
     is a user's message, and the answer's first words are the assistant's. Raises UserError if context_length is too short.
     """
-    turn = None if chat is None else chat.turn(tokenizer)
-    encoder = Encoder(tokenizer, ".", " ")
-    written = Written(encoder, None if turn is None else turn.header, "" if turn is None else turn.footer)
-    prose = Sentences(source, haystack_seed)
-    anchor = len(encoder.bare("."))
-    draws = Draws(task, seed, prose, source.joiner, lambda text: len(encoder.bare(f".{text}")) - anchor, context_length)
-    drawn = KINDS.get(task.name, Niah)(draws)
-    room = context_length - task.to_write
-    size = largest(lambda n: len(written.ids(written.said(drawn.text(n)))), room, drawn.least, context_length, task)
+    made = draft(tokenizer, task, source, context_length, seed, haystack_seed, chat)
+    made.refuse_short()
+    drawn, written, room = made.drawn, made.written, context_length - task.to_write
+    size = largest(made.tokens, room, drawn.least)
     text, ids = fitted(drawn, written, size, room)
     said = written.said(text)
     missing = room - len(ids)
     if missing:
-        line = encoder.bare("\n")[-1:]
-        front = len(written.front() if turn is None else encoder.header(turn.header))
+        line, front = written.encoder.bare("\n")[-1:], len(written.front())
         ids = [*ids[:front], *line * missing, *ids[front:]]
     answer = answer_ids(written, said, f" {drawn.answer}")[: task.to_write]
-    context_end = len(written.ids(said[: said.rindex(text.behind)])) + missing
     is_prose = task.haystack == "text"
     return RulerPrompt(
         ids=[*ids, *answer],
@@ -107,8 +144,8 @@ def ruler_prompt(
         value_start=None,
         value_end=None,
         realised_depth_percent=None,
-        question_start=context_end,
-        haystack_start=prose.start if is_prose else None,
+        question_start=len(written.ids(said[: said.rindex(text.behind)])) + missing,
+        haystack_start=made.prose.start if is_prose else None,
         haystack_sentences=size if is_prose else 0,
         chat=None if chat is None else chat.told(tokenizer),
         to_write=task.to_write,
@@ -132,14 +169,9 @@ def fitted(drawn: Drawn, written: Written, size: int, room: int) -> tuple[Text, 
     return best
 
 
-def largest(tokens: Callable[[int], int], room: int, least: int, context_length: int, task: Task) -> int:
-    """Return the largest size of which there are no more than `room` tokens: they grow about evenly. Raises UserError for none."""
+def largest(tokens: Callable[[int], int], room: int, least: int) -> int:
+    """Return the largest size of which there are no more than `room` tokens; the least has no more. They grow about evenly."""
     low, at = least, tokens(least)
-    if at > room:
-        raise UserError(
-            f"context length {context_length}: shorter than task {task.name} is with this tokenizer, {task.to_write} tokens "
-            f"of its answer included; give at least {at + task.to_write}"
-        )
     high, above = low + 8, tokens(low + 8)
     while above <= room:
         slope = max((above - at) / (high - low), 0.1)

@@ -2,6 +2,7 @@
 
 import random
 import string
+from itertools import pairwise
 
 from .drawn import Count, Draws, Text, beginning
 from .tasks import EXAMPLE_TOKENS, HOPS, NOISE, VT, VT_PREFIX
@@ -38,11 +39,7 @@ def chain(rng: random.Random, letters: int) -> tuple[list[str], list[str], str]:
     variables = [*names]
     value = str(rng.randrange(10_000, 99_999))
     first = f"VAR {variables[0]} = {value}"
-    return (
-        [first, *(f"VAR {new} = VAR {old} " for old, new in zip(variables, variables[1:], strict=False))],
-        variables,
-        value,
-    )
+    return [first, *(f"VAR {new} = VAR {old} " for old, new in pairwise(variables))], variables, value
 
 
 def hidden(rng: random.Random, assignments: list[str], size: int, tail: str = "") -> str:

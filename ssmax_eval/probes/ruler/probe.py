@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.chat import Chat, chat_asked
 from ...data.haystacks import Haystack, haystack
-from ...data.ruler.prompts import RulerPrompt, ruler_prompt
-from ...data.ruler.tasks import TASKS, task_named
+from ...data.ruler.prompts import RulerPrompt, draft, ruler_prompt
+from ...data.ruler.tasks import TASKS, Task, task_named
 from ...errors import UserError
 from ...readers.answers import Score
 from ...readers.reader import ANSWERS, GENERATE, InOrder, Reader
@@ -123,9 +123,12 @@ class RulerProbe(Probe):
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, sample: Sample) -> RulerPrompt:
         """Return the prompt of a sample. Raises UserError for a length that is too short for it."""
-        task, seed = TASKS[sample.task], f"{self.seed}/ruler/{sample.name}"
+        return ruler_prompt(tokenizer, *self.drawn(sample), self.chat)
+
+    def drawn(self, sample: Sample) -> tuple[Task, Haystack, int, str, str]:
+        """Return what a sample's prompt is drawn from."""
         prose = f"{self.seed}/ruler/haystack/{sample.trial}"
-        return ruler_prompt(tokenizer, task, self.source, sample.context_length, seed, prose, self.chat)
+        return TASKS[sample.task], self.source, sample.context_length, f"{self.seed}/ruler/{sample.name}", prose
 
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its task, the tokenizer not the model's, or positions run out."""
@@ -136,7 +139,7 @@ class RulerProbe(Probe):
         shortest = min(self.context_lengths)
         for sample in self.plan():
             if sample.trial == 0 and sample.context_length == shortest:
-                self.prompt(tokenizer, sample)
+                draft(tokenizer, *self.drawn(sample), self.chat).refuse_short()
         longest = max(sample.context_length for sample in self.plan())
         check_model(model, tokenizer, longest, longest, self.chunk)
 
