@@ -58,7 +58,8 @@ def by_us(reader: TransformersReader, task: str, samples: Any) -> Any:
     tokenizer, prompts = reader.tokenizer, []
     for each in samples:
         ids = tokenizer(each["prompt"]).input_ids
-        answer = tokenizer(" " + " ".join(each["references"]), add_special_tokens=False).input_ids
+        spaces = "  " if task == "ruler_vt" else " "  # as its example has them
+        answer = tokenizer(spaces + " ".join(each["references"]), add_special_tokens=False).input_ids
         where = dict.fromkeys(("needle_start", "needle_end", "value_start", "value_end", "realised_depth_percent"))
         prompts.append(
             RulerPrompt(

@@ -21,7 +21,11 @@ class Text:
 
 
 class Drawn(Protocol):
-    """All that a prompt draws. references: what its answer has to hold. answer: it written out. least: its smallest size."""
+    """All that a prompt draws.
+
+    references: what its answer has to hold. answer: it written out, as it follows the prompt's last words. least: its
+    smallest size.
+    """
 
     references: list[str]
     answer: str

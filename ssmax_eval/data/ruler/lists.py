@@ -49,7 +49,7 @@ class Common:
         rng.shuffle(pairs)
         self.words += pairs  # where a list is longer than there are words
         self.references = self.words[:COMMON]
-        self.answer = numbered(self.references)
+        self.answer = f" {numbered(self.references)}"
         self.least = 1
 
     def shown(self, drawn: list[str], repeats: int, others: int) -> str:
@@ -97,7 +97,7 @@ class Frequent:
             coded["".join(rng.choices(string.ascii_lowercase, k=LETTERS))] = None
         self.words = [DOTS, *[*coded][1:]]
         self.references = self.words[1:4]
-        self.answer = " ".join(self.references)
+        self.answer = f" {' '.join(self.references)}"
         self.least = FEWEST_CODED
 
     def text(self, size: int, extra: int = 0) -> Text:

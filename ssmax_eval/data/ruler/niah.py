@@ -42,7 +42,7 @@ class Niah:
         self.taken = {*pairs, *(value for every in pairs.values() for value in every)}
         self.query = listed(asked)
         self.references = [value for key in asked for value in pairs[key]]
-        self.answer = listed(self.references)
+        self.answer = f" {listed(self.references)}"
         self.least = len(self.needles)
         self.lines: list[str] = []  # needles that nobody asks for
 

@@ -131,12 +131,12 @@ def ruler_prompt(
     if missing:
         line, front = written.encoder.bare("\n")[-1:], len(written.front())
         ids = [*ids[:front], *line * missing, *ids[front:]]
-    answer = answer_ids(written, said, f" {drawn.answer}")[: task.to_write]
+    answer = answer_ids(written, said, drawn.answer)[: task.to_write]
     is_prose = task.haystack == "text"
     return RulerPrompt(
         ids=[*ids, *answer],
         answer_length=len(answer),
-        expected=drawn.answer,
+        expected=drawn.answer.strip(),
         needle="",
         question=f"{text.behind.strip()} {text.prefix}",
         needle_start=None,

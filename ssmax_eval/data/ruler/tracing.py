@@ -19,7 +19,7 @@ class Tracing:
         self.draws = draws
         self.example = example(rng, draws.task.to_write, draws.count)
         self.chain, self.references, self.value = chain(rng, LETTERS)
-        self.answer = " ".join(self.references)
+        self.answer = f"  {' '.join(self.references)}"  # two spaces, as the example has them
         self.least = len(self.chain)
 
     def text(self, size: int, extra: int = 0) -> Text:
