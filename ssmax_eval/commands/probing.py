@@ -18,7 +18,8 @@ from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
 RUN = (
-    "The probes of retrieval and loss on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one report. "
+    "All probes but RULER on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one "
+    "report. "
     "Or what a sweep's file asks for: any probes, models, settings and tasks."
 )
 SWEEP = Annotated[
