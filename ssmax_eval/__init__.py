@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .probes.loss.options import LossOptions
     from .probes.needed_scale.options import NeededScaleOptions
     from .probes.needle.options import NeedleOptions
+    from .probes.ruler.options import RulerOptions
     from .results import load_results
     from .setting import Setting
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     loss = function(LossOptions, PROBES["loss"])
     needed_scale = function(NeededScaleOptions, PROBES["needed-scale"])
     needle = function(NeedleOptions, PROBES["needle"])
+    ruler = function(RulerOptions, PROBES["ruler"])
 
 _HOMES = {
     "Bias": "position.bias",
@@ -70,6 +72,7 @@ __all__ = [
     "register_bias",
     "report",
     "retrofit",
+    "ruler",
     "save_model",
     "train",
 ]

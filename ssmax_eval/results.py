@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pandas as pd
@@ -181,7 +181,8 @@ def last_of_each(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
 
 def column(values: Sequence[Any], kind: Any, shared: dict[str, str]) -> Any:
     """Return values as a part of a column of their type: what is missing is NaN, NA or None."""
-    plain = {getattr(each, "__origin__", each) for each in get_args(kind) or (kind,)} - {NoneType}
+    kinds = (kind,) if get_origin(kind) is list else get_args(kind) or (kind,)
+    plain = {getattr(each, "__origin__", each) for each in kinds} - {NoneType}
     if kind is bool:
         return np.array(values, dtype=bool)
     if plain == {bool}:

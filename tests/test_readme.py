@@ -20,6 +20,7 @@ from ssmax_eval.probes.attention.rows import AttentionRow
 from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.probes.needed_scale.rows import NeededScaleRow
 from ssmax_eval.probes.needle.rows import NeedleRow
+from ssmax_eval.probes.ruler.rows import RulerRow
 from ssmax_eval.rows import Row, table
 from ssmax_eval.training.job import SHAPE
 from ssmax_eval.training.recipes import RECIPES
@@ -136,6 +137,13 @@ def prepared(line, checkpoint):
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
         words += [part for key, value in {**TINY, **LENGTH}.items() for part in ("--set", f"{key}={value}")]
+    if words[0] == "ruler":
+        words = [
+            word
+            for i, word in enumerate(words)
+            if not {"--context-lengths", "--tasks"} & {*words[max(0, i - 1) : i + 1]}
+        ]
+        words += ["--tasks", "niah_single_1,fwe", "--context-lengths", "384", "--trials", "1"]
     if words[0] == "loss":
         words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
@@ -266,6 +274,7 @@ def main_ok(capsys, words):
         ("Rows of `attention`", AttentionRow),
         ("Rows of `needed-scale`", NeededScaleRow),
         ("Rows of `loss`", LossRow),
+        ("Rows of `ruler`", RulerRow),
     ],
 )
 def test_the_tables_of_columns_are_the_schemas(heading, schema):
@@ -286,6 +295,7 @@ def test_every_column_is_told_of_and_the_notebook_runs(checkpoint, tmp_path, mon
     ssmax_eval.attention(str(checkpoint), **small, output_path="other")
     ssmax_eval.needed_scale(str(checkpoint), **small, output_path="other")
     ssmax_eval.loss(str(checkpoint), context_length=64, documents=2, window=16, output_path="other")
+    ssmax_eval.ruler(str(checkpoint), tasks="fwe", context_lengths=[256], trials=1, output_path="other")
     ssmax_eval.needle(str(checkpoint), attention=["softmax", "ssmax"], **small)
     assert set(ssmax_eval.load_results("other", "results").columns) == told
     matplotlib.use("agg")

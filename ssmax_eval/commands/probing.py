@@ -18,7 +18,8 @@ from ..quiet import quiet_libraries
 from .options import IMPORTS, import_files
 
 RUN = (
-    "All probes on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one report. "
+    "All probes but RULER on all models: needle and attention in one forward, needed scale, loss up to the longest context length; one "
+    "report. "
     "Or what a sweep's file asks for: any probes, models, settings and tasks."
 )
 SWEEP = Annotated[
@@ -38,7 +39,8 @@ def register(app: typer.Typer) -> None:
     """Give the app a command for each probe, and `run`."""
     for kind in PROBES.values():
         app.command(kind.name)(command(str(kind.options.__doc__), [kind]))
-    widest = [kind for kind in PROBES.values() if not any(covers(other, kind) for other in PROBES.values())]
+    asked = [kind for kind in PROBES.values() if kind.in_run]
+    widest = [kind for kind in asked if not any(covers(other, kind) for other in asked)]
     app.command("run")(command(RUN, widest, {"sweep": SWEEP}))
 
 

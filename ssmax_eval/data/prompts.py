@@ -28,7 +28,8 @@ class Prompt:
     realised_depth_percent is the share of the context in front of the needle. question_start: where the context ends.
     haystack_start: the sentence of its source that the haystack begins with, None where text is made for each prompt;
     haystack_sentences: how many it has. values: where each asked value stands in the answer, in its tokens. chat: the template
-    that it is a chat of, as rows name it; None without one.
+    that it is a chat of, as rows name it; None without one. to_write: how many tokens an answer may have that is generated;
+    None is the answer's own and a few more.
     """
 
     ids: list[int]
@@ -46,6 +47,7 @@ class Prompt:
     haystack_sentences: int
     values: tuple[tuple[int, int], ...] = ()
     chat: str | None = None
+    to_write: int | None = None
 
     @property
     def sha256(self) -> str:

@@ -133,7 +133,8 @@ class Kind(Generic[SomeOptions]):
 
     name: of the command and the folder of its runs, and with underscores of the Python function. options: what it can be
     asked; its docstring is the command's help. schema: of its rows. shown: what the command takes besides, of how it is shown.
-    place: where it stands among the others. returns: what its Python function returns.
+    place: where it stands among the others. returns: what its Python function returns. in_run: whether `ssmax-eval run`, which asks
+    all that says where a failure comes from, asks it too.
 
     The folder's probe.py gives `maker` what returns the probe that options ask for, beside those of the same command. Its
     numbers.py, if there is one, has of(rows): what the Python function returns of them. Each file in its folder
@@ -147,6 +148,7 @@ class Kind(Generic[SomeOptions]):
     shown: type[Shown] = Shown
     place: int = 100
     returns: str = "the rows, columns as results/README.md names them"
+    in_run: bool = True
     _makers: list[Callable[[Any, SomeOptions, Sequence[Probe]], Probe]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )

@@ -149,7 +149,7 @@ def generate(
 ) -> list[Score]:
     """Decode greedily after each prompt's question; correct if the expected text is among what is written.
 
-    Writes the answer's length and 16 tokens more, room for a chat model's words around it. Of the checkpoint's
+    Writes as many tokens as to_write says. Of the checkpoint's
     generation config only the end tokens count: penalties would make it another decoding than greedy. chunk as in forced.
     """
     own = model.generation_config
@@ -166,10 +166,12 @@ def generate_one(
 ) -> Score:
     ids = torch.tensor([prompt.ids[: -prompt.answer_length]], device=reads_on(model))
     refuse_unlike_parts(model, chunk, ids.shape[1])
-    length = prompt.answer_length + EXTRA_GENERATED_TOKENS
     with finite_logits(model) as finite:
         out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, prefill_chunk_size=chunk
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=to_write(prompt),
+            prefill_chunk_size=chunk,
         )
     if not finite():
         return {**UNSCORED, "error": NOT_FINITE}
@@ -177,6 +179,11 @@ def generate_one(
     text = tokenizer.decode(written, skip_special_tokens=True)
     first = written[:1] == prompt.ids[-prompt.answer_length :][:1]
     return {**UNSCORED, "predicted": text, "correct": prompt.expected in text, "first_correct": first, "error": None}
+
+
+def to_write(prompt: Prompt) -> int:
+    """Return how many tokens are written for a prompt: as its task says, else its answer's and room for words around it."""
+    return prompt.answer_length + EXTRA_GENERATED_TOKENS if prompt.to_write is None else prompt.to_write
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.prompts import Prompt
 from ..models.foreign import Endpoint
-from .answers import EXTRA_GENERATED_TOKENS, Score, Watch
+from .answers import Score, Watch, to_write
 from .foreign import ForeignReader, described, unscored, written
 from .offered import offered
 from .reader import ANSWERS, NLL, Unread, refuse_lacking
@@ -86,9 +86,7 @@ class EndpointReader(ForeignReader):
         """Score what is written after one prompt's question."""
         ids = prompt.ids[: -prompt.answer_length]
         try:
-            found = complete(
-                self.endpoint, self.prompt(ids), prompt.answer_length + EXTRA_GENERATED_TOKENS, self.offered.plainly
-            )
+            found = complete(self.endpoint, self.prompt(ids), to_write(prompt), self.offered.plainly)
             refuse_cut(found, len(ids))
         except Unread as error:
             return unscored(str(error))

@@ -16,6 +16,7 @@ from .ranking import chosen, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
 from .restored import restored, restored_causes
 from .rope import at_best_theta, best_theta, theta_lengths
+from .ruler import ruler_lengths, ruler_means, ruler_scores
 from .seeds import compare_seeds, over_seeds
 from .series import (
     CELL,
@@ -88,6 +89,9 @@ __all__ = [
     "ranked",
     "restored",
     "restored_causes",
+    "ruler_lengths",
+    "ruler_means",
+    "ruler_scores",
     "scale_growth",
     "scale_laws",
     "smallest_difference",

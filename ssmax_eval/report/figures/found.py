@@ -48,8 +48,10 @@ def found(
     return ax
 
 
-def found_figure(panels: Mapping[str, pd.DataFrame], train_lengths: Mapping[str, int | None]) -> Figure:
-    """Draw a panel for each of some tasks, by its title; one legend for all."""
+def found_figure(
+    panels: Mapping[str, pd.DataFrame], train_lengths: Mapping[str, int | None], what: str = "prompts found"
+) -> Figure:
+    """Draw a panel for each of some tasks, by its title; one legend for all. what: the share that is drawn."""
     names = [*dict.fromkeys(name for by_length in panels.values() for name in by_length["series"])]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -66,7 +68,7 @@ def found_figure(panels: Mapping[str, pd.DataFrame], train_lengths: Mapping[str,
         for ax, (title, by_length) in zip(axes, panels.items(), strict=False):
             found(ax, by_length, train_lengths, title if len(panels) > 1 else "", names)
         for ax in axes[::columns]:
-            ax.set_ylabel("prompts found")
+            ax.set_ylabel(what)
         if 1 < len(shades) <= TOLD_APART:
             handles = [mpl.lines.Line2D([], [], color=shade, marker="o", ms=4, lw=2) for shade in shades.values()]
             figure.legend(
