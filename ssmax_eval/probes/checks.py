@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.chat import Chat, template_of
 from ..data.haystacks import Document, Haystack
 from ..data.needles import FAR_OFF, Asked
 from ..data.own import OwnNeedle
@@ -46,6 +47,24 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
             f"give at most {limit - positions + asked}"
         )
+
+
+def refuse_chat_elsewhere(model: PreTrainedModel | None, chat: Chat | None) -> None:
+    """Raise UserError if a template is asked for where the model is not in this process, and makes its own chats."""
+    if model is None and chat is not None:
+        raise UserError(
+            f"chat template {chat.name}: a function or a server makes chats of its own; give --chat-template none"
+        )
+
+
+def chat_advice(chat: Chat | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Say that a model's template is not used, or that it has none to use; nothing where it is as asked."""
+    if chat is None:
+        has_one = template_of(tokenizer) is not None
+        return (
+            "it brings a chat template and is read without; --chat-template auto reads it as a chat" if has_one else ""
+        )
+    return "it brings no chat template, so it is read without" if chat.turn(tokenizer) is None else ""
 
 
 def require(condition: bool, what: str, value: object, allowed: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.chat import Chat, template_of
+from ...data.chat import Chat
 from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
 from ...data.prompts import CONTROLS, Prompt, assemble
@@ -25,7 +25,7 @@ from ...rows import Fields
 from ..attention.masses import branch_masses_of, masses_of
 from ..attention.rows import AttentionRow
 from ..budget import within
-from ..checks import check_model, notes, require
+from ..checks import chat_advice, check_model, notes, refuse_chat_elsewhere, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
 from . import PROBE
@@ -165,10 +165,7 @@ class NeedleProbe(Probe):
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its needle, the tokenizer not fit for it or not the model's, or positions
         run out."""
-        if model is None and self.chat is not None:
-            raise UserError(
-                f"chat template {self.chat.name}: a function or a server makes chats of its own; give --chat-template none"
-            )
+        refuse_chat_elsewhere(model, self.chat)
         refuse_unknown(tokenizer, self.needle)
         needed = self.shortest(tokenizer)
         if min(self.context_lengths) < needed:
@@ -327,14 +324,7 @@ class NeedleProbe(Probe):
         return notes(self.haystack_name, self.source, self.needle, rows)
 
     def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        if self.chat is None:
-            has_one = template_of(tokenizer) is not None
-            return (
-                "it brings a chat template and is read without; --chat-template auto reads it as a chat"
-                if has_one
-                else ""
-            )
-        return "it brings no chat template, so it is read without" if self.chat.turn(tokenizer) is None else ""
+        return chat_advice(self.chat, tokenizer)
 
     def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
         return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}

@@ -17,13 +17,12 @@ from ...data.chat import Chat, chat_asked
 from ...data.haystacks import Haystack, haystack
 from ...data.ruler.prompts import RulerPrompt, draft, ruler_prompt
 from ...data.ruler.tasks import TASKS, Task, task_named
-from ...errors import UserError
 from ...readers.answers import Score
 from ...readers.reader import ANSWERS, GENERATE, InOrder, Reader
 from ...rows import Fields
 from ..budget import within
 from ..by_model import default_lengths
-from ..checks import check_model, require
+from ..checks import chat_advice, check_model, refuse_chat_elsewhere, require
 from ..defaults import LONGEST, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
 from ..needle.probe import MOST_TRIALS, prompts_at_once
@@ -132,10 +131,7 @@ class RulerProbe(Probe):
 
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its task, the tokenizer not the model's, or positions run out."""
-        if model is None and self.chat is not None:
-            raise UserError(
-                f"chat template {self.chat.name}: a function or a server makes chats of its own; give --chat-template none"
-            )
+        refuse_chat_elsewhere(model, self.chat)
         shortest = min(self.context_lengths)
         for sample in self.plan():
             if sample.trial == 0 and sample.context_length == shortest:
@@ -192,6 +188,9 @@ class RulerProbe(Probe):
         parameters = asdict(self)
         del parameters["chunk"]  # how it is computed, not what
         return {"format": FORMAT, **parameters, "haystack": self.source.name, "haystack_sha256": self.source.sha256}
+
+    def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return chat_advice(self.chat, tokenizer)
 
     def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
         return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}
