@@ -309,12 +309,14 @@ def test_the_first_screen_counts_readings_and_directions():
     def falls(n):
         return 1.5 / np.log(n) * math.log(256)
 
-    rows = pd.concat([table_of(LAWS["s ln n"][0], 8, 0.05), table_of(falls, 8, 0.05).assign(rope="theta x4", run_id="q")])
+    rows = pd.concat(
+        [table_of(LAWS["s ln n"][0], 8, 0.05), table_of(falls, 8, 0.05).assign(rope="theta x4", run_id="q")]
+    )
     rows = statistics.with_series(rows.drop(columns=["series", "subject"]))
-    [found] = SECTION.numbers(rows, Context())
+    [found] = SECTION.numbers(rows, Context(records=[{"run_id": "r", "attention": {"attention": "softmax"}}]))
     first, _, reverse, last = in_short(found)
     assert first.endswith("Yes for 1 of 2 with softmax.")
-    assert reverse == "The reverse, the best C falls: m (theta x4)."
+    assert reverse == "The reverse, the best C falls, for 1: m (theta x4)."
     assert last == "These are 2 readings of 1 model, each read at 5 lengths with 8 prompts of 8 trials at each."
     line = found.laws[(found.laws["series"] == "m") & (found.laws["law"] == "s ln n")].iloc[0]
     assert line["low"] < 0.2 < line["high"]

@@ -92,11 +92,11 @@ def in_short(found: Found) -> list[str]:
         else f"{models} model{'s' * (models > 1)}"
     )
     kinds = (
-        (known["direction"] < 0, "The reverse, the best C falls: {}."),
-        (known["direction"] == 0, "Not shown, the interval holds 0: {}."),
+        (known["direction"] < 0, "The reverse, the best C falls, for {}: {}."),
+        (known["direction"] == 0, "Not shown, the interval holds 0, for {}: {}."),
         (
             known["direction"].isna(),
-            "Open, the interval excludes 0 but the law that errs least at lengths left out says otherwise: {}.",
+            "The two ways disagree, the interval excludes 0 and the law that errs least at lengths left out says otherwise, for {}: {}.",
         ),
     )
     return [
@@ -104,7 +104,7 @@ def in_short(found: Found) -> list[str]:
         "Sharper: every query of the question and the answer times a factor C. Yes means that the best C grows with the length: the 95% "
         "interval of its growth lies above 0, and the law that errs least at lengths left out grows too. "
         "If a mechanism already sharpens enough, the best C stays the same at all lengths.",
-        *(words.format(", ".join(known.loc[these, "series"])) for these, words in kinds if these.any()),
+        *(words.format(these.sum(), ", ".join(known.loc[these, "series"])) for these, words in kinds if these.any()),
         f"These are {of}, each read at {ranged(lengths)} lengths with {ranged(lines['prompts'])} prompts of "
         f"{ranged(lines['trials'])} trials at each.",
     ]
