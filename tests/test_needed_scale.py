@@ -315,7 +315,7 @@ def test_the_first_screen_counts_readings_and_directions():
     rows = statistics.with_series(rows.drop(columns=["series", "subject"]))
     [found] = SECTION.numbers(rows, Context(records=[{"run_id": "r", "attention": {"attention": "softmax"}}]))
     first, _, reverse, last = in_short(found)
-    assert first.endswith("Yes for 1 of 2 with softmax.")
+    assert first.endswith("Yes for 1 of 2 readings with softmax.")
     assert reverse == "The reverse, the best C falls, for 1: m (theta x4)."
     assert last == "These are 2 readings of 1 model, each read at 5 lengths with 8 prompts of 8 trials at each."
     line = found.laws[(found.laws["series"] == "m") & (found.laws["law"] == "s ln n")].iloc[0]

@@ -78,19 +78,18 @@ def in_short(found: Found) -> list[str]:
     if known.empty:
         return ["There are too few lengths or trials to say whether longer prompts need sharper attention."]
     mechanism = known["series"].map(found.mechanisms)
-    parts = []
-    for name in sorted(mechanism.unique(), key=lambda name: name != "softmax"):
-        own = known[mechanism == name]
-        parts.append(f"{(own['direction'] > 0).sum()} of {len(own)} with {name}")
+    models = known["series"].map(found.models).nunique()
+    # a model with two thetas is read twice
+    of = f"{models} model{'s' * (models > 1)}"
+    what, of = ("readings", f"{len(known)} readings of {of}") if models < len(known) else ("models", of)
+    groups = [known[mechanism == name] for name in sorted(set(mechanism), key=lambda name: (name != "softmax", name))]
+    yes = [
+        f"{(own['direction'] > 0).sum()} of {len(own)}{'' if i else f' {what}'} with {mechanism[own.index[0]]}"
+        for i, own in enumerate(groups)
+    ]
     lines = main(found.lines)
     lines = lines[lines["series"].isin(known["series"])]
     lengths = lines.groupby("series")["context_length"].nunique()
-    models = known["series"].map(found.models).nunique()
-    of = (
-        f"{len(known)} readings of {models} model{'s' * (models > 1)}"
-        if models < len(known)
-        else f"{models} model{'s' * (models > 1)}"
-    )
     kinds = (
         (known["direction"] < 0, "The reverse, the best C falls, for {}: {}."),
         (known["direction"] == 0, "Not shown, the interval holds 0, for {}: {}."),
@@ -100,7 +99,7 @@ def in_short(found: Found) -> list[str]:
         ),
     )
     return [
-        f"Do longer prompts need sharper attention than the model gives them? Yes for {', '.join(parts)}.",
+        f"Do longer prompts need sharper attention than the model gives them? Yes for {', '.join(yes)}.",
         "Sharper: every query of the question and the answer times a factor C. Yes means that the best C grows with the length: the 95% "
         "interval of its growth lies above 0, and the law that errs least at lengths left out grows too. "
         "If a mechanism already sharpens enough, the best C stays the same at all lengths.",
