@@ -13,8 +13,8 @@ from ssmax_eval import UserError, load_model, statistics
 from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
-from ssmax_eval.studies.advice import options_of
-from ssmax_eval.studies.advise import CANDIDATES, CHECKS, NEEDED, ROUNDS, Asked
+from ssmax_eval.studies.advice import options_of, sentences
+from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, ROUNDS, Advice, Asked
 
 SHORT = (
     "--context-lengths",
@@ -83,6 +83,32 @@ def test_options_are_those_of_the_command_line():
     assert options_of(Setting.of("ssmax:s=0.2")) == "--attention ssmax:s=0.2"
     assert options_of(Setting.of(rope_theta_factor=4)) == "--rope-theta-factor 4"
     assert options_of(Setting.of("log-n", rope_scaling="yarn:2")) == "--attention log-n --rope-scaling yarn:2"
+
+
+def test_words_name_the_task_and_what_is_not_shown_elsewhere():
+    """Of 40 prompts of the task itself all against half; in another haystack one more of 20; no nats at all, as C(n) is 1 there."""
+    log_n, yarn = Setting.of("log-n"), Setting.of(rope_scaling="yarn:2")
+    held_out = pd.concat(
+        [found("own", {64: 10, 128: 0}), found("new", {64: 10, 128: 10})]
+        + [found(*each).assign(haystack="bible") for each in (("own", {64: 10, 128: 4}), ("new", {64: 10, 128: 5}))]
+    ).assign(plan=1)
+    price = pd.DataFrame([{"series": "new", "nats": 0.0, "low": 0.0, "high": 0.0, "documents": 16}])
+    tokens = {"choosing": 10, "checking": 10, "the whole list": 100}
+    refused = {yarn: "rope scaling yarn:2: this model already uses RoPE scaling proportional; change its theta instead"}
+    advice = Advice("m", log_n, 64, [], {AS_TRAINED: "own", log_n: "new"}, held_out, price, refused, tokens)
+    said = [*sentences(advice)]
+    where = "each prompt its own haystack"
+    assert said[0].startswith(
+        f"Read m with --attention log-n: on task single (one number), in generated prose, {where}, it finds 100% of what is asked "
+        "for, as trained 50% (difference +0.50, 95% interval +"
+    )
+    assert said[1] == "On that task it keeps 85% of its short score to at least 128 tokens, as trained to 64."
+    assert said[2].startswith(
+        f"The difference elsewhere, over all lengths: single (one number), in Bible text, {where}: +0.05, 95% interval -"
+    )
+    assert said[2].endswith(", 20 prompts, no gain is shown.")
+    assert said[3].startswith("At 64 tokens it costs nothing, by construction: it changes nothing at that length")
+    assert said[-1] == "yarn:2 could not be tried: this model already uses RoPE scaling proportional."
 
 
 def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from tiny import build
@@ -11,6 +12,7 @@ from ssmax_eval.mechanisms.interface import recording
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.probes.attention.masses import HAYSTACK_TOKENS, MEASURES
+from ssmax_eval.probes.attention.sections.heads import counted, table
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.attention_proof import mechanisms_off
 from ssmax_eval.readers.transformers import TransformersReader
@@ -185,3 +187,26 @@ def test_a_prompt_without_a_needle_has_no_mass(tokenizer):
     assert grid["mass_answer"] is not None
     assert control["mass_answer"] is control["log_odds"] is control["mass_needle"] is control["mass_next"] is None
     assert len(control["entropy"]) == 2
+
+
+def test_the_table_of_heads_says_over_how_many_prompts_and_which_s_was_learned():
+    heads = [(layer, head) for layer in (0, 1) for head in (0, 1)]
+    places = [(length, depth, trial) for length in (64, 128) for depth in (0.0, 50.0) for trial in range(5)]
+    by_head = pd.DataFrame(
+        [
+            {"series": "m", "plan": 2, "context_length": length, "depth_percent": depth, "trial": trial, "cluster": trial,
+             "prompt_sha256": f"{length}/{depth}/{trial}", "layer": layer, "head": head, "mass_answer": 0.5}
+            for length, depth, trial in places
+            for layer, head in heads
+        ]
+    )  # fmt: skip
+    scores = by_head.groupby(["series", "context_length", "layer", "head"])["mass_answer"].mean().reset_index()
+    fits = pd.DataFrame(heads, columns=["layer", "head"]).assign(mass_answer=0.5, b=math.nan)
+    assert counted(by_head) == "mean over 10 prompts (5 trials) at each length"
+    assert counted(by_head[by_head["cluster"] < 4].assign(plan=1)) == "mean over 8 prompts at each length"
+    softmax, swapped, learned = (
+        table(fits.assign(s=s), scores, "", "m") for s in (0.0, 0.2, pd.Series([0.1, 0.2, 0.3, 0.4]))
+    )
+    assert [line["s"] for line in softmax["heads"]] == [None] * 4
+    assert (softmax["one_s"], swapped["one_s"], learned["one_s"]) == (None, 0.2, None)
+    assert {line["s"] for line in learned["heads"]} == {0.1, 0.2, 0.3, 0.4}

@@ -14,7 +14,10 @@ from test_comparison import rows_of
 from ssmax_eval import UserError, statistics
 from ssmax_eval.mechanisms.registry import mechanisms
 from ssmax_eval.position.bias import biases
-from ssmax_eval.studies.league import NOT_TRAINED, League, entries
+from ssmax_eval.studies.league import NOT_TRAINED, Entry, League, entries
+from ssmax_eval.studies.league_page import end_of, reach_lines, signed
+from ssmax_eval.studies.league_words import first_of, rivals, sentences
+from ssmax_eval.studies.standings import Standings
 from ssmax_eval.training.recipes import recipe
 
 SMALL = (
@@ -54,6 +57,53 @@ def test_reach_is_the_geometric_mean_over_seeds_with_students_interval(three):
     assert table.loc["b", ["low", "high"]].tolist() == [64, 256]
     assert table.loc["c", "low"] == 32  # what finds nothing at the shortest counts as half of it
     assert table.loc["b", ["least", "most"]].tolist() == [64, 128]
+
+
+def test_shares_and_reach_beside_the_first_have_intervals_over_seeds(three):
+    table = statistics.standings(*three).set_index("configuration")
+    low, high = stats.t.interval(0.95, 1, loc=np.mean([0.7, 16 / 30]), scale=stats.sem([0.7, 16 / 30]))
+    assert table.loc["b", "accuracy"] == pytest.approx(np.mean([0.7, 16 / 30]))
+    assert table.loc["b", ["accuracy low", "accuracy high"]].tolist() == pytest.approx([max(low, 0), min(high, 1)])
+    assert np.isnan(table.loc["a", "short_accuracy low"])  # equal seeds are no proof
+    # doublings: seed 0 256 to 128, seed 1 256 to 64
+    assert table["behind"].tolist() == pytest.approx([0, 1.5, 1.5])
+    low, high = stats.t.interval(0.95, 1, loc=1.5, scale=stats.sem([1, 2]))
+    assert table.loc["b", ["behind low", "behind high"]].tolist() == pytest.approx([low, high])
+
+
+def test_the_first_sentence_has_the_mean_the_worst_seed_and_the_criterion(three):
+    rows, known = three
+    table = statistics.standings(rows, known, ("b",))
+    renamed = {"a": "ssmax", "b": "softmax", "c": "ssmax (rope)"}
+    table["configuration"] = table["configuration"].map(renamed)
+    made = {name: Entry(name.partition(" ")[0], "rope", " " not in name) for name in renamed.values()}
+    table = table.rename(columns=lambda name: name.replace("vs b", "vs softmax")).assign(family="x")
+    table = pd.concat(
+        [table, table.filter(like="vs softmax").rename(columns=lambda name: name.replace("softmax", "ssmax"))], axis=1
+    )
+    found = Standings(table, pd.DataFrame(), made, 1.0, 64, 2, {}, {}, 10, 16)
+    learned = [line for line in table.to_dict("records") if line["learned"]]
+    assert first_of(learned, found) == (
+        "Of 2 attention mechanisms (1 of them with two positions), ssmax reaches furthest: on the mean over 2 seeds it still finds 85% "
+        "of the numbers it finds at 64 tokens in prompts at least 4 times as long as it was trained on (every seed); "
+        "softmax 1.4 times (single seeds: 1 to 2). By the differences seed by seed 1 other may reach as far."
+    )
+    assert "in doublings of length; the 95% interval of the difference holds 0." in [*sentences(found)][1]
+    assert rivals([line | {"behind low": 0.1} for line in learned]) == []
+    columns, lines = reach_lines(found)
+    assert lines[1][columns.index("accuracy, all lengths [95%]")].startswith("0.62 [")
+
+
+def test_an_end_that_rounds_to_zero_says_on_which_side_it_lies():
+    assert [end_of(each) for each in (-0.241, -0.0021, 0.0004, -0.00003, 0.0)] == [
+        "-0.24",
+        "-0.002",
+        "+0.0004",
+        "0.00",
+        "0.00",
+    ]
+    line = {"d": -0.12, "d low": -0.24, "d high": -0.0021}
+    assert signed(line, "d") == "-0.12 [-0.24, -0.002]"
 
 
 def test_the_interval_is_students(three):

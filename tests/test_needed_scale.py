@@ -20,12 +20,14 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.probes.needed_scale.probe import NeededScaleProbe
 from ssmax_eval.probes.needed_scale.readings import ALIKE, READINGS, best_of, factor_of
 from ssmax_eval.probes.needed_scale.rows import NeededScaleRow
-from ssmax_eval.probes.needed_scale.sections.needed import grows
+from ssmax_eval.probes.needed_scale.sections.needed import SECTION, best_by_accuracy, interval, law_lines
+from ssmax_eval.probes.needed_scale.words import grows, in_short, in_words
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.answers import forced
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.report.context import Context
 from ssmax_eval.statistics.laws import of_laws
-from ssmax_eval.statistics.needed import STEP, lowest, middle_of_highest
+from ssmax_eval.statistics.needed import KEY, STEP, Needed, lowest, middle_of_highest
 
 GRID = {"context_lengths": (96, 128), "depth_percents": (0, 100), "trials": 2}
 MORE = {"layers": (0, 1), "heads": ("0.1", "1.2"), "scale_random_heads": True, "scale_whole_prompt": True}
@@ -268,18 +270,64 @@ def test_growth_is_the_power_of_ln_n(power):
 
     exact = statistics.scale_growth(statistics.best_factors(table_of(needed))).iloc[0]
     assert exact["power"] == pytest.approx(power, abs=0.02)
-    line = statistics.scale_growth(statistics.best_factors(table_of(needed, 40, noise=0.1))).to_dict("records")[0]
+    found = statistics.best_factors(table_of(needed, 40, noise=0.1))
+    laws = statistics.scale_laws(found)
+    [line] = statistics.growth_told_twice(statistics.scale_growth(found), laws).to_dict("records")
     assert line["low"] < power < line["high"]
     assert line["high"] - line["low"] < 0.5
-    told = grows(line).split("): ")[1]
-    assert (
-        told
-        == {
-            0: "a constant factor (power 0) fits, s ln n (power 1) does not.",
-            0.5: "neither a constant factor (power 0) nor s ln n (power 1) fits.",
-            1: "s ln n (power 1) fits, a constant factor (power 0) does not.",
-        }[power]
+    assert (line["agree"], line["direction"]) == (True, float(power > 0))
+    assert laws.set_index("law")["power"][["1", "a", "s ln n", "a (ln n)^1/2"]].to_list() == pytest.approx(
+        [0, 0, 1, 0.5]
     )
+    said = grows(line)
+    assert said.endswith("is within the interval: it fits.")
+    assert {
+        0: "a constant factor (power 0) is within the interval, a ln n (power 1) is outside it.",
+        0.5: "a constant factor (power 0) is outside the interval, a ln n (power 1) too.",
+        1: "a constant factor (power 0) is outside the interval, a ln n (power 1) is within it.",
+    }[power] in said
+
+
+def test_best_factors_up_and_down_are_no_growth_though_their_interval_says_so():
+    """Lengths that are known well rise, those known badly fall: the power's interval lies above 0, and lengths left out say a constant."""
+    best, spread = np.array([1.31, 1.67, 1.17, 1.74, 1.01]), np.array([0.015, 0.05, 0.16, 0.03, 0.18])
+    draws = best * np.exp(spread * np.random.default_rng(0).standard_normal((400, 5)))
+    key = dict.fromkeys(KEY) | {"series": "m", "scaled": "all"}
+    found = [Needed(key, pd.DataFrame({"context_length": LENGTHS, "best": best}), draws)]
+    [line] = statistics.growth_told_twice(statistics.scale_growth(found), statistics.scale_laws(found)).to_dict(
+        "records"
+    )
+    assert line["low"] > 0
+    assert (line["law"], line["agree"], math.isnan(line["direction"])) == ("a", False, True)
+    assert "(power 1) is within it. At lengths left out C = a errs least" in grows(line)
+    assert grows(line).endswith("Its power is outside the interval: the two ways disagree, no law is shown to fit.")
+
+
+def test_the_first_screen_counts_readings_and_directions():
+    """Softmax that needs s ln n; the same model with another theta, of which less and less is needed."""
+
+    def falls(n):
+        return 1.5 / np.log(n) * math.log(256)
+
+    rows = pd.concat(
+        [table_of(LAWS["s ln n"][0], 8, 0.05), table_of(falls, 8, 0.05).assign(rope="theta x4", run_id="q")]
+    )
+    rows = statistics.with_series(rows.drop(columns=["series", "subject"]))
+    [found] = SECTION.numbers(rows, Context(records=[{"run_id": "r", "attention": {"attention": "softmax"}}]))
+    first, _, reverse, last = in_short(found)
+    assert first.endswith("Yes for 1 of 2 readings with softmax.")
+    assert reverse == "The reverse, the best C falls, for 1: m (theta x4)."
+    assert last == "These are 2 readings of 1 model, each read at 5 lengths with 8 prompts of 8 trials at each."
+    line = found.laws[(found.laws["series"] == "m") & (found.laws["law"] == "s ln n")].iloc[0]
+    assert line["low"] < 0.2 < line["high"]
+    # ends of the interval of the mean of five lengths' best: sd .05 / sqrt(8 trials 5 lengths)
+    assert math.log(line["high"] / line["low"]) / 2 == pytest.approx(1.96 * 0.05 / math.sqrt(40), rel=0.3)
+    said = f"m: of laws s ln n, the one nearest to what its answers need has s = {line['s']:.3f} (95% interval {line['low']:.3f} to"
+    assert any(each.startswith(said) for each in in_words(found))
+    assert law_lines(found.laws[found.laws["law"] == "s ln n"])[0][:2] == [
+        "C = a ln n",
+        f"a {line['s']:.3g} [{line['low']:.3g}, {line['high']:.3g}]",
+    ]
 
 
 def test_the_error_is_that_of_lengths_left_out():
@@ -331,6 +379,15 @@ def test_accuracy_has_the_middle_of_the_best():
     assert found["accuracy_as_is"].eq(0).all()
     assert not found["at_an_end"].any()
     assert statistics.needed_scale(table_of(lambda n: 6 + 0 * n))["at_an_end"].all()
+    assert interval(found) == "with its 95% interval over 6 trials"
+    # all right or all wrong with every factor: none is the best
+    rows = table_of(LAWS["a"][0], trials=2)
+    for right in (True, False):
+        alike = rows.assign(verdicts=[[right] * len(each) for each in rows["verdicts"]])
+        lines = statistics.needed_scale(alike)
+        assert {best_by_accuracy(line) for line in lines.to_dict("records")} == {"–"}
+        assert lines["accuracy"].eq(right).all()
+        assert interval(lines) == "without an interval: 2 trials are too few, 5 or more give one"
 
 
 def test_lowest_is_a_parabolas_vertex_and_a_plateau_has_its_middle():
@@ -357,7 +414,7 @@ def test_the_command_prints_resumes_and_writes_a_page(capsys, checkpoint, tmp_pa
     code, out, err = call(capsys, *arguments)
     assert code == 0, err
     assert "needed scale: best factor C on the answer's scores, by nll" in out
-    assert "C = s ln n" in out
+    assert "C = a ln n" in out
     page = (tmp_path / "reports" / out.strip().splitlines()[-1].rsplit("/", 1)[-1]).read_text()
     assert "<h1>Needed scale</h1>" in page
     assert "C = a + b ln n" in page
@@ -412,6 +469,7 @@ def test_a_learned_s_stands_beside_the_needed_one(capsys, tokenizer, tmp_path):
     constant = next(line["a"] for line in found.summary()["scale_laws"] if line["law"] == "a")
     assert line["s_learned"] == pytest.approx(0.2)
     assert line["s_needed"] == pytest.approx(0.2 * constant)
+    assert line["low"] <= line["s_needed"] <= line["high"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from ssmax_eval.probes.attention.axes import AXES, NOTHING, OTHERS, TOGETHER
 from ssmax_eval.probes.attention.probe import RestoreProbe
 from ssmax_eval.probes.attention.restore import Chosen, choose, edits_of, nothing, outcomes, sharpened, tail_masses
 from ssmax_eval.probes.attention.rows import AttentionRow
+from ssmax_eval.probes.attention.sections.restored import in_short
 from ssmax_eval.probes.attention.tail import SPANS, Curves, Tail
 from ssmax_eval.readers import tolerance
 from ssmax_eval.readers.again import Again
@@ -446,6 +447,40 @@ def test_repaired_and_broken_are_counts_of_verdicts_that_turned():
     assert lines.loc[(256, "given", "value", "right")]["others_turned"] == 1
     assert lines.loc[(256, "taken", "value", "right")]["turned"] == 2
     assert statistics.restored(statistics.with_series(some_rows().drop(columns=["restored", "taken"]))).empty
+
+
+def test_the_first_screen_says_what_the_control_breaks():
+    """Of 8 failed prompts 7 are repaired, by other heads 1; of 6 that were right other heads break all."""
+    given = [
+        row(i, 1024, i > 7, {"nothing": i > 7, "next": i > 2, "value": i > 5, "together": i > 0, "together/others": i == 7})
+        for i in range(14)
+    ]  # fmt: skip
+    pooled = statistics.restored(statistics.with_series(pd.DataFrame(given)), ())
+    ends = {right: [float(each[0]) for each in statistics.wilson([right], [8])] for right in (7, 5)}
+    first, second, third = in_short(pooled)
+    assert first == (
+        "When we give each head back the attention it has in short prompts, 7 of 8 failed prompts are answered (95% interval "
+        f"{ends[7][0]:.0%} to {ends[7][1]:.0%}). Given to as many other heads: 1. Changing nothing: 0."
+    )
+    assert second.startswith(
+        "Of 6 prompts that were right, it breaks 0; given to as many other heads, it breaks 6. So this control does harm"
+    )
+    assert third.startswith(
+        f"Of single kinds of attention, that on the one token to write next repairs most: 5 of 8 (95% interval "
+        f"{ends[5][0]:.0%}"
+    )
+
+
+def test_trials_are_pooled_over_series_as_one():
+    """Two models that read the same trials tell no more of them than the trials are many; few trials give no interval."""
+    once = pd.DataFrame([row(i, 1024, False, {"together": i > 3}) for i in range(8)]).assign(plan=2)
+    both = pd.concat([once, once.assign(model="other")])
+    one, two = (statistics.restored(statistics.with_series(rows), ()).iloc[0] for rows in (once, both))
+    assert (two["turned"], two["prompts"]) == (8, 16)
+    assert two["low"] < one["share"] < two["high"]
+    assert two["high"] - two["low"] >= one["high"] - one["low"] - 1e-9
+    few = statistics.restored(statistics.with_series(both[both["trial"] < 4]), ()).iloc[0]
+    assert (few["low"], few["high"]) == (0, 1)
 
 
 def test_causes_say_how_many_restored_attention_repairs(tmp_path):

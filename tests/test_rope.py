@@ -165,7 +165,7 @@ def test_p_rope_keeps_its_unrotated_half():
         assert record.effective_theta == pytest.approx(500_000, rel=1e-4)
     with rope_scaled(model, scaling="linear:4"):
         assert (model.model.rotary_emb.inv_freq[4:] == 0).all()
-    with pytest.raises(UserError, match="already has rope_type 'proportional'"), rope_scaled(model, scaling="yarn:4"):
+    with pytest.raises(UserError, match="already uses RoPE scaling proportional"), rope_scaled(model, scaling="yarn:4"):
         pass
 
 

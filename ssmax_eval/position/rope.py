@@ -151,7 +151,7 @@ def scaled_parameters(
         return {**new, "factor": factor * float(new.get("factor", 1.0))}
     if kind != "default":
         raise UserError(
-            f"rope scaling {setting.scaling}: this model already has rope_type {kind!r}; change its theta instead"
+            f"rope scaling {setting.scaling}: this model already uses RoPE scaling {kind}; change its theta instead"
         )
     if scaling == "ntk":
         # NTK-aware scaling: the theta at which the slowest frequency is divided by the factor

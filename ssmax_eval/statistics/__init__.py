@@ -7,7 +7,7 @@ from .exact import POWER, paired_interval, smallest_difference
 from .grids import cells, controls, lengths, wilson
 from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
-from .laws import LAWS, law_values, scale_growth, scale_laws
+from .laws import LAWS, growth_told_twice, law_values, scale_growth, scale_laws
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
 from .losses import ITSELF, compare_key_loss, context_gain, key_loss, loss_by_position, mean_loss
 from .needed import Needed, best_factors, needed_scale
@@ -72,6 +72,7 @@ __all__ = [
     "default_baseline",
     "effective_lengths",
     "fading",
+    "growth_told_twice",
     "head_scores",
     "heads",
     "key_loss",

@@ -28,6 +28,11 @@ class Law:
     log: bool = False
     needs_length: bool = False  # the training length
 
+    @property
+    def said(self) -> str:
+        """The law as pages have it: its coefficient is on top of the model's own scale, so it is not called s."""
+        return self.name.replace("s ln n", "a ln n")
+
 
 def stacked(*columns: Floats) -> Floats:
     return np.stack(columns, axis=-1)
@@ -55,6 +60,7 @@ LAWS = (
     Law("a n^g", ("a", "g"), lambda n, _: stacked(np.ones_like(n), np.log(n)), log=True),
 )
 PARAMETERS = ("a", "b", "s", "g")
+LAW = (*PARAMETERS, "low", "high", "power", "error", "weight", "lengths")
 
 
 def scale_laws(found: Sequence[Needed], train_lengths: Mapping[str, int | None] | None = None) -> pd.DataFrame:
@@ -63,8 +69,9 @@ def scale_laws(found: Sequence[Needed], train_lengths: Mapping[str, int | None] 
     Each law is fitted to the best factors by least squares, a length weighing as 1 / variance of its best factor over draws of
     trials (at least that of the grid; alike without draws). error: the root mean square of ln(predicted / best) at each length when it is
     left out of the fit; NaN where too few lengths are left. weight: the share of draws, trials drawn again, in which the law has
-    the smallest error of all; NaN without draws. train_lengths: L of each series; the law with L is left out where it is unknown.
-    n is the context length.
+    the smallest error of all; NaN without draws. low, high: the 95% interval of the coefficient of a law with one, percentiles
+    over draws. power: that of ln n with which the fitted law grows over the lengths, as in scale_growth. train_lengths: L of each
+    series; the law with L is left out where it is unknown. n is the context length.
     """
     lines = []
     for each in found:
@@ -73,7 +80,7 @@ def scale_laws(found: Sequence[Needed], train_lengths: Mapping[str, int | None] 
         if length is not None and length <= each.lengths.min():  # which is s ln n then
             laws = [law for law in laws if not (law.needs_length and law.parameters)]
         lines += [each.key | line for line in of_laws(laws, each.lengths, each.best, each.draws, length or math.nan)]
-    return pd.DataFrame(lines, columns=[*KEY, "law", *PARAMETERS, "error", "weight", "lengths"])
+    return pd.DataFrame(lines, columns=[*KEY, "law", *LAW])
 
 
 def scale_growth(found: Sequence[Needed]) -> pd.DataFrame:
@@ -86,14 +93,39 @@ def scale_growth(found: Sequence[Needed]) -> pd.DataFrame:
     for each in found:
         power = low = high = math.nan
         if len(each.lengths) > 1:
-            terms = stacked(np.ones_like(each.lengths), np.log(np.log(each.lengths)))
-            fitted = solve(terms, 1 / spread_of(each.best, each.draws))
-            power = float(fitted[1] @ np.log(each.best))
+            fitted = powers(each.lengths, spread_of(each.best, each.draws))
+            power = float(fitted @ np.log(each.best))
             whole = each.draws[~np.isnan(each.draws).any(1)]
-            ends = interval(np.log(whole) @ fitted[1:].T, 1)
+            ends = interval(np.log(whole) @ fitted[:, None], 1)
             low, high = float(ends["low"][0]), float(ends["high"][0])
         lines.append(each.key | {"power": power, "low": low, "high": high, "lengths": len(each.lengths)})
     return pd.DataFrame(lines, columns=[*KEY, "power", "low", "high", "lengths"])
+
+
+def powers(lengths: Floats, spread: Floats) -> Floats:
+    """Return what maps ln C at the lengths to the power of ln n with which C grows, (lengths,)."""
+    found: Floats = solve(stacked(np.ones_like(lengths), np.log(np.log(lengths))), 1 / spread)[1]
+    return found
+
+
+def growth_told_twice(growth: pd.DataFrame, laws: pd.DataFrame) -> pd.DataFrame:
+    """Return scale_growth with the law that scale_laws gives most weight, told in another way: at lengths left out of a fit.
+
+    law, weight, law_power: of that law. agree: its power lies in the interval of growth. direction: 1 where both ways say that C
+    grows, -1 where both say that it falls, 0 where the interval holds 0; NaN where they contradict each other, or without interval.
+    The two weigh lengths differently, and only lengths left out tell that no law fits.
+    """
+    known = laws[laws["weight"].notna()]
+    first = known.loc[known.groupby(KEY, sort=False, dropna=False)["weight"].idxmax(), [*KEY, "law", "weight", "power"]]
+    out = growth.merge(first.rename(columns={"power": "law_power"}), on=KEY, how="left")
+    power = out["law_power"].round(6)
+    out["agree"] = (out["low"] <= power) & (power <= out["high"])
+    out["direction"] = np.select(
+        [out["low"].isna(), (out["low"] <= 0) & (out["high"] >= 0), (out["low"] > 0) & (power > 0), (out["high"] < 0) & (power < 0)],
+        [math.nan, 0.0, 1.0, -1.0],
+        math.nan,
+    )  # fmt: skip
+    return out
 
 
 def spread_of(best: Floats, draws: Floats) -> Floats:
@@ -125,7 +157,13 @@ def of_laws(
         error = errors_of(law, operator, best[None], fixed)[0]
         errors.append(errors_of(law, operator, whole, fixed))
         alone.append(float(error))
-        lines.append({"law": law.name, **told, "error": float(error)})
+        line = {"law": law.name, **told, "error": float(error)}
+        if len(law.parameters) == 1 and len(whole):
+            ends = interval(whole @ solve(terms, weights).T, 1)
+            line |= {end: float(each[0]) for end, each in ends.items()}
+        if enough and len(lengths) > 1:
+            line["power"] = float(powers(lengths, spread) @ np.log(law_values(line, lengths, train_length).clip(LEAST)))
+        lines.append(line)
     shares = wins(np.array(errors)) if len(whole) else np.full(len(laws), np.nan)
     untested = np.isnan(alone)  # by too few lengths, which is not refuted
     shares = np.where(untested, np.nan, shares)

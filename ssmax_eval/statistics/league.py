@@ -26,9 +26,11 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     mean over seeds of each one's (effective_lengths), in tokens; low, high its 95% interval, Student's t over the seeds'
     logarithms, cut at what there can be; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
     length, so that the mean is at least this. nothing: how many find nothing at the shortest length; they count as half of it.
-    least, most: the worst and the best seed. accuracy: the mean over lengths and seeds. rank_least, rank_most: the best and the
-    worst place among the configurations of one seed. `vs NAME` with low and high: the paired difference of accuracy from each
-    baseline over all lengths (compare_seeds).
+    least, most: the worst and the best seed. behind: by how many doublings of length it reaches less far than the first line, the
+    mean over the seeds that both have, with `behind low`, `behind high` likewise. accuracy: the mean over lengths and seeds;
+    short_accuracy: over seeds, at the shortest length; each with ` low`, ` high`, Student's t over seeds. rank_least, rank_most:
+    the best and the worst place among the configurations of one seed. `vs NAME` with low and high: the paired difference of
+    accuracy from each baseline over all lengths (compare_seeds).
     """
     configurations = once(configurations)
     reach = effective_lengths(rows[rows["series"].isin(list(configurations))])
@@ -52,17 +54,30 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
             | {"low": max(2**low, min(shortest, part["tokens"].min())), "high": min(2**high, longest)}
             | {"least": float(part["tokens"].min()), "most": float(part["tokens"].max()), "longest": longest}
             | {"beyond": int(part["beyond"].sum()), "nothing": int(part["effective_length"].isna().sum())}
-            | {"accuracy": float(part["mean_accuracy"].mean()), "short_accuracy": float(part["accuracy"].mean())}
+            | of_seeds("accuracy", part["mean_accuracy"])
+            | of_seeds("short_accuracy", part["accuracy"])
             | {"rank_least": int(part["rank"].min()), "rank_most": int(part["rank"].max())}
         )
     table = pd.DataFrame(lines)
     table.insert(2, "learned", table["short_accuracy"] >= LEARNED)
     table = table.sort_values(["learned", "effective_length", "accuracy"], ascending=False, kind="stable")
+    seeds = reach.assign(log=np.log2(reach["tokens"])).pivot_table(index="seed", columns="configuration", values="log")
+    behind = {name: seeds[table["configuration"].iloc[0]] - seeds[name] for name in table["configuration"]}
+    table["behind"] = [float(behind[name].mean()) for name in table["configuration"]]
+    ends = [interval(behind[name].dropna().to_numpy()) for name in table["configuration"]]
+    table["behind low"], table["behind high"] = ([each[i] for each in ends] for i in (0, 1))
     for baseline in baselines:
         against = compare_seeds(rows, configurations, baseline, by=()).set_index("configuration")
         for column, name in (("difference", ""), ("low", " low"), ("high", " high")):
             table[f"vs {baseline}{name}"] = table["configuration"].map(against[column])
     return table.reset_index(drop=True)
+
+
+def of_seeds(name: str, shares: "pd.Series[float]") -> dict[str, float]:
+    """Return the mean of a share over seeds, with its 95% interval cut at 0 and 1."""
+    low, high = interval(shares.to_numpy(dtype=float))
+    cut = {f"{name} low": max(low, 0.0), f"{name} high": min(high, 1.0)} if low == low else {}
+    return {name: float(shares.mean()), f"{name} low": math.nan, f"{name} high": math.nan} | cut
 
 
 def interval(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> tuple[float, float]:

@@ -50,8 +50,9 @@ def needed_scale(rows: pd.DataFrame) -> pd.DataFrame:
     read under (monotone cubics), the mean is taken on a grid of 16 points a doubling, and a parabola through the lowest three
     gives the lowest point. low, high: its 95% interval, percentiles when trials (clusters.clusters) are drawn again; NaN with fewer than
     FEWEST trials. nll, nll_as_is: mean nats there, and without a factor. best_by_accuracy: the middle, in ln C, of the factors
-    with which most answers are right; accuracy, accuracy_as_is: the share there and without a factor. A choice on the prompts
-    it is judged by flatters. at_an_end: the best is the smallest or largest factor that was read, so it may lie beyond.
+    with which most answers are right, NaN where all are alike; accuracy, accuracy_as_is: the share there and without a factor. A
+    choice on the prompts it is judged by flatters. at_an_end: the best is the smallest or largest factor that was read, so it may
+    lie beyond.
     """
     found = [each.lines for each in best_factors(rows)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
@@ -88,6 +89,7 @@ def of_one(key: dict[str, Any], rows: pd.DataFrame, seed: int = 0) -> Needed:
     whole = counts.sum(0)[:, None]
     mean, share = (total.sum(0) / whole for total in sums)
     best, by_accuracy = lowest(mean, grid), middle_of_highest(share, grid)
+    alike = np.nanmax(share, axis=1) - np.nanmin(share, axis=1) < 1e-9  # all right or all wrong: no factor is the best
     draws = by_accuracy_draws = np.empty((0, len(lengths)))
     if units >= FEWEST:
         found: tuple[list[Floats], list[Floats]] = ([], [])
@@ -109,8 +111,11 @@ def of_one(key: dict[str, Any], rows: pd.DataFrame, seed: int = 0) -> Needed:
             **interval(draws, len(lengths)),
             "nll": at_point(mean, grid, best),
             "nll_as_is": mean[:, zero],
-            "best_by_accuracy": np.exp(by_accuracy),
-            **{f"{end}_by_accuracy": each for end, each in interval(by_accuracy_draws, len(lengths)).items()},
+            "best_by_accuracy": np.where(alike, np.nan, np.exp(by_accuracy)),
+            **{
+                f"{end}_by_accuracy": np.where(alike, np.nan, each)
+                for end, each in interval(by_accuracy_draws, len(lengths)).items()
+            },
             "accuracy": np.nanmax(share, axis=1),
             "accuracy_as_is": share[:, zero],
             "at_an_end": (best <= grid[0] + STEP / 2) | (best >= grid[-1] - STEP / 2),

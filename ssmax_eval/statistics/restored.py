@@ -11,29 +11,30 @@ from .series import TASK, of_grid
 
 OTHERS = "/others"  # behind an axis: the same given to as many other heads
 WHOLE = "together"  # the axis of all that is given to heads
-BY = [*TASK, "series", "context_length", "done", "axis", "was"]
 TURNED = ["prompts", "turned", "share", "low", "high"]
 
 
 @on_prompts
-def restored(rows: pd.DataFrame) -> pd.DataFrame:
+def restored(rows: pd.DataFrame, by: tuple[str, ...] = ("series", "context_length")) -> pd.DataFrame:
     """Return how many prompts' verdicts turn when heads get back what they have at the training length, or lose it.
 
-    One line per series, context length, done (`given` back, `taken` away), axis and was (`wrong`, `right`: the prompt as it
+    One line per group of `by` (series and context length; of () all are pooled, and a trial that several series read is one
+    trial), done (`given` back, `taken` away), axis and was (`wrong`, `right`: the prompt as it
     is): prompts, turned (repaired of those that were wrong, broken of those that were right), their share with its 95%
     interval low, high (as `lengths` has it), and the same of as many other heads: others_turned, others_share, others_low,
     others_high; NaN where an axis has no such control.
     """
+    key = [*TASK, *by, "done", "axis", "was"]
     told = pd.concat([long(rows, "restored", "given"), long(rows, "taken", "taken")], ignore_index=True)
-    columns = [*BY, *TURNED, *(f"others_{name}" for name in TURNED[1:])]
+    columns = [*key, *TURNED, *(f"others_{name}" for name in TURNED[1:])]
     if told.empty:
         return pd.DataFrame(columns=columns)
-    found = accuracies(told, BY).rename(columns={"scored": "prompts", "accuracy": "share"})
+    found = accuracies(told, key).rename(columns={"scored": "prompts", "accuracy": "share"})
     found["turned"] = (found["share"] * found["prompts"]).fillna(0).round().astype(int)
     is_control = found["axis"].str.endswith(OTHERS)
     control = found[is_control].assign(axis=found["axis"].str.removesuffix(OTHERS))
-    control = control[[*BY, *TURNED[1:]]].rename(columns={name: f"others_{name}" for name in TURNED})
-    return found[~is_control].merge(control, on=BY, how="left")[columns]
+    control = control[[*key, *TURNED[1:]]].rename(columns={name: f"others_{name}" for name in TURNED})
+    return found[~is_control].merge(control, on=key, how="left")[columns]
 
 
 def long(rows: pd.DataFrame, column: str, done: str) -> pd.DataFrame:

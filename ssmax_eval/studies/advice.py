@@ -14,7 +14,8 @@ from ..models.subjects import RunOptions
 from ..report import Findings, context_of, found_in
 from ..report import written as write_page
 from ..report.context import Context
-from ..report.section import Found, Section, Table, records
+from ..report.context import signed as sign
+from ..report.section import Found, Section, Table, by_task, records
 from ..setting import Setting
 from .advise import AS_TRAINED, Advice, Asked, advise
 
@@ -82,9 +83,11 @@ def gains(advice: Advice) -> pd.DataFrame:
 
 def with_check(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with the name of each line's check: what was asked, in which haystack."""
-    return table.assign(
-        check=[f"{task}, {haystack}" for task, haystack in zip(table["task"], table["haystack"], strict=True)]
-    )
+    return table.assign(check=[check_of(line) for line in table[["task", "haystack"]].to_dict("records")])
+
+
+def check_of(line: "pd.Series[Any] | dict[str, Any]") -> str:
+    return f"{line['task']}, {line['haystack']}"
 
 
 def helps(advice: Advice) -> bool:
@@ -114,8 +117,12 @@ def sentences(advice: Advice) -> Iterator[str]:
     yield from verdict(advice)
     shortest = int(advice.held_out["context_length"].min())
     for cost in advice.price.to_dict("records"):
+        same = f"the loss of {cost['documents']} documents is the same"
+        if not any(cost[name] for name in ("nats", "low", "high")):  # to the last bit: nothing was computed otherwise
+            yield f"At {shortest:,} tokens it costs nothing, by construction: it changes nothing at that length, {same}."
+            continue
         if not any(round(cost[name], 3) for name in ("nats", "low", "high")):
-            yield f"At {shortest:,} tokens it costs nothing: the loss of {cost['documents']} documents is the same."
+            yield f"At {shortest:,} tokens it costs nothing that shows: {same} to 0.001 nats a token."
             continue
         yield (
             f"At {shortest:,} tokens it costs {cost['nats']:+.3f} nats a token ({cost['low']:+.3f} to {cost['high']:+.3f}, "
@@ -127,7 +134,9 @@ def sentences(advice: Advice) -> Iterator[str]:
         f"{(choosing + checking) / whole:.0%} of what a whole grid of each would take."
     )
     for setting, why in advice.refused.items():
-        yield f"Not tried: {setting}. {why}."
+        # of a refusal "what: why; what to do", the why
+        reason = why.removeprefix(f"rope scaling {setting}: ").partition(";")[0]
+        yield f"{setting} could not be tried: {reason}."
 
 
 def verdict(advice: Advice) -> Iterator[str]:
@@ -138,11 +147,12 @@ def verdict(advice: Advice) -> Iterator[str]:
         beside = f" Of the others {rivals.idxmax()} came nearest: {rivals.max():.2f} against {best[advice.own]:.2f}."
         yield f"Nothing helps: read {advice.model} as it was trained.{beside if len(rivals) else ''}"
         return
-    line = gains(advice).iloc[0]
+    lines = gains(advice)
+    names = {check_of(part.iloc[0]): name for _, name, part in by_task(advice.held_out)}
+    line = lines.iloc[0]
     told = (
-        f"it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference "
-        f"{line['difference']:+.2f}, 95% interval {line['low']:+.2f} to {line['high']:+.2f}, over all lengths on {line['pairs']} held-out "
-        "prompts)."
+        f"on task {names[line['check']]}, it finds {line['accuracy']:.0%} of what is asked for, as trained "
+        f"{line['accuracy_baseline']:.0%} (difference {gain(line)}, over all lengths on {line['pairs']} held-out prompts)."
     )
     if helps(advice):
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
@@ -152,7 +162,23 @@ def verdict(advice: Advice) -> Iterator[str]:
             f"the race, {told}{ceiling(line, advice)}"
         )
     reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
-    yield f"It keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to {tokens(reach.loc[advice.own])}."
+    yield (
+        f"On that task it keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to "
+        f"{tokens(reach.loc[advice.own])}."
+    )
+    if others := [f"{names[other['check']]}: {gain(other)}, {shown(other)}" for other in lines[1:].to_dict("records")]:
+        yield f"The difference elsewhere, over all lengths: {'; '.join(others)}."
+
+
+def gain(line: "pd.Series[Any] | dict[str, Any]") -> str:
+    """Write a difference with its interval."""
+    return f"{sign(line['difference'])}, 95% interval {sign(line['low'])} to {sign(line['high'])}"
+
+
+def shown(line: dict[str, Any]) -> str:
+    """Say what a difference's interval leaves possible, and of how many prompts it is."""
+    what = "more is found" if line["low"] > 0 else "less is found" if line["high"] < 0 else "no gain is shown"
+    return f"{line['pairs']} prompts, {what}"
 
 
 def ceiling(line: "pd.Series[Any]", advice: Advice) -> str:
@@ -186,7 +212,14 @@ def check_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
 
 
 def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
-    columns = ["round", "setting", "prompts", "share found", "probability of the answer", "most it lost at a length"]
+    columns = [
+        "round",
+        "setting",
+        "prompts",
+        "share found",
+        "probability of the answer",
+        "largest drop at any length, below the best",
+    ]
     return columns, [
         [
             str(number),

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from .. import statistics
 from ..mechanisms.spelling import Attention
 from ..models.subjects import RunOptions
 from ..report import Findings, context_of, figures
@@ -20,8 +19,9 @@ from ..report.context import Context
 from ..report.context import signed as sign
 from ..report.section import Found, Section, Table, records
 from ..results import tables
-from .league import BASELINES, Entry, League, learned_parameters, probed, trained
-from .price import prices
+from .league import BASELINES, FACTORS, Entry, League, learned_parameters, probed, trained
+from .league_words import sentences, tokens
+from .price import READ_TIMES, STEP_SEQUENCES, TURNS, prices
 from .standings import Standings, standings
 
 
@@ -52,6 +52,14 @@ class LeagueSection(Section[Standings]):
             {
                 "seeds": each.seeds,
                 "prompts": each.prompts,
+                "documents": each.documents,
+                "thetas": ", ".join(f"{factor:g}" for factor in FACTORS),
+                "price": {
+                    "sequences": STEP_SEQUENCES,
+                    "times": READ_TIMES,
+                    "turns": TURNS,
+                    "length": each.train_length,
+                },
                 "figure": context.drawn(
                     figures.league_figure(each.table, each.by_length, each.families, each.train_length),
                     f"league-{i:02}",
@@ -128,101 +136,23 @@ def told(entry: Entry) -> tuple[str, str, str]:
     return mechanism.summary, mechanism.reference, mechanism.choices
 
 
-def sentences(found: Standings) -> Iterator[str]:
-    """Yield what the league says, in words; the first sentence says who reaches how far."""
-    lines = found.table.to_dict("records")
-    learned = [line for line in lines if line["learned"]]
-    seeds = "1 training seed" if found.seeds == 1 else f"{found.seeds} training seeds"
-    yield first_of(learned, found)
-    yield (
-        f"{len(lines)} mechanisms and positions, {seeds} of each, all trained on the same batches. At each length every model answers "
-        f"{found.prompts} prompts. How far a model reaches: the longest tested length at which it finds 85% of what it finds at "
-        f"{found.train_length:,} tokens, the length it was trained at; of several seeds, the geometric mean.{beside(learned)}"
-    )
-    for baseline in BASELINES:
-        known = [line for line in lines if not math.isnan(line[f"vs {baseline} low"])]
-        if not known:
-            continue
-        above = [line["configuration"] for line in known if line[f"vs {baseline} low"] > 0]
-        below = [line["configuration"] for line in known if line[f"vs {baseline} high"] < 0]
-        others = len(known) - len(above) - len(below)
-        parts = [
-            f"{len(each)} find {word} ({', '.join(each)})" for word, each in (("more", above), ("less", below)) if each
-        ]
-        parts += [f"for {others} the 95% interval of the difference holds 0"] if others else []
-        yield f"Compared with {baseline} on the same prompts, over all lengths: {'; '.join(parts)}."
-    yield "Each of these intervals is 95% by itself: of so many, some exclude 0 by chance."
-    if found.seeds == 1:
-        yield "One seed gives no interval over seeds: another seed can change any place."
-    if unlearned := [line["configuration"] for line in lines if not line["learned"]]:
-        yield (
-            f"Last, whatever their reach, stand those that find less than {statistics.LEARNED:.0%} at the training length itself: "
-            f"{', '.join(unlearned)}."
-        )
-    for name, reach in found.reach.items():
-        yield f"{name} cannot carry anything further than {reach:,} tokens: so far its windows reach, all layers together."
-    for name, reason in found.failed.items():
-        yield f"{name} is left out: {reason}."
-    if not math.isnan(found.concordance):
-        yield (
-            f"Do the seeds rank the mechanisms alike? Kendall's W = {found.concordance:.2f} (1: all alike, 0: nothing in common), by "
-            "accuracy over all lengths."
-        )
-
-
-def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
-    """Say which lines reach furthest, and how far softmax does: all that hold to the longest length, or else the first."""
-    if not learned:
-        return "None of them learned the task."
-    to_the_end = [line for line in learned if line["beyond"] == line["seeds"]]
-    first = to_the_end or [line for line in learned if tokens(line) == tokens(learned[0])]
-    names = listed([line["configuration"] for line in first])
-    reach, they, find = ("reaches", "it", "finds") if len(first) == 1 else ("reach", "they", "find")
-    at = f"{'at least ' if first[0]['beyond'] else ''}{first[0]['effective_length'] / found.train_length:.3g}"
-    were = "was" if len(first) == 1 else "were"
-    said = (
-        f"Of {len(found.table)} attention mechanisms and positions {names} {reach} furthest: in prompts {at} times as long as {they} "
-        f"{were} trained on, {they} still {find} 85% of the numbers {they} {find} at {found.train_length:,} tokens"
-    )
-    softmax = next((line for line in learned if line["configuration"] == "softmax"), None)
-    if softmax is not None and softmax not in first:
-        said += f"; softmax does up to {softmax['effective_length'] / found.train_length:.2g} times"
-    near = rivals(learned)
-    return said + (f". By the intervals over seeds {len(near)} others may reach as far." if near else ".")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Write names in a row."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def rivals(learned: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return those whose interval reaches as far as the first one's value: they may be as good."""
-    top = learned[0]["effective_length"] if learned else math.nan
-    return [line["configuration"] for line in learned if line["effective_length"] < top <= line["high"]]
-
-
-def beside(learned: Sequence[Mapping[str, Any]]) -> str:
-    """Name the rivals of the first."""
-    near = rivals(learned)
-    return (
-        f" These may reach as far as the first, by their 95% intervals over seeds: {', '.join(near)}." if near else ""
-    )
-
-
-def tokens(line: Mapping[str, Any]) -> str:
-    """Write an effective length, with a sign where it is a bound; none of what did not learn the task."""
-    if not line["learned"]:
-        return "–"
-    return f"{'≥ ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
-
-
 def signed(line: Mapping[str, Any], name: str) -> str:
     """Write a difference with its interval."""
     value, low, high = (line[name + end] for end in ("", " low", " high"))
     if math.isnan(value):
         return ""
-    return sign(value) + ("" if math.isnan(low) else f" [{sign(low)}, {sign(high)}]")
+    return sign(value) + ("" if math.isnan(low) else f" [{end_of(low)}, {end_of(high)}]")
+
+
+def end_of(value: float) -> str:
+    """Write an end of an interval; one that only rounds to 0 with as many digits as tell on which side of 0 it lies."""
+    return next((text for text in (sign(value, digits) for digits in (2, 3, 4)) if float(text)), sign(value))
+
+
+def share(line: Mapping[str, Any], name: str) -> str:
+    """Write a share with its interval over seeds."""
+    low, high = line[f"{name} low"], line[f"{name} high"]
+    return number(line[name]) + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
 def spread(line: Mapping[str, Any], name: str) -> str:
@@ -242,9 +172,13 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
         "family",
         "effective length [95%]",
         "seeds: worst to best",
-        "accuracy, all lengths",
+        "accuracy, all lengths [95%]",
     ]
-    columns += ["at the training length", *(f"minus {name} [95%]" for name in BASELINES), "places of single seeds"]
+    columns += [
+        "at the training length [95%]",
+        *(f"minus {name} [95%]" for name in BASELINES),
+        "places of single seeds",
+    ]
     lines = []
     for place, line in enumerate(found.table.to_dict("records"), 1):
         interval = (
@@ -253,7 +187,7 @@ def reach_lines(found: Standings) -> tuple[list[str], list[list[str]]]:
         seeds = f"{line['least']:,.0f} to {line['most']:,.0f}" if line["learned"] else "–"
         lines.append(
             [line["configuration"], str(place), line["family"], tokens(line) + interval, seeds]
-            + [number(line["accuracy"]), number(line["short_accuracy"])]
+            + [share(line, "accuracy"), share(line, "short_accuracy")]
             + [signed(line, f"vs {name}") for name in BASELINES]
             + [f"{line['rank_least']} to {line['rank_most']}"]
         )

@@ -11,7 +11,10 @@ from .league import BASELINES, Entry
 
 @dataclass(frozen=True)
 class Standings:
-    """A league's lines, furthest first, what is found at each length, and how much the seeds agree."""
+    """A league's lines, furthest first, what is found at each length, and how much the seeds agree.
+
+    prompts, documents: of each seed, prompts at each length.
+    """
 
     table: pd.DataFrame
     by_length: pd.DataFrame
@@ -22,6 +25,7 @@ class Standings:
     reach: Mapping[str, int]
     failed: Mapping[str, str]
     prompts: int
+    documents: int
 
     @property
     def families(self) -> dict[str, str]:
@@ -72,6 +76,7 @@ def standings(
         reach or {},
         failed or {},
         int(prompts.groupby(["series", "context_length"]).size().max()),
+        int(documents.groupby("series")["document_sha256"].nunique().max()),
     )
 
 

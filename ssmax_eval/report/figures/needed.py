@@ -85,7 +85,7 @@ def needed_scale_figure(lines: pd.DataFrame, laws: pd.DataFrame, train_lengths: 
         for ax in axes[len(names) :]:
             ax.set_axis_off()
         main = laws[(laws["scaled"] == "all") & laws["control"].isna()]
-        there = [(law.name, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (main["law"] == law.name).any()]
+        there = [(law.said, dash) for law, dash in zip(LAWS, DASHES, strict=True) if (main["law"] == law.name).any()]
         handles = [mpl.lines.Line2D([], [], color="0.4", lw=1, ls=dash) for _, dash in there]
         words = [f"C = {name}" for name, _ in there]
         marked = [what for what in MARKS if ((shown["scaled"] == what) | (shown["control"] == what)).any()]

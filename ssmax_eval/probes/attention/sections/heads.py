@@ -86,7 +86,10 @@ def section(found: Heads, context: Context) -> dict[str, Any]:
         "figure": context.drawn(figure, f"attention-{found.number:02}"),
         "by_trial": bool((by_head["plan"] == statistics.BY_TRIAL).any()),
         "lengths": [int(length) for length in sorted(by_head["context_length"].unique())],
-        "tables": [table(fits[fits["series"] == name], scores, name) for name in by_head["series"].unique()],
+        "tables": [
+            table(fits[fits["series"] == name], scores, counted(by_head[by_head["series"] == name]), name)
+            for name in by_head["series"].unique()
+        ],
     }
 
 
@@ -122,18 +125,33 @@ def with_learned(fits: pd.DataFrame, rows: pd.DataFrame, records: list[dict[str,
     return fits.assign(s=values)
 
 
-def table(fits: pd.DataFrame, scores: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Return a series' heads with the most mass at the shortest length: s, mass at each length, exponent with interval."""
+def counted(by_head: pd.DataFrame) -> str:
+    """Say over how many prompts a mass at one length is the mean, and of how many trials these are."""
+    each = by_head.drop_duplicates(["context_length", "depth_percent", "trial", "prompt_sha256"])
+    prompts = each.groupby("context_length").size()
+    said = f"{prompts.min()}" if prompts.min() == prompts.max() else f"{prompts.min()} to {prompts.max()}"
+    trials = f" ({each['cluster'].nunique()} trials)" if (each["plan"] == statistics.BY_TRIAL).all() else ""
+    return f"mean over {said} prompts{trials} at each length"
+
+
+def table(fits: pd.DataFrame, scores: pd.DataFrame, over: str, name: str) -> dict[str, Any]:
+    """Return a series' heads with the most mass at the shortest length: s, mass at each length, exponent with interval.
+
+    One s that all heads share was given to them, not learned. Softmax and constant-n have none that grows with n.
+    """
     part = scores[scores["series"] == name]
     mass = part.pivot_table(index=["layer", "head"], columns="context_length", values="mass_answer")
+    known = fits["s"][fits["s"] != 0].dropna()
+    one = float(known.iloc[0]) if len(known) > 1 and known.nunique() == 1 else None
     heads = [
         {
             "layer": int(line["layer"]),
             "head": int(line["head"]),
-            "s": None if pd.isna(line["s"]) else line["s"],
+            "s": None if pd.isna(line["s"]) or not line["s"] else line["s"],
             "mass": [float(value) for value in mass.loc[(line["layer"], line["head"])]],
             "b": None if pd.isna(line["b"]) else (line["b"], line["low"], line["high"]),
         }
         for line in fits.sort_values("mass_answer", ascending=False).head(SHOWN).to_dict("records")
     ]
-    return {"series": name, "lengths": [int(length) for length in mass.columns], "heads": heads, "all": len(fits)}
+    lengths = [int(length) for length in mass.columns]
+    return {"series": name, "lengths": lengths, "heads": heads, "all": len(fits), "over": over, "one_s": one}

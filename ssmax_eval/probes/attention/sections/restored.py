@@ -14,15 +14,17 @@ from ....report.section import Section, Table, by_task, records
 from ..axes import AXES, NOTHING, SAID, TOGETHER
 
 NAMED = 8  # heads of an axis that are named
+RULE = f"95% interval of the share, none where fewer than {statistics.FEWEST} trials have several prompts each"
 
 
 @dataclass(frozen=True)
 class Restored:
-    """One task's verdicts with attention given back and taken away, and by series the length and heads that they rest on."""
+    """One task's verdicts with attention given back and taken away, pooled too, and by series the length and heads that they rest on."""
 
     number: int
     heading: str
     lines: pd.DataFrame
+    pooled: pd.DataFrame
     lengths: dict[str, int]
     heads: dict[str, dict[str, list[list[float]]]]
 
@@ -34,7 +36,7 @@ class Given(Section[Restored]):
     lead_place = 5
 
     def lead(self, found: Sequence[Restored], context: Context) -> Markup:
-        parts = [said for each in found if (said := in_short(each.lines))]
+        parts = [said for each in found if (said := in_short(each.pooled))]
         return context.lead("Attention given back", parts) if parts else Markup("")
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Restored]:
@@ -46,7 +48,7 @@ class Given(Section[Restored]):
             first = part[part["restored"].notna()].drop_duplicates("series").set_index("series")
             lengths = {str(name): int(length) for name, length in first["restored_length"].items()}
             heads = {str(name): heads for name, heads in first["restored_heads"].items()}
-            out.append(Restored(number, heading, lines, lengths, heads))
+            out.append(Restored(number, heading, lines, statistics.restored(part, ()), lengths, heads))
         return out
 
     def tables(self, found: Sequence[Restored]) -> Iterator[Table | str]:
@@ -73,29 +75,63 @@ class Given(Section[Restored]):
 SECTION = Given()
 
 
-def in_short(lines: pd.DataFrame) -> list[str]:
-    """Say how many failed prompts attention given back repairs, beside its controls, and which share of attention does most alone."""
-    failed = lines[(lines["done"] == "given") & (lines["was"] == "wrong")]
-    counts = failed.groupby("axis", sort=False)[["turned", "prompts", "others_turned"]].sum(min_count=1)
-    if TOGETHER not in counts.index:
+def in_short(pooled: pd.DataFrame) -> list[str]:
+    """Say what attention given back repairs and breaks, beside its controls, and which share of attention repairs most alone."""
+    given = pooled[pooled["done"] == "given"]
+    failed, right = (given[given["was"] == was].set_index("axis") for was in ("wrong", "right"))
+    if TOGETHER not in failed.index:
         return []
-    whole = counts.loc[TOGETHER]
-    others = (
-        ""
-        if pd.isna(whole["others_turned"])
-        else f"; given to as many other heads, it repairs {whole['others_turned']:.0f}"
+    whole = failed.loc[TOGETHER]
+    said = (
+        f"When we give each head back the attention it has in short prompts, {whole['turned']} of {whole['prompts']} failed "
+        f"prompts are answered{interval(whole)}."
     )
-    nothing = f"; read again without it, {counts.loc[NOTHING, 'turned']:.0f}" if NOTHING in counts.index else ""
-    said = [
-        f"Given back the attention that their heads have in short prompts, the models answer {whole['turned']:.0f} of the "
-        f"{whole['prompts']:.0f} prompts that they had wrong{others}{nothing}."
-    ]
-    single = counts.loc[[axis.name for axis in AXES if axis.name in counts.index]]
-    if len(single):
-        best = single.index[int((single["turned"] / single["prompts"]).argmax())]
-        line = single.loc[best]
-        said.append(f"Alone, attention {SAID[best]} repairs most: {line['turned']:.0f} of {line['prompts']:.0f}.")
-    return said
+    if not pd.isna(whole["others_turned"]):
+        said += f" Given to as many other heads: {whole['others_turned']:.0f}."
+    if NOTHING in failed.index:
+        said += f" Changing nothing: {failed.loc[NOTHING, 'turned']}."
+    single = failed.loc[[axis.name for axis in AXES if axis.name in failed.index]]
+    return [said, *broken(right), *([alone(single)] if len(single) else [])]
+
+
+def broken(right: pd.DataFrame) -> list[str]:
+    """Say how many right answers the same breaks, and what that means for the control."""
+    if TOGETHER not in right.index:
+        return []
+    line = right.loc[TOGETHER]
+    said = f"Of {line['prompts']} prompts that were right, it breaks {line['turned']}"
+    others = line["others_turned"]
+    if pd.isna(others):
+        return [f"{said}."]
+    said += f"; given to as many other heads, it breaks {others:.0f}."
+    if line["others_low"] > line["high"]:
+        said += (
+            " So this control does harm of its own: that it repairs few does not show that no other heads could. "
+            "Changing nothing is the control without harm."
+        )
+    return [said]
+
+
+def alone(single: pd.DataFrame) -> str:
+    """Say which share of attention repairs most when it alone is given back."""
+    best = single.index[int(single["share"].argmax())]
+    line = single.loc[best]
+    others = "" if pd.isna(line["others_turned"]) else f" Given to as many other heads: {line['others_turned']:.0f}."
+    return (
+        f"Of single kinds of attention, that {SAID[best]} repairs most: {line['turned']} of {line['prompts']}"
+        f"{interval(line)}.{others}"
+    )
+
+
+def interval(line: "pd.Series[Any]") -> str:
+    """Write the interval of a share, where there is one."""
+    over = " over trials" if line["plan"] == statistics.BY_TRIAL else ""
+    return f" (95% interval{over} {line['low']:.0%} to {line['high']:.0%})" if has_interval(line) else ""
+
+
+def has_interval(line: "pd.Series[Any] | dict[str, Any]") -> bool:
+    """Tell whether a line has an interval: several prompts of too few trials have none, which is 0 to 1."""
+    return (line["low"], line["high"]) != (0, 1)
 
 
 def section(found: Restored, context: Context) -> dict[str, Any]:
@@ -118,17 +154,17 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
         (
             "given",
             "wrong",
-            "Prompts repaired of those that failed: attention given back; 95% interval of the share (in brackets: to as many other heads)",
+            f"Prompts repaired of those that failed: attention given back; {RULE} (in brackets: to as many other heads)",
         ),
         (
             "given",
             "right",
-            "Prompts broken of those that were right: attention given back (in brackets: to as many other heads)",
+            f"Prompts broken of those that were right: attention given back; {RULE} (in brackets: to as many other heads)",
         ),
         (
             "taken",
             "right",
-            "Prompts broken of those that were right: attention taken away (in brackets: from as many other heads)",
+            f"Prompts broken of those that were right: attention taken away; {RULE} (in brackets: from as many other heads)",
         ),
     ):
         part = found.lines[(found.lines["done"] == done) & (found.lines["was"] == was)]
@@ -146,8 +182,7 @@ def shown(found: Restored) -> list[tuple[str, list[str], list[list[str]]]]:
 def cell(line: dict[str, Any]) -> str:
     """Write how many of how many, the share's interval, and of how many it is with other heads."""
     text = f"{line['turned']} of {line['prompts']}"
-    known = line["was"] == "wrong" and (line["low"], line["high"]) != (0, 1)  # else too few trials for an interval
-    text += f", {line['low']:.2f}–{line['high']:.2f}" if known else ""
+    text += f", {line['low']:.2f}–{line['high']:.2f}" if has_interval(line) else ""
     return text if pd.isna(line["others_turned"]) else f"{text} ({int(line['others_turned'])})"
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,7 @@ from .... import statistics
 from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, Table, by_task, records
-
-
-@dataclass(frozen=True)
-class Found:
-    """One task's best factors and laws, and of each series the s that its model learned, the mean over heads, and the s that it needs."""
-
-    number: int
-    heading: str
-    lines: pd.DataFrame
-    laws: pd.DataFrame
-    growth: pd.DataFrame
-    s: dict[str, tuple[float | None, float | None]]
-    mechanisms: dict[str, str]
-    train_lengths: dict[str, int | None]
+from ..words import SAID, Found, NeededS, in_short, in_words, main, ranged
 
 
 class NeededScale(Section[Found]):
@@ -44,10 +30,13 @@ class NeededScale(Section[Found]):
                 lengths = context.train_lengths(part)
                 laws = statistics.scale_laws(found, lengths)
                 lines = pd.concat([each.lines for each in found], ignore_index=True)
-                growth = statistics.scale_growth(found)
-                first = part.drop_duplicates("series").set_index("series")["attention"]
-                mechanisms = {str(name): str(each) for name, each in first.items()}
-                out.append(Found(number, heading, lines, laws, growth, s_of(part, laws, context), mechanisms, lengths))
+                growth = statistics.growth_told_twice(statistics.scale_growth(found), laws)
+                first = part.drop_duplicates("series").set_index("series")
+                mechanisms, models = (
+                    {str(series): str(each) for series, each in first[name].items()} for name in ("attention", "model")
+                )
+                s = s_of(part, laws, context)
+                out.append(Found(number, heading, lines, laws, growth, s, mechanisms, models, lengths))
         return out
 
     def tables(self, found: Sequence[Found]) -> Iterator[Table | str]:
@@ -56,7 +45,7 @@ class NeededScale(Section[Found]):
             lengths = sorted(each.lines.loc[each.lines["control"] != "needle-only", "context_length"].unique())
             columns = ["series", "scaled", *(f"{n:,}" for n in lengths)]
             for title, face in FACES.items():
-                yield Table(title, columns, grid(each.lines, lengths, face))
+                yield Table(title.format(interval=interval(each.lines)), columns, grid(each.lines, lengths, face))
             for name, lines in main(each.laws).groupby("series", sort=False):
                 yield Table(f"laws of the best C by nll: {name}", LAW_COLUMNS, law_lines(lines))
             yield from in_words(each)
@@ -67,9 +56,9 @@ class NeededScale(Section[Found]):
             "scale_laws": records(each.laws for each in found),
             "scale_growth": records(each.growth for each in found),
             "needed_s": [
-                {"series": name, "s_learned": learned, "s_needed": needed}
+                {"series": name, "s_learned": s.learned, "s_needed": s.needed, "low": s.low, "high": s.high}
                 for each in found
-                for name, (learned, needed) in each.s.items()
+                for name, s in each.s.items()
             ],
         }
 
@@ -81,8 +70,7 @@ class NeededScale(Section[Found]):
 
 
 SECTION = NeededScale()
-TELLING = 4  # context lengths
-LAW_COLUMNS = ["law", "fitted", "error at lengths left out", "weight"]
+LAW_COLUMNS = ["law", "fitted [95%]", "error at lengths left out", "weight"]
 
 
 def best(line: dict[str, Any]) -> str:
@@ -93,13 +81,15 @@ def best(line: dict[str, Any]) -> str:
 
 
 def best_by_accuracy(line: dict[str, Any]) -> str:
+    if pd.isna(line["best_by_accuracy"]):
+        return "–"
     low, high = line["low_by_accuracy"], line["high_by_accuracy"]
     return f"{line['best_by_accuracy']:.2f}" + ("" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]")
 
 
 FACES = {
-    "needed scale: best factor C on the answer's scores, by nll, with its 95% interval": best,
-    "best factor C by exact matches (the middle of the best), with its 95% interval": best_by_accuracy,
+    "needed scale: best factor C on the answer's scores, by nll, {interval}": best,
+    "best factor C by exact matches (the middle of the best; – where all C are alike), {interval}": best_by_accuracy,
     "mean nll of the answer, nats: at the best C (as it is)": lambda line: (
         f"{line['nll']:.2f} ({line['nll_as_is']:.2f})"
     ),
@@ -107,6 +97,14 @@ FACES = {
         f"{line['accuracy']:.2f} ({line['accuracy_as_is']:.2f})"
     ),
 }
+
+
+def interval(lines: pd.DataFrame) -> str:
+    """Say over how many trials the intervals of a table are, or why there are none."""
+    trials = ranged(lines["trials"])
+    if lines["low"].notna().any():
+        return f"with its 95% interval over {trials} trials"
+    return f"without an interval: {trials} trials are too few, {statistics.FEWEST} or more give one"
 
 
 def grid(lines: pd.DataFrame, lengths: Sequence[int], face: Any) -> list[list[str]]:
@@ -120,69 +118,24 @@ def grid(lines: pd.DataFrame, lengths: Sequence[int], face: Any) -> list[list[st
     return out
 
 
-def main(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines of the question and answer's rows, all heads, on the grid's prompts."""
-    return table[(table["scaled"] == "all") & table["control"].isna()]
-
-
 def law_lines(lines: pd.DataFrame) -> list[list[str]]:
     return [
-        [f"C = {line['law']}", ", ".join(f"{name} {line[name]:.3g}" for name in "absg" if not pd.isna(line[name])),
+        [f"C = {SAID[line['law']]}", fitted(line),
          "–" if pd.isna(line["error"]) else f"{math.expm1(line['error']):.1%}",
          "–" if pd.isna(line["weight"]) else f"{line['weight']:.0%}"]
         for line in lines.to_dict("records")
     ]  # fmt: skip
 
 
-def in_words(found: Found) -> list[str]:
-    """Say how the needed scale of each series grows with length, which s it needs, and which its model learned."""
-    out = []
-    for line in main(found.growth).to_dict("records"):
-        if line["lengths"] > 1:
-            out.append(f"{line['series']}: {grows(line)}")
-    if any(line["lengths"] < TELLING for line in main(found.growth).to_dict("records")):
-        out.append(f"Laws of length need {TELLING} context lengths or more to be told apart (--context-lengths).")
-    for name, (learned, needed) in found.s.items():
-        told = "" if learned is None else f"; the model learned s = {learned:.3f} (mean over heads)"
-        out += [] if needed is None else [f"{name}: its answers need s ln n with s = {needed:.3f}{told}."]
-    return out
+def fitted(line: dict[str, Any]) -> str:
+    """Write a law's coefficients, with the interval of one alone."""
+    names = [name for name in "absg" if not pd.isna(line[name])]
+    # s is the model's own, and this coefficient is on top of that
+    text = ", ".join(f"{'a' if name == 's' else name} {line[name]:.3g}" for name in names)
+    return text if pd.isna(line["low"]) else f"{text} [{line['low']:.3g}, {line['high']:.3g}]"
 
 
-def in_short(found: Found) -> list[str]:
-    """Say for each mechanism how many of its models need sharper attention the longer a prompt is, and what that means."""
-    growth = main(found.growth)
-    known = growth[growth["low"].notna() & (growth["lengths"] > 1)]
-    if known.empty:
-        return ["There are too few lengths or trials to say whether longer prompts need sharper attention."]
-    mechanism = known["series"].map(found.mechanisms)
-    parts = []
-    for name in sorted(mechanism.unique(), key=lambda name: name != "softmax"):
-        own = known[mechanism == name]
-        parts.append(f"{(own['low'] > 0).sum()} of {len(own)} with {name}")
-    return [
-        f"Do longer prompts need sharper attention than the model gives them? Yes for {', '.join(parts)}.",
-        "Sharper: every query of the question and the answer times a factor C. Yes means that the best C grows with the length: the 95% "
-        "interval of its growth lies above 0. A mechanism that sharpens enough by itself leaves nothing to grow.",
-    ]
-
-
-def grows(line: dict[str, Any]) -> str:
-    """Write the power of ln n with which the best factor grows, and what its interval leaves possible."""
-    low, high = line["low"], line["high"]
-    said = f"the factor that its answers need, on top of the model's own scale, grows as (ln n)^{line['power']:.2f}"
-    if math.isnan(low):
-        return f"{said} (no interval with fewer than {statistics.FEWEST} trials)."
-    constant, log = (low <= power <= high for power in (0, 1))
-    told = {
-        (True, True): "a constant factor (power 0) fits, and so does s ln n (power 1)",
-        (True, False): "a constant factor (power 0) fits, s ln n (power 1) does not",
-        (False, True): "s ln n (power 1) fits, a constant factor (power 0) does not",
-        (False, False): "neither a constant factor (power 0) nor s ln n (power 1) fits",
-    }[constant, log]
-    return f"{said} (95% interval {low:.2f} to {high:.2f}): {told}."
-
-
-def s_of(rows: pd.DataFrame, laws: pd.DataFrame, context: Context) -> dict[str, tuple[float | None, float | None]]:
+def s_of(rows: pd.DataFrame, laws: pd.DataFrame, context: Context) -> dict[str, NeededS]:
     """Return the learned s (mean over heads) of each series and the s that its answers need; None where there is none.
 
     Under softmax the needed s is the fitted law's. A model with s ln n of its own has the factor on top of it: learned s times the
@@ -196,15 +149,14 @@ def s_of(rows: pd.DataFrame, laws: pd.DataFrame, context: Context) -> dict[str, 
     ):
         attention = known.get(run_id, {})
         named = str(attention.get("attention")).partition(":")[0]
-        learned = [s for layer in attention.get("learned", {}).values() for s in layer.get("s", [])]
-        own = main(laws)[lambda table, name=name: table["series"] == name].set_index("law")
-        mean = float(np.mean(learned)) if named == "ssmax" and learned else None
-        needed = None
-        if mean is not None:
-            needed = mean * float(own["a"].get("a", math.nan))
-        elif named == "softmax":
-            needed = float(own["s"].get("s ln n", math.nan))
-        out[str(name)] = (mean, needed if needed is not None and math.isfinite(needed) else None)
+        heads = [s for layer in attention.get("learned", {}).values() for s in layer.get("s", [])]
+        learned = float(np.mean(heads)) if named == "ssmax" and heads else None
+        law, coefficient = ("s ln n", "s") if named == "softmax" else ("a", "a")
+        own = main(laws)[lambda table, name=name, law=law: (table["series"] == name) & (table["law"] == law)]
+        line = dict.fromkeys((coefficient, "low", "high"), math.nan) | (own.to_dict("records") or [{}])[0]
+        times = 1.0 if named == "softmax" else math.nan if learned is None else learned
+        needed, low, high = (times * float(line[each]) for each in (coefficient, "low", "high"))
+        out[str(name)] = NeededS(learned, *(each if math.isfinite(each) else None for each in (needed, low, high)))
     return out
 
 
@@ -216,7 +168,10 @@ def section(found: Found, context: Context) -> dict[str, Any]:
         "heading": found.heading,
         "figure": context.drawn(figure, f"needed-scale-{found.number:02}"),
         "lengths": [int(n) for n in lengths],
-        "tables": [(title, grid(found.lines, lengths, face)) for title, face in FACES.items()],
+        "tables": [
+            (title.format(interval=interval(found.lines)), grid(found.lines, lengths, face))
+            for title, face in FACES.items()
+        ],
         "law_columns": LAW_COLUMNS,
         "laws": [
             (str(name), figures.key_of(str(name)), law_lines(lines))
