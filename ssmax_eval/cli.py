@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def occupy() -> None:
-    """Give a standard stream that was closed before we came a place: else the next file opened has its number, and what a library prints."""
+    """Give a standard stream that was closed before we came a place: else a file opened next gets what is printed."""
     for number in range(3):
         try:
             os.fstat(number)
