@@ -150,6 +150,7 @@ def run(given: list[str]) -> int:
     with nullcontext(Messages()) if command == "lm-eval" else gathered() as messages:
         try:
             refuse_bytes(given)
+            refuse_nowhere()
             first = launched().is_first
             with stoppable(), nullcontext() if first else silent():
                 if not first and command not in SHARED:
@@ -200,6 +201,14 @@ def interruption_in(error: BaseException | None) -> int | None:
             return STOPPED
         error = error.__cause__ or error.__context__
     return None
+
+
+def refuse_nowhere() -> None:
+    """Raise UserError in a folder that is gone: paths count from nowhere there, and torch's libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"current folder: {error.strerror or error}; change into one that is there") from None
 
 
 def refuse_bytes(given: list[str]) -> None:

@@ -158,6 +158,13 @@ def test_what_could_not_be_read_again_is_not_written(checkpoint, tmp_path, monke
     assert [file.read_bytes() for file in tmp_path.rglob("rows.jsonl")] in ([], [b""])
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused(capsys, "change into one that is there", "needle", *ASKED)
+
+
 def test_a_long_path_is_a_short_line(capsys):
     line = refused(capsys, "File name too long", "needle", "--model", "x" * 5000, *ASKED)
     assert len(line) < 400
