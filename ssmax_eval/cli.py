@@ -134,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def occupy() -> None:
-    """Give a standard stream that was closed before we came a place: else a file opened next gets what is printed."""
+    """Give each standard stream that was closed a place: else the next file has its number, and gets what a library prints."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -150,6 +150,7 @@ def run(given: list[str]) -> int:
     with nullcontext(Messages()) if command == "lm-eval" else gathered() as messages:
         try:
             refuse_bytes(given)
+            refuse_nowhere()
             first = launched().is_first
             with stoppable(), nullcontext() if first else silent():
                 if not first and command not in SHARED:
@@ -157,38 +158,57 @@ def run(given: list[str]) -> int:
                 code = app(spelled(given, command), prog_name="ssmax-eval", standalone_mode=False, obj=messages)
         except Said:
             return 2
-        except UserError as error:
-            return failed(str(error))
-        except KeyboardInterrupt:  # before click has begun, which makes that code of it
-            code = INTERRUPTED
-        except SystemExit as stop:
-            if command == "lm-eval" and stop.code != STOPPED:  # its own, of options that are wrong
-                raise
-            if stop.code != STOPPED:
-                return failed(f"code that was run ended the process (sys.exit({stop.code!r})); what was stored is kept")
-            code = STOPPED
         except BrokenPipeError:
             raise
-        except Exception as error:
+        except BaseException as error:
             from .disk import is_full
 
-            if isinstance(error, OSError):  # no space, no permission, a name too long: the user's to mend
+            if (code := interruption_in(error)) is not None:
+                pass
+            elif isinstance(error, SystemExit):
+                if command == "lm-eval":  # its own, of options that are wrong
+                    raise
+                return failed(
+                    f"code that was run ended the process (sys.exit({error.code!r})); what was stored is kept"
+                )
+            elif isinstance(error, UserError):
+                return failed(str(error))
+            elif isinstance(error, OSError):  # no space, no permission, a name too long: the user's to mend
                 return failed(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
-            if is_full(error):
+            elif is_full(error):
                 return failed("output: No space left on device; what was stored is kept")
-            if not hasattr(error, "format_message"):  # ours to mend
+            elif not hasattr(error, "format_message"):  # ours to mend
                 traceback.print_exc()
                 return 1
-            if not first:  # which says the same
+            elif not first:  # which says the same
                 return 2
-            # click's usage errors (typer brings a click of its own, so not caught by class)
-            return failed(usage(error, command))
+            else:  # click's usage errors (typer brings a click of its own, so not caught by class)
+                return failed(usage(error, command))
         if code in (INTERRUPTED, STOPPED) and first:
             how = "; the same command goes on where this one stopped" if command in STORES else ""
             say(f"ssmax-eval: interrupted{how}")
         elif first:
             messages.summarise()
     return code if isinstance(code, int) else 0
+
+
+def interruption_in(error: BaseException | None) -> int | None:
+    """Return the exit code of the interruption that an error is, or comes from: libraries make errors of their own of it; else None."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return INTERRUPTED
+        if isinstance(error, SystemExit) and error.code == STOPPED:
+            return STOPPED
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def refuse_nowhere() -> None:
+    """Raise UserError in a folder that is gone: paths count from nowhere there, and torch's libraries end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"current folder: {error.strerror or error}; change into one that is there") from None
 
 
 def refuse_bytes(given: list[str]) -> None:

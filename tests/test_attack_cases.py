@@ -158,6 +158,13 @@ def test_what_could_not_be_read_again_is_not_written(checkpoint, tmp_path, monke
     assert [file.read_bytes() for file in tmp_path.rglob("rows.jsonl")] in ([], [b""])
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused(capsys, "change into one that is there", "needle", *ASKED)
+
+
 def test_a_long_path_is_a_short_line(capsys):
     line = refused(capsys, "File name too long", "needle", "--model", "x" * 5000, *ASKED)
     assert len(line) < 400
@@ -343,3 +350,54 @@ def test_an_interruption_that_a_destructor_drops_is_not_lost(capsys, monkeypatch
     monkeypatch.setattr("ssmax_eval.terminal.print_table", command)
     found, _, err = call(capsys, "recipes")
     assert (found, err) == (code, "ssmax-eval: interrupted\n")
+
+
+def test_an_interruption_while_options_are_read_is_one_line(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    code, _, err = call(capsys, "recipes")
+    assert (code, err) == (130, "ssmax-eval: interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("made", [SystemError, UserError, OSError])
+def test_an_interruption_of_which_a_library_makes_an_error_is_one_all_the_same(capsys, monkeypatch, number, code, made):
+    def command(*_, **__):
+        try:
+            signal.raise_signal(number)
+            time.sleep(2)
+        except BaseException as error:
+            raise made("a result with an exception set") from error
+
+    monkeypatch.setattr("ssmax_eval.terminal.print_table", command)
+    found, _, err = call(capsys, "recipes")
+    assert (found, err) == (code, "ssmax-eval: interrupted\n")
+
+
+def test_a_stream_that_is_closed_keeps_its_number(tmp_path):
+    """Else rows would be stored under the number to which libraries print."""
+    from ssmax_eval.cli import occupy
+
+    if (child := os.fork()) == 0:
+        for number in range(3):
+            os.close(number)
+        occupy()
+        os._exit(os.open(tmp_path / "rows", os.O_CREAT))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) > 2
+
+
+def test_code_that_ends_the_process_is_told_of(model, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("import sys\n\ndef answer(context, question):\n    sys.exit(3)\n")
+    refused(capsys, "code that was run ended the process (sys.exit(3))", "needle", "--model", "mine.py:answer", *ASKED)
+
+
+def test_what_a_training_that_is_done_left_is_taken_away(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "steps=2", "--set", "text_characters=20000", "--set", "vocabulary=300")
+    asked = ("train", "--recipe", "smoke", *small, "--out", "out")
+    assert call(capsys, *asked)[0] == 0
+    os.makedirs("out/checkpoints/checkpoint-2")  # killed when all else was done
+    assert call(capsys, *asked)[0] == 0
+    assert not os.path.exists("out/checkpoints")
