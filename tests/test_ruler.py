@@ -23,7 +23,9 @@ from ssmax_eval.data.ruler.tasks import COMMON, FWE, TASKS, task_named
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.ruler.credit import share_found
 from ssmax_eval.probes.ruler.probe import RulerProbe, scored
+from ssmax_eval.probes.ruler.sections.scores import SECTION
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.report.context import Context
 
 PROSE = haystack("text", any_script=True)
 LENGTH = 2500
@@ -228,6 +230,26 @@ def test_means_and_effective_lengths():
     assert few["high_beyond"].all()
     with pytest.raises(UserError, match="no column 'prompt_tokens'"):
         statistics.ruler_means(rows.drop(columns="prompt_tokens"))
+
+
+def test_the_page_shows_series_side_by_side():
+    scored = rows_of({("niah_single_1", 1024): [1.0] * 6, ("ruler_vt", 2048): [0.5] * 6})
+    rows = pd.concat([scored, rows_of({("ruler_vt", 2048): [np.nan]}, "n")])
+    found = SECTION.numbers(rows, Context())
+    *tables, said = SECTION.tables(found)
+    assert [table.title for table in tables] == [
+        "RULER: m", "RULER: n", "RULER, mean over tasks", "effective context length of RULER"
+    ]  # fmt: skip
+    assert [*tables[0].lines] == [
+        ["niah_single_1", "1.00", ""],
+        ["ruler_vt", "", "0.50"],
+        ["mean", *tables[0].lines[2][1:]],
+    ]
+    assert tables[0].lines[2][1].startswith("1.00 (0.")
+    assert [*tables[1].lines] == [["ruler_vt", "failed"], ["mean", ""]]
+    assert "13 tasks" in said
+    assert "m scores 1.00 at 1,024 tokens, 0.50 at 2,048" in str(SECTION.lead(found, Context()))
+    assert "<td>failed</td>" in SECTION.page(found, Context())
 
 
 def test_the_intervals_hold_the_mean():

@@ -120,6 +120,7 @@ def once_each(rows: pd.DataFrame) -> pd.DataFrame:
         raise UserError(
             f"statistics.ruler: the rows have no column {missing!r}; give rows of the probe ruler (load_results)"
         )
+    rows = rows.reset_index(drop=True)
     of_ruler = rows["prompt_tokens"].notna() if "probe" not in rows else rows["probe"] == "ruler"
     kept = rows.loc[of_ruler, TOLD].sort_values("credit", na_position="first", kind="stable")  # a score before none
     kept = kept[~kept.duplicated([*BY, "task", "prompt_sha256"], keep="last")].sort_index()
