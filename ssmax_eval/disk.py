@@ -75,9 +75,8 @@ def begun(folder: Path) -> tuple[Path, FileLock]:
     while True:
         own = Path(tempfile.mkdtemp(prefix=HALF, dir=folder))
         lock = FileLock(own / LOCK)
-        with suppress(
-            Timeout, FileNotFoundError
-        ):  # another process sweeps just now, and takes it for one that was left
+        # another process sweeps just now, and takes it for one that was left: it holds it, or has taken it away
+        with suppress(Timeout, FileNotFoundError, FileExistsError):
             lock.acquire(timeout=0)
             if (own / LOCK).exists():
                 return own, lock

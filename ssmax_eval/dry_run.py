@@ -76,14 +76,13 @@ def dry_run_of_all(
 
 def apart(plans: Sequence[PlannedRun]) -> list[dict[str, Any]]:
     """Return for each run those of its parameters in which runs of its probe differ, one level into what holds several."""
-    flat = [
-        {
-            name: value
-            for key, own in plan.probe.parameters().items()
-            for name, value in (own.items() if isinstance(own, dict) else [(key, own)])
-        }
-        for plan in plans
-    ]
+    flat = []
+    for plan in plans:
+        own: dict[str, Any] = {}
+        for key, value in plan.probe.parameters().items():
+            parts = value.items() if isinstance(value, dict) else [(key, value)]
+            own |= {f"{key} {name}" if name in own else name: part for name, part in parts}
+        flat.append(own)
     out = []
     for plan, own in zip(plans, flat, strict=True):
         others = [theirs for theirs, each in zip(flat, plans, strict=True) if each.probe.name == plan.probe.name]

@@ -69,12 +69,10 @@ def headline(
     )
 
 
-def seeds_headline(
-    by_length: pd.DataFrame, compared: pd.DataFrame, baseline: str, train_length: int | None, things: str
-) -> str:
+def seeds_headline(compared: pd.DataFrame, baseline: str, train_length: int | None, things: str) -> str:
     """Return one sentence on what configurations find, the mean over training seeds; "" where none has two seeds in common with another.
 
-    by_length, compared: statistics.over_seeds and compare_seeds of one task. things: what is hidden, in the plural.
+    compared: statistics.compare_seeds of one task. things: what is hidden, in the plural.
     """
     known = compared[compared["seeds"] > 1]
     if known.empty:
@@ -82,19 +80,16 @@ def seeds_headline(
     apart = known[(known["low"] > 0) | (known["high"] < 0)]
     order = (apart if len(apart) else known).assign(size=known["difference"].abs())
     line = order.sort_values(["size", "context_length"], kind="stable").iloc[-1]
-    at = by_length[by_length["context_length"] == line["context_length"]].set_index("configuration")["accuracy"]
+    at = known[known["context_length"] == line["context_length"]].set_index("configuration")["accuracy"]
+    at[baseline] = line["accuracy_baseline"]  # on the seeds that both have
     first, second = [line["configuration"], baseline][:: 1 if line["difference"] >= 0 else -1]
-    alike = order[
-        (order["context_length"] == line["context_length"]) & np.isclose(order["difference"], line["difference"])
-    ]
-    most = line["difference"] >= 0 and at[first] == at.max()
     where_ = prompts_of(int(line["context_length"]), train_length, "they were")
     seeds = f"{line['seeds']} training seeds"
     if len(apart):
         share, other = f"{at[first]:.0%} of the {things} {where_}", f"{second} {at[second]:.0%} (means over {seeds})"
-        if most and len(at) > 2:  # the best of several, and who finds as much
-            who = " and ".join(alike["configuration"])
-            return f"Of {len(at)} configurations {who} find{'s' if len(alike) == 1 else ''} most: {share}; {other}."
+        if len(at) > 2 and np.isclose(at[first], at.max()):  # the best of several, and who finds as much
+            best = [str(name) for name in at.index[np.isclose(at, at.max())]]
+            return f"Of {len(at)} configurations {' and '.join(best)} find{'s' if len(best) == 1 else ''} most: {share}; {other}."
         return f"{first} finds {share}, {other}."
     return (
         f"{seeds[:1].upper()}{seeds[1:]} are too few to say whether {first} finds more than {second}: they find "

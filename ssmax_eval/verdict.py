@@ -122,7 +122,10 @@ def untold(lines: list[dict[str, Any]], baseline: str) -> str:
         f"{enough} trials (--trials {enough})" if line["trials"] else f"{enough} prompts of that length (more --trials)"
     )
     at = f"{line['difference']:+.2f} at {line['context_length']:,} tokens"
-    return f"Too few prompts to say whether it differs from {baseline}: a difference as large as here, {at}, would show with about {how}."
+    return (
+        f"Too few prompts to say whether it differs from {baseline}: a difference as large as here, {at}, would show at best with "
+        f"about {how}."
+    )
 
 
 def able(lines: list[dict[str, Any]]) -> str:

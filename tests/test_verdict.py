@@ -66,8 +66,8 @@ def test_less_is_said_too_and_nothing_where_nothing_was_seen():
     same = words(grid({"base": {256: 9}, "new": {256: 10}}))["new"]
     # one prompt of 20: k of n with n - k the other way; .05 needs 6 that differ, all one way, and at 80% power 157 pairs
     assert same.startswith(
-        "Too few prompts to say whether it differs from base: a difference as large as here, +0.05 at 256 tokens, would show with about "
-        "157 prompts of that length (more --trials). No significant difference at 256 tokens"
+        "Too few prompts to say whether it differs from base: a difference as large as here, +0.05 at 256 tokens, would show at best "
+        "with about 157 prompts of that length (more --trials). No significant difference at 256 tokens"
     )
     equal = words(grid({"base": {256: 9}, "new": {256: 9}}))["new"]
     assert equal.startswith("It finds about as much as base at every length. No significant difference at 256 tokens")
@@ -210,33 +210,25 @@ def test_seeds_and_training_curves_come_from_the_records(tmp_path):
 def test_the_headline_over_seeds_is_of_means_whose_interval_leaves_0_out():
     from ssmax_eval.headline import seeds_headline, seeds_sure
 
-    def line(name, length, difference, low, high):
-        return {
-            "configuration": name,
-            "context_length": length,
-            "difference": difference,
-            "low": low,
-            "high": high,
-            "seeds": 3,
-        }
+    base = {512: 0.9, 1024: 0.2}
 
-    found = [("base", 512, 0.9), ("base", 1024, 0.2), ("new", 512, 1.0), ("new", 1024, 0.8), ("wild", 1024, 0.9)]
-    means = pd.DataFrame(found, columns=["configuration", "context_length", "accuracy"])
+    def line(name, length, difference, low, high):
+        at = {"accuracy": base[length] + difference, "accuracy_baseline": base[length]}  # on the seeds that both have
+        head = {"configuration": name, "context_length": length, "difference": difference}
+        return head | {"low": low, "high": high, "seeds": 3} | at
+
     compared = pd.DataFrame(
         [line("new", 512, 0.1, -0.1, 0.3), line("new", 1024, 0.6, 0.2, 1), line("wild", 1024, 0.7, -0.2, 1)]
     )
-    said = seeds_headline(means, compared, "base", 256, "numbers")
+    said = seeds_headline(compared, "base", 256, "numbers")
     assert said == (
         "new finds 80% of the numbers in prompts 4 times as long as they were trained on (1,024 tokens), base 20% "
         "(means over 3 training seeds)."
     )
-    assert seeds_headline(means, compared.assign(seeds=1), "base", 256, "numbers") == ""
-    twin = means[means["configuration"] == "new"].assign(configuration="twin")
-    both = compared[compared["configuration"] == "new"]
-    known = pd.concat([means[means["configuration"] != "wild"], twin])
-    said = seeds_headline(
-        known, pd.concat([both, both.assign(configuration="twin")], ignore_index=True), "base", 256, "numbers"
-    )
+    assert seeds_headline(compared.assign(seeds=1), "base", 256, "numbers") == ""
+    # who finds as much is named, whatever its interval
+    both = pd.DataFrame([line("new", 1024, 0.6, 0.2, 1), line("twin", 1024, 0.6, -0.2, 1)])
+    said = seeds_headline(both, "base", 256, "numbers")
     assert said.startswith("Of 3 configurations new and twin find most: 80% of the numbers in prompts 4 times")
     first, _ = seeds_sure(compared, "base")
     assert first == (

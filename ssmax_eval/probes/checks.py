@@ -100,7 +100,12 @@ def text_again(haystack: str, sentences: int, rows: Sequence[Fields]) -> str:
 
 def another_language(needle: str, language: str, haystack: str) -> str:
     """Say that a needle is in another language than prose that is made here; nothing where it is not, or where that is unknown."""
-    if haystack not in ("text", "noise", "repeat", "bible") or language.lower().split("-")[0] in ("", "en", "english"):
+    if haystack not in ("text", "noise", "repeat", "bible") or re.split(r"[-_ ]", language.lower())[0] in (
+        "",
+        "en",
+        "eng",
+        "english",
+    ):
         return ""
     return (
         f"needle {needle}: its language is {language}, haystack {haystack} is English, and a sentence of another language stands "

@@ -34,7 +34,8 @@ def compare_seeds(
 ) -> pd.DataFrame:
     """Return a line for each configuration but the baseline and each length: the mean over seeds of the paired difference.
 
-    by: what tells lines apart; () pools all lengths. Models of the same seed are paired, on the prompts they share. difference
+    by: what tells lines apart; () pools all lengths. Models of the same seed are paired, on the prompts they share. accuracy,
+    accuracy_baseline: the means over those seeds, on those prompts. difference
     with its 95% interval low, high as in over_seeds; p: Student's t test over the seeds' differences; NaN with one seed, or
     where the seeds' differences are equal.
     """
@@ -53,11 +54,17 @@ def compare_seeds(
                 continue
             pairs = paired(part[part["series"] == name], part[part["series"] == known[seed]])
             for at, same in pairs.groupby([*by]) if by else [((), pairs)]:
-                difference = float((same["right"] - same["right_baseline"]).mean())
-                head = dict(zip(TASK, task, strict=True)) | {"configuration": configuration}
-                lines.append(head | dict(zip(by, at, strict=True)) | {"difference": difference, "pairs": len(same)})
-    key = [*TASK, "configuration", *by]
-    return with_t(pd.DataFrame(lines, columns=[*key, "difference", "pairs"]), "difference", key, -1.0)
+                head = (
+                    dict(zip(TASK, task, strict=True))
+                    | {"configuration": configuration}
+                    | dict(zip(by, at, strict=True))
+                )
+                own, other = float(same["right"].mean()), float(same["right_baseline"].mean())
+                lines.append(head | {"difference": own - other, "accuracy": own, "accuracy_baseline": other})
+    key, beside = [*TASK, "configuration", *by], ["accuracy", "accuracy_baseline"]
+    found = pd.DataFrame(lines, columns=[*key, "difference", *beside])
+    of_both = found.groupby(key, sort=False)[beside].mean().reset_index()
+    return with_t(found, "difference", key, -1.0).merge(of_both, on=key, how="left")
 
 
 def once(configurations: Configurations) -> Configurations:

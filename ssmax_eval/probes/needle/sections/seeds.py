@@ -14,7 +14,7 @@ from ....report import figures
 from ....report.context import Context
 from ....report.section import Section, by_task
 
-AFTER = re.compile(r" \((\S+?)(?: swapped in)?\)$")
+AFTER = re.compile(r" \((\S+?)( swapped in)?\)$")
 LATE = re.compile(r", (\S+) for the last [\d.]+(?: \(\1\))?")  # of a configuration's name
 
 
@@ -84,14 +84,19 @@ def headline_over_seeds(rows: pd.DataFrame, context: Context, things: str) -> tu
     start = next(iter(names)).partition(", ")[0] + ", "  # the recipe's name, where it tells nothing apart
     if all(name.startswith(start) for name in names):
         known = {series: (name.removeprefix(start), seed) for series, (name, seed) in known.items()}
+    mechanisms = {*rows["attention"].dropna()}
+
+    def after(found: re.Match[str]) -> str:  # other brackets tell of RoPE, dtype, scoring
+        return f" with {found[1]} put in after training" if found[1] in mechanisms else found[0]
+
     known = {
-        series: (AFTER.sub(r" with \1 put in after training", LATE.sub(r" with \1 late in training", name)), seed)
+        series: (AFTER.sub(after, LATE.sub(r" with \1 late in training", name)), seed)
         for series, (name, seed) in known.items()
     }
     baseline = known.get(context.baseline_of(rows), next(iter(known.values())))[0]
     trained = {length for length in context.train_lengths(rows).values() if length}
-    by_length, compared = statistics.over_seeds(rows, known), statistics.compare_seeds(rows, known, baseline)
-    said = seeds_headline(by_length, compared, baseline, trained.pop() if len(trained) == 1 else None, things)
+    compared = statistics.compare_seeds(rows, known, baseline)
+    said = seeds_headline(compared, baseline, trained.pop() if len(trained) == 1 else None, things)
     return (said, seeds_sure(compared, baseline)) if said else None
 
 
