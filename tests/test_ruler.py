@@ -263,7 +263,7 @@ def test_the_intervals_hold_the_mean():
     assert held >= 182  # of 95%, two standard errors below
 
 
-SMALL = ("--tasks", "niah_single_1,fwe", "--context-lengths", "400,480", "--trials", "2")
+SMALL = ("--tasks", "niah_single_1,fwe", "--context-lengths", "720,800", "--trials", "2")
 
 
 def test_the_command_its_rows_its_page_and_again(capsys, checkpoint, tmp_path):
@@ -286,7 +286,7 @@ def test_the_command_its_rows_its_page_and_again(capsys, checkpoint, tmp_path):
     }
     page = next((tmp_path / "reports").glob("ruler-*.html")).read_text()
     assert "<h1>RULER</h1>" in page
-    assert "Over 2 tasks of RULER, tiny-llama scores 0.00 at 400 tokens, 0.00 at 480." in page
+    assert "Over 2 tasks of RULER, tiny-llama scores 0.00 at 720 tokens, 0.00 at 800." in page
     before = next((tmp_path / "ruler").glob("*/rows.jsonl")).read_bytes()
     code, out, _ = call(capsys, *arguments, "--json", "--no-report")
     found = json.loads(out)
@@ -333,3 +333,24 @@ def test_a_function_is_asked_too(tokenizer):
     context, question = seen[0]
     assert context.startswith("Some special magic numbers are hidden")
     assert question.startswith("What are all the special magic numbers for ")
+
+
+def test_a_length_that_some_trial_is_too_long_for_is_refused_before_any(tokenizer):
+    """Trials differ in their sentences and keys: where the check says nothing, each of their prompts can be made."""
+    refused = 0
+    for length in range(150, 400, 10):
+        probe = RulerProbe(("niah_single_2",), (length,), 6, haystack="bible")
+        try:
+            probe.check(None, tokenizer)
+        except UserError as error:
+            assert "give at least" in str(error)
+            refused += 1
+            continue
+        assert {len(probe.prompt(tokenizer, sample).ids) for sample in probe.plan()}
+    assert 0 < refused < 25
+
+
+def test_what_is_never_found_has_no_length_and_no_interval():
+    credits = {("niah_single_1", length): [0.0] * 8 for length in (100, 200, 400)}
+    line = statistics.ruler_lengths(rows_of(credits)).set_index("against").loc["own"]
+    assert np.isnan([line["effective_length"], line["low"], line["high"]]).all()

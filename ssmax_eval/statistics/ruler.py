@@ -94,7 +94,8 @@ def ruler_lengths(rows: pd.DataFrame, share: float = SHARE, threshold: float = T
         }
         for against, rule in rules.items():
             at = int(rule(means[None])[0])
-            low, high = bounds(rule(draws)) if enough else (-1, last)
+            none = against == "own" and at < 0  # of nothing, no share is left to keep
+            low, high = (-1, -1) if none else bounds(rule(draws)) if enough else (-1, last)
             lines.append(
                 {"haystack": haystack, "series": name, "against": against}
                 | {"least": threshold if against == "threshold" else share * means[0]}
@@ -122,6 +123,7 @@ def once_each(rows: pd.DataFrame) -> pd.DataFrame:
         )
     rows = rows.reset_index(drop=True)
     of_ruler = rows["prompt_tokens"].notna() if "probe" not in rows else rows["probe"] == "ruler"
-    kept = rows.loc[of_ruler, TOLD].sort_values("credit", na_position="first", kind="stable")  # a score before none
+    kept = rows.loc[of_ruler, TOLD]
+    kept = kept.loc[kept["credit"].notna().sort_values(kind="stable").index]  # a score before none
     kept = kept[~kept.duplicated([*BY, "task", "prompt_sha256"], keep="last")].sort_index()
     return kept.assign(credit=kept["credit"].astype("float64"))

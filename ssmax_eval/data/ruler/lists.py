@@ -15,7 +15,7 @@ LETTERS = 6  # of a coded word
 TOKENS_A_WORD = 50  # of the prompt, for each coded word there is
 TRIED = 200  # words among which those are looked for that make a prompt's length come out
 TAKEN = 6  # entries at most that others come in the place of, for that
-FEWEST_CODED = 40  # words of a coded text: three of them stand out then
+FEWEST_CODED = 83  # words of a coded text: the first three behind the dots come more often than any other then
 
 
 @cache
@@ -93,7 +93,7 @@ class Frequent:
         rng = draws.rng()
         self.draws = draws
         coded: dict[str, None] = {}
-        while len(coded) < max(5, draws.context_length // TOKENS_A_WORD):
+        while len(coded) < max(6, draws.context_length // TOKENS_A_WORD):
             coded["".join(rng.choices(string.ascii_lowercase, k=LETTERS))] = None
         self.words = [DOTS, *[*coded][1:]]
         self.references = self.words[1:4]
@@ -115,7 +115,9 @@ class Frequent:
     def longer(self, extra: int) -> list[str]:
         """Return dots, and a rare word if need be, of about so many tokens: dots are what the question says to ignore."""
         dots = max(1, self.draws.count(f" {DOTS}"))
-        rare = {self.draws.count(f" {word}"): word for word in self.words[4:]}
+        rare = {
+            self.draws.count(f" {word}"): word for word in self.words[5:]
+        }  # not the fourth, which would come as often as the third
         for many in range(extra // dots, -1, -1):
             rest = extra - many * dots
             if not rest or rest in rare:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -77,13 +78,17 @@ class Draft:
     def tokens(self, size: int) -> int:
         return len(self.written.ids(self.written.said(self.drawn.text(size))))
 
+    @cached_property
+    def shortest(self) -> int:
+        """The tokens of the smallest prompt that this draw can be, with those that its answer may have."""
+        return self.tokens(self.drawn.least) + self.task.to_write
+
     def refuse_short(self) -> None:
         """Raise UserError if the context length cannot hold the smallest prompt and the answer that it may have."""
-        least = self.tokens(self.drawn.least) + self.task.to_write
-        if least > self.context_length:
+        if self.shortest > self.context_length:
             raise UserError(
                 f"context length {self.context_length}: shorter than task {self.task.name} is with this tokenizer, "
-                f"{self.task.to_write} tokens of its answer included; give at least {least}"
+                f"{self.task.to_write} tokens of its answer included; give at least {self.shortest}"
             )
 
 

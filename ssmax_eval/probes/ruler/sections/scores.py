@@ -66,14 +66,14 @@ class Scores(Section[Ruler]):
         }
 
     def lead(self, found: Sequence[Ruler], context: Context) -> Markup:
-        panels = {f"RULER, in {each.haystack}": each.means.rename(columns={"score": "accuracy"}) for each in found}
-        panels = {title: means for title, means in panels.items() if len(means)}
-        if not panels:
+        found = [each for each in found if len(each.means)]  # of none of whose prompts is a score known
+        if not found:
             return Markup("")
+        panels = {f"RULER, in {each.haystack}": each.means.rename(columns={"score": "accuracy"}) for each in found}
         trained = {name: length for each in found for name, length in each.train_lengths.items()}
         figure = context.drawn(figures.found_figure(panels, trained, "mean score over tasks"), "ruler")
         label = "RULER's mean score over tasks by context length, with its 95% interval"
-        return context.lead("RULER", [[in_short(found[0])]], figure=figure, label=label)
+        return context.lead("RULER", [[in_short(each)] for each in found], figure=figure, label=label)
 
 
 SECTION = Scores()
