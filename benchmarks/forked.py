@@ -1,13 +1,13 @@
 """Forked reading against whole reading of the same prompts, taking turns in this process: python benchmarks/forked.py [MODEL ...]
 
-For each model: the share of tokens that are read, the ratio of seconds with its spread over trials, and how far the two ways
-are apart: verdicts that differ, how many of them are near ties, the largest difference of an answer's nll. tiny:FAMILY is a small
-random model of transformers, of which only the equality says anything. `--equality`: 1,000 prompts and more over models of
+For each model: the share of tokens that are read, the ratio of seconds with its spread over trials (on a CPU the processor's own,
+which other work disturbs less), and how far the two ways are apart: verdicts that differ, how many of them are near ties, the
+largest difference of an answer's nll. tiny:FAMILY is a small random model of transformers, of which only the equality says
+anything. `--equality`: 1,000 prompts and more over models of
 different kinds (EQUALITY), in float32, and a part of them in bfloat16; MODEL names some of them.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from memory import clock
 
 from ssmax_eval import load_model
 from ssmax_eval.data.needles import Needle
@@ -59,13 +60,18 @@ EQUALITY: dict[str, tuple[tuple[int, ...], int]] = {
 
 @dataclass
 class Found:
-    """What both ways came to. tokens, seconds: forked, and whole. unlike: answers, of which ties are near ties."""
+    """What both ways came to.
+
+    tokens, seconds: forked, and whole. unlike: verdicts, of which ties are near ties. others: wrong answers of other tokens. apart: the
+    largest difference of an answer's nll.
+    """
 
     prompts: int
     tokens: tuple[int, int]
     seconds: list[tuple[float, float]]
     unlike: int
     ties: int
+    others: int
     apart: float
 
     def __str__(self) -> str:
@@ -74,7 +80,8 @@ class Found:
         return (
             f"{self.prompts} prompts; tokens {self.tokens[0] / self.tokens[1]:.3f}; seconds {one:.1f} of {other:.1f}, "
             f"{one / other:.3f}, by trial {ratios[0]:.3f} to {ratios[-1]:.3f}, median {median(ratios):.3f}; "
-            f"answers unlike {self.unlike} ({self.ties} of them near ties); nll apart at most {self.apart:.2g}"
+            f"verdicts unlike {self.unlike} ({self.ties} of them near ties), other wrong answers {self.others}; "
+            f"nll apart at most {self.apart:.2g}"
         )
 
 
@@ -97,11 +104,11 @@ def opened(reference: str, dtype: str) -> tuple[Any, Any]:
 
 
 def timed(call: Callable[[], list[Score]]) -> tuple[float, list[Score]]:
-    start = time.perf_counter()
+    start = clock()
     found = call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start, found
+    return clock() - start, found
 
 
 def forked(reader: TransformersReader, whole: InMemory, prompts: list[Prompt]) -> list[Score]:
@@ -138,7 +145,7 @@ def measure(reference: str, lengths: tuple[int, ...], trials: int, dtype: str) -
             print(f"{name}: read whole: {why}", flush=True)
             return None
         whole = reader.in_memory(masses_of(reader) if given.masses else reader.answers, False)
-        found = Found(0, (0, 0), [], 0, 0, 0.0)
+        found = Found(0, (0, 0), [], 0, 0, 0, 0.0)
         for trial in range(given.first, given.first + trials):
             prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
             calls = [partial(forked, reader, whole, prompts), partial(one_by_one, model, whole, prompts)]
@@ -153,9 +160,11 @@ def measure(reference: str, lengths: tuple[int, ...], trials: int, dtype: str) -
             found.prompts += len(prompts)
             for one, other in zip(read[0][1], read[1][1], strict=True):
                 found.apart = max(found.apart, abs(one["answer_nll"] - other["answer_nll"]))
-                if one["predicted_tokens"] != other["predicted_tokens"] or one["correct"] != other["correct"]:
+                if one["correct"] != other["correct"]:
                     found.unlike += 1
                     found.ties += min(abs(one["margin"]), abs(other["margin"])) < TIE[model.dtype]
+                else:
+                    found.others += one["predicted_tokens"] != other["predicted_tokens"]
     print(f"{name}: {found}", flush=True)
     return found
 
@@ -170,8 +179,9 @@ def equality(models: list[str]) -> None:
                 found.append(measure(reference, lengths, asked, dtype))
         told = [each for each in found if each is not None]
         print(
-            f"all ({dtype}): {sum(each.prompts for each in told)} prompts of {len(told)} models; answers unlike "
-            f"{sum(each.unlike for each in told)} ({sum(each.ties for each in told)} of them near ties); nll apart at most "
+            f"all ({dtype}): {sum(each.prompts for each in told)} prompts of {len(told)} models; verdicts unlike "
+            f"{sum(each.unlike for each in told)} ({sum(each.ties for each in told)} of them near ties), other wrong answers "
+            f"{sum(each.others for each in told)}; nll apart at most "
             f"{max((each.apart for each in told), default=0.0):.2g}; {len(found) - len(told)} read whole",
             flush=True,
         )

@@ -2,15 +2,15 @@
 
 The same model, lengths, depths and prompts for all, taking turns in this process. lm-eval's own model type writes 128 tokens after
 each prompt, as its niah tasks do, and scores the same answers by log-likelihood. Ours reads each prompt whole; reads what the
-prompts of a trial share once; and asks only where it tells (`ssmax-eval reach`), until its interval is no wider than the grid's or
-the precision is reached. Printed: seconds with their spread, tokens and peak memory, each as a multiple of reach's; the effective
-length by each way; and how much of the machine's matrix products a forward makes use of.
+prompts of a trial share once; asks for a fact at every depth of one haystack, read once (`--task multikey --ask all`, a harder task:
+the facts distract from each other); and asks only where it tells (`ssmax-eval reach`), until the precision is reached.
+Printed: seconds with their spread (on a CPU the processor's own), tokens and peak memory, each as a multiple of reach's; the
+effective length by each way; and how much of the machine's matrix products a forward makes use of.
 """
 
 import argparse
 import logging
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,13 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from forward import print_share
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from memory import measured
+from memory import clock, measured
 
 from ssmax_eval import load_model, load_results, statistics
+from ssmax_eval.data.needles import Needle
 from ssmax_eval.harness.documents import needle_document
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.needle.branches import latest
@@ -33,15 +35,15 @@ from ssmax_eval.readers.forked import tokens_of, walks
 from ssmax_eval.run import run_probes
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.reach import Asked, in_tokens, reach
-from ssmax_eval.training.throughput import flops_per_token, matmul_rate
 
 WRITTEN = 128  # tokens, by lm-eval's niah tasks
 GREEDY = {"do_sample": False, "temperature": 0.0, "until": [], "max_gen_toks": WRITTEN}
-NIAH, LIKELIHOOD, WHOLE, GRID, REACH = (
+NIAH, LIKELIHOOD, WHOLE, GRID, ALL, REACH = (
     f"lm-eval, writing {WRITTEN} tokens as niah does",
     "lm-eval, log-likelihood",
     "our grid, each prompt whole",
     "our grid",
+    "our grid, all questions of one haystack",
     "reach",
 )
 
@@ -69,19 +71,11 @@ def ways(model: Any, tokenizer: Any, probe: NeedleProbe, precision: float) -> di
     stock = HFLM(pretrained=model, tokenizer=tokenizer, max_length=max(lengths) + WRITTEN, batch_size=1)
     docs = [needle_document(tokenizer, probe, sample) for sample in probe.plan()]
     inputs = sum(doc["context_length"] - 1 for doc in docs)
-    by_trial = [
-        [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
-        for trial in range(probe.trials)
-    ]
-    forked = sum(
-        tokens_of(walk, prompts)
-        for prompts in by_trial
-        for walk in walks(prompts, [latest(each, False) for each in prompts])
-    )
+    grid = (probe.context_lengths, probe.depth_percents, probe.trials)
+    every = NeedleProbe(*grid, Needle("multikey", ask="all"))
 
-    def run(kind: type[NeedleProbe], tokens: int) -> Told:
+    def run(own: NeedleProbe, tokens: int) -> Told:
         with tempfile.TemporaryDirectory() as place:
-            own = kind(probe.context_lengths, probe.depth_percents, probe.trials)
             rows = load_results(*run_probes([own], models, [Setting()], RunOptions(output_path=Path(place))))
         return told(rows, tokens)
 
@@ -117,10 +111,24 @@ def ways(model: Any, tokenizer: Any, probe: NeedleProbe, precision: float) -> di
     return {
         NIAH: niah,
         LIKELIHOOD: likelihood,
-        WHOLE: partial(run, WholeProbe, inputs),
-        GRID: partial(run, NeedleProbe, forked),
+        WHOLE: partial(run, WholeProbe(*grid), inputs),
+        GRID: partial(run, probe, forked_tokens(tokenizer, probe)),
+        ALL: partial(run, every, forked_tokens(tokenizer, every)),
         REACH: reached,
     }
+
+
+def forked_tokens(tokenizer: Any, probe: NeedleProbe) -> int:
+    """Return how many tokens are read of a grid's prompts, what those of a trial share once."""
+    by_trial = [
+        [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
+        for trial in range(probe.trials)
+    ]
+    return sum(
+        tokens_of(walk, prompts)
+        for prompts in by_trial
+        for walk in walks(prompts, [latest(each, False) for each in prompts])
+    )
 
 
 def told(rows: pd.DataFrame, tokens: int) -> Told:
@@ -148,11 +156,14 @@ def measure(reference: str, given: argparse.Namespace) -> None:
     said: dict[str, Told] = {}
 
     def ask(name: str) -> None:
+        start = clock()
         said[name] = calls[name]()
+        taken[name].append((clock() - start, 0.0))
 
     for turn in range(given.repeats):
         for name in [*calls][:: 1 if turn % 2 == 0 else -1]:
-            taken[name].append(measured(partial(ask, name)))
+            _, mib = measured(partial(ask, name))
+            taken[name][-1] = taken[name][-1][0], mib
     base = [seconds for seconds, _ in taken[REACH]]
     for name, each in taken.items():
         seconds = [one for one, _ in each]
@@ -165,27 +176,6 @@ def measure(reference: str, given: argparse.Namespace) -> None:
         )
     shares = pd.DataFrame({name: each.found for name, each in said.items() if each.found is not None})
     print(shares.T.round(3).to_string(), flush=True)
-
-
-def print_share(model: Any) -> None:
-    """Print how much of the rate of one large matrix product a forward reaches; only the last row's logits are made."""
-    most = matmul_rate(model.device, model.dtype)
-    head = 2 * model.get_output_embeddings().weight.numel()
-    for length in (1024, 2048):
-        ids = torch.randint(10, 300, (1, length), device=model.device)
-        seconds = []
-        with torch.inference_mode():
-            for _ in range(4):
-                start = time.perf_counter()
-                model(ids, use_cache=False, logits_to_keep=1)
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds.append(time.perf_counter() - start)
-        rate = length * (flops_per_token(model, length) / 3 - head) / min(seconds[1:])
-        print(
-            f"  a forward of {length:,} tokens: {rate / 1e9:,.0f} of {most / 1e9:,.0f} GFLOP/s, {rate / most:.0%}",
-            flush=True,
-        )
 
 
 def main() -> None:
