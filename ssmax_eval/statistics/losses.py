@@ -17,12 +17,10 @@ ITSELF = "itself"  # as the rows have it: each model says for itself which token
 def loss_by_position(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per series and position bin: loss (nats a token, all nats over all tokens), its interval, documents, failed.
 
-    low and high bound the 95% interval of the mean over documents (Student's t, cut at 0, below which no loss is): tokens of one
-    document are not independent.
+    low and high bound the 95% interval of the mean over documents (Student's t): tokens of one document are not independent.
     """
     part = _of_measure(rows, "position")
-    found = _over_documents(part, part["nll_sum"], [*TEXT, "series", "position_start", "position_end"], "loss")
-    return found.assign(low=found["low"].clip(lower=0.0))
+    return _over_documents(part, part["nll_sum"], [*TEXT, "series", "position_start", "position_end"], "loss")
 
 
 @on_documents

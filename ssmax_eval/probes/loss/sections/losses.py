@@ -108,7 +108,10 @@ def in_short(curve: pd.DataFrame, text: str) -> str:
 
 def section(found: Losses, context: Context) -> dict[str, Any]:
     """Return what the template shows of one text at one length."""
-    rows, curve, gain = found.rows, found.curve, found.gain
+    rows, gain = found.rows, found.gain
+    curve = found.curve.assign(
+        low=found.curve["low"].clip(lower=0.0)
+    )  # of few documents it would say that a loss can be below 0
     series = rows["series"].unique().tolist()
     figure = figures.loss_figure(curve, gain, context.train_lengths(rows))
     return {
