@@ -20,7 +20,7 @@ import ssmax_eval
 from ssmax_eval import Mechanism, register
 from ssmax_eval.disk import json_in, json_of
 from ssmax_eval.errors import UserError
-from ssmax_eval.mechanisms.registry import MECHANISMS
+from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.spelling import told
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import resolve
@@ -218,7 +218,7 @@ def test_a_tokenizers_code_is_told_of_before_another_takes_its_place(model, caps
 @pytest.fixture
 def own():
     """Return what makes a mechanism of a test's own, whose name is free again afterwards."""
-    before = dict(MECHANISMS)
+    before = mechanisms()  # all of ours: what is imported once would not come again
 
     def make(begins=None, **parts):
         def __init__(self, layer):
