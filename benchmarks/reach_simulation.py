@@ -66,6 +66,12 @@ def two_steps(rng) -> Chance:
     return lambda lengths, depths: level * (one(lengths, depths) + two(lengths, depths))
 
 
+def straight(rng) -> Chance:
+    """Falls slowly along a straight line, from a corner on: of no form that the prior knows."""
+    level, corner, slope = rng.uniform(0.85, 1), rng.uniform(0, 2.5), rng.uniform(0.12, 0.35)
+    return lambda lengths, depths: level * np.clip(1 - slope * np.maximum(octaves(lengths) - corner, 0), 0, 1)
+
+
 def dip(rng) -> Chance:
     """Loses up to half over an octave or less, comes back, and falls later."""
     fall, deep, wide = rng.uniform(2.2, 3.8), rng.uniform(0.1, 0.5), rng.uniform(0.15, 0.4)
@@ -86,7 +92,7 @@ def weak(rng) -> Chance:
     return logistic(rng.uniform(0.4, 0.75), rng.uniform(1, 3.8), rng.uniform(0.05, 0.3))
 
 
-STRATA = {each.__name__: each for each in (steep, flat, by_depth, two_steps, dip, censored, weak)}
+STRATA = {each.__name__: each for each in (steep, flat, by_depth, two_steps, straight, dip, censored, weak)}
 
 
 def stored(path: Path) -> dict[str, tuple[Chance, tuple[float, ...], int, int]]:

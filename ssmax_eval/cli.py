@@ -88,6 +88,7 @@ SHARED = (
     "run",
     "train",
     "lm-eval",
+    "reach",
 )  # commands that several processes share; any other is the first one's alone
 
 

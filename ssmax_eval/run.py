@@ -45,12 +45,14 @@ def run_probes(
     models: str | Sequence[Any] | dict[str, Any] | Loaded,
     settings: Sequence[Setting] = AS_TRAINED,
     options: RunOptions | None = None,
+    readers: dict[str, Reader] | None = None,
 ) -> list[Run]:
     """Run probes on every model in every setting; finished runs are left alone, started ones finished.
 
     Runs of a model or a mechanism whose code cannot be told (Subject.not_resumable) start over. A model is loaded once, and
-    checked for all probes before any runs. The processes of one launch share the batches. Returns the runs, a model's settings
-    in their order, each with every probe. Raises UserError.
+    checked for all probes before any runs. The processes of one launch share the batches. readers: of models that are loaded
+    already, by fingerprint; those that are loaded here are put there. Returns the runs, a model's settings in their order, each
+    with every probe. Raises UserError.
     """
     options = options or RunOptions()
     if options.device_map is None:
@@ -71,7 +73,10 @@ def run_probes(
                 i for i, plan in enumerate(own) if how[i].fresh or not plan.run.is_scored(plan.probe.rows_planned())
             ]
             if missing := processes.same(left):
-                reader = open_reader(each, options)
+                reader = readers.get(each.fingerprint) if readers is not None else None
+                reader = reader or open_reader(each, options)
+                if readers is not None:
+                    readers[each.fingerprint] = reader
                 for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
                     probe.check(reader.model, reader.tokenizer)
                 if reader.model is not None and processes.is_first:

@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom
+from scipy.stats import binom
 from test_cli import call
 
 from ssmax_eval import UserError
 from ssmax_eval.results import load_results
-from ssmax_eval.statistics import crossing as chain
+from ssmax_eval.statistics import cells, curves
 from ssmax_eval.statistics.crossing import Ladder, crossing
 from ssmax_eval.studies.reach import Asked, fixed_grid, narrowing, scan, settled
 
@@ -39,31 +39,56 @@ def test_a_ladder_is_even_and_fine_enough():
     assert lengths[0] == 256
     assert lengths[-1] == 4096
     assert (lengths[1:] / lengths[:-1]).max() <= 1.25 * 1.01
-    assert Ladder(256, 4096, DEPTHS, 2.0).lengths == (256, 512, 1024, 2048, 4096)
+    assert Ladder(256, 4096, DEPTHS, 2.0).lengths[::2] == (256, 512, 1024, 2048, 4096)  # a step is half the precision
+    assert len(Ladder(256, 131072, DEPTHS, 1.2).lengths) == 36  # of many, one
+    assert Ladder(256, 4096, DEPTHS, 2.0, kept=3).lengths == (256, 362, 512)
 
 
-def test_a_posterior_on_two_lengths_is_bayes_theorem():
+def test_posteriors_on_two_lengths_are_bayes_theorem():
     """One depth, two lengths: all curves can be written down, and their chances summed by hand."""
-    ladder = Ladder(100, 125, (50.0,), 1.25)
-    assert ladder.lengths == (100, 125)
     counts = np.array([[[9.0], [4.0]], [[10.0], [8.0]]])
-    states, kernel = chain.states(), chain.kernel(ladder.octaves)
-    accuracy = states.accuracy.reshape(chain.LEVELS, -1)
-    weights = np.zeros_like(accuracy)
-    for level in range(chain.LEVELS):
-        for share in range(accuracy.shape[1]):
-            own, then = (
-                betabinom.pmf(right, n, chain.SCATTER * p, chain.SCATTER * (1 - p))
-                for (right, n), p in zip(((9, 10), (4, 8)), (accuracy[level, -1], accuracy[level, share]), strict=True)
-            )
-            weights[level, share] = kernel[-1, share] * own * then
+    likely = cells.likelihoods(counts, cells.answers(cells.MEANS, np.zeros(1)))
+    octaves, grid = math.log2(1.25), curves.levels()
+    step = curves.kernel(octaves)
+
+    def told(accuracy):  # likelihoods are tabulated
+        return cells.MEANS[cells.bins(np.clip(accuracy, cells.LEAST, 1 - cells.LEAST))]
+
+    def likelihood(place, accuracy):
+        (right,), (asked,) = counts[:, place]
+        return binom.pmf(right, asked, told(accuracy)) ** cells.worth(counts[1])[place]
+
+    own = grid.weight * likelihood(0, grid.each)
+    weights = own[:, None] * step[-1] * likelihood(1, np.outer(grid.each, curves.SHARES))
     weights /= weights.sum()
-    found = crossing(ladder, counts)
-    assert found.chance == pytest.approx([weights[:, ~states.holds].sum(), weights[:, states.holds].sum()], abs=1e-4)
-    assert found.accuracy == pytest.approx([weights.sum(1) @ accuracy[:, -1], (weights * accuracy).sum()], abs=1e-4)
+    found = curves.AnyShape(octaves, likely, grid).posterior
+    assert found.chance == pytest.approx([weights[:, ~curves.HOLDS].sum(), weights[:, curves.HOLDS].sum()], abs=1e-4)
+    assert found.accuracy @ cells.MEANS == pytest.approx(
+        [weights.sum(1) @ told(grid.each), (weights * told(np.outer(grid.each, curves.SHARES))).sum()], abs=1e-4
+    )
+    shares, longest = curves.smooth((100, 125))
+    weights = own[:, None] * likelihood(1, np.outer(grid.each, shares[1]))
+    weights /= weights.sum()
+    found = curves.Smooth((100, 125), likely, grid).posterior
+    assert found.chance == pytest.approx([weights[:, longest == place].sum() for place in (0, 1)], abs=1e-4)
+    assert (shares[0] == 1).all()
+    assert ((shares[1] >= 0.85) == (longest == 1)).all()
 
 
-def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean():
+def test_prompts_of_a_length_count_as_fewer_where_depths_are_asked_unevenly():
+    even, uneven = np.full(10, 30.0), np.array([300.0] + [0.0] * 9)
+    assert cells.worth(even) == pytest.approx(1 / cells.TOGETHER)
+    # of one depth alone they tell no more than its distance from the mean lets them: about SCATTER of ten ninths
+    assert 300 * cells.worth(uneven) < (cells.SCATTER + 1) * 10 / 9
+    more = cells.gain(np.array([uneven, even]))
+    assert more[0].argmin() == 0
+    assert more[1] == pytest.approx(301 * cells.worth(even + np.eye(10)[0]) - 300 * cells.worth(even))
+    assert 0.9 / cells.TOGETHER < more[1, 0] < 1 / cells.TOGETHER
+
+
+def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean(monkeypatch):
+    monkeypatch.setattr(cells, "TOGETHER", 1.0)  # of prompts that stand alone, on one grid
+    monkeypatch.setattr(curves.Levels, "closer", lambda self, chance: self)
     ladder = Ladder(100, 200, (50.0,), 1.25)
     counts = ladder.nothing()
     counts[:, 0, 0], counts[:, -1, 0] = (5, 6), (2, 6)
@@ -72,7 +97,7 @@ def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean():
     def entropy(chance):
         return -(chance * np.log(np.maximum(chance, 1e-300))).sum()
 
-    for place in (0, 2):
+    for place in (0, 2, 8):
         right, wrong = counts.copy(), counts.copy()
         right[:, place], wrong[1, place] = right[:, place] + 1, wrong[1, place] + 1
         after = [crossing(ladder, each) for each in (right, wrong)]
@@ -80,23 +105,23 @@ def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean():
             0
         ]  # the posterior is the mean of those to come
         told = entropy(found.chance) - sum(p * entropy(each.chance) for p, each in zip(likely, after, strict=True))
-        assert likely.sum() == pytest.approx(1, abs=0.02)
-        assert found.information[place, 0] == pytest.approx(told, rel=0.1, abs=1e-4)
+        assert likely.sum() == pytest.approx(1, abs=1e-5)
+        assert found.information[place, 0] == pytest.approx(told, rel=1e-4)
 
 
 def test_a_kernel_is_of_chances_whatever_the_step():
     for octaves in (0.1, 0.5, 2.0):
-        assert chain.kernel(octaves).sum(1) == pytest.approx(1, abs=1e-5)
+        assert curves.kernel(octaves).sum(1) == pytest.approx(1, abs=1e-5)
     # two half steps are a step, but for the width of the grid's cells
-    holds = chain.states().holds
-    once, twice = chain.kernel(1.0)[-1], (chain.kernel(0.5) @ chain.kernel(0.5))[-1]
+    holds = curves.HOLDS
+    once, twice = curves.kernel(1.0)[-1], (curves.kernel(0.5) @ curves.kernel(0.5))[-1]
     assert once[holds].sum() == pytest.approx(twice[holds].sum(), abs=0.02)
 
 
 def test_depths_effects_keep_the_mean():
     effects = np.array([-3.0, 0.5, 4.0])
     mean = np.array([0.1, 0.5, 0.9])
-    assert chain.answers(chain.by_depth(mean, effects)).mean(0) == pytest.approx(mean, abs=2e-3)
+    assert cells.answers(mean, effects).mean(0) == pytest.approx(mean, abs=2e-3)
 
 
 def test_rounds_narrow_to_the_truth_and_rows_alone_decide_them():
@@ -140,6 +165,21 @@ def test_two_series_stop_when_the_difference_is_known_or_too_small():
     assert settled((0.7, 1.4), 1.5)
     assert not settled((0.5, 1.4), 1.5)
     assert not settled((0.0, math.inf), 1.5)
+
+
+def test_lengths_that_do_not_fit_into_memory_are_left_out():
+    holds = answering(LADDER, lambda *_: 0.98)
+    lengths = LADDER.lengths
+
+    def ask(name, cell, visit):
+        return holds(name, cell, visit) * (lengths[cell[0]] < 2000)
+
+    *_, end = narrowing(LADDER, ["m"], ask, 10**6, 1.5)
+    found = end.crossings["m"]
+    assert max(found.ladder.lengths) < 2000
+    assert math.isinf(found.interval[1])
+    assert found.precise
+    assert end.tokens["m"] == (end.counts["m"][1].sum(1) * found.ladder.lengths).sum()
 
 
 OPTIONS = ("--context-lengths", "96,192", "--depth-percents", "0,100", "--task", "single", "--device", "cpu")

@@ -19,18 +19,24 @@ from ..probes import PROBES
 from ..probes.by_model import default_lengths, default_task
 from ..probes.defaults import DEPTH_PERCENTS
 from ..probes.needle.options import NeedleOptions
+from ..processes import together
+from ..readers.reader import Reader
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
-from ..statistics.crossing import Counts, Crossing, Ladder, crossing
+from ..statistics.cells import Counts
+from ..statistics.crossing import FINE, Crossing, Ladder, crossing
 from ..store import Run
 
 log = logging.getLogger(__name__)
-ROUND = (4, 2)  # depths and trials of a round, at one length
+ROUND = (4, 2)  # depths and, at least, trials of a round, at one length
+GROWTH = 0.05  # of what was read of the series before: a round's tokens, where that is more
 SCAN = 3  # depths of the first rounds, which ask each octave, so that what a dip hides is seen
 LIMIT = 4000  # tokens that are read at most, in shortest lengths, for each series
 TRIALS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of fixed grids that are compared with
 MOST_PRECISE = 1.05
+SHORT = 1  # places of the ladder without which there is nothing to look for
+OUT_OF_MEMORY = "out of memory"  # as rows say it
 Cell = tuple[int, tuple[int, ...], int]  # place of the length, places of the depths, trials
 Ask = Callable[
     [str, Cell, int], Counts
@@ -58,22 +64,30 @@ class Narrowed:
 def narrowing(ladder: Ladder, series: Sequence[str], ask: Ask, limit_tokens: int, band: float) -> Iterator[Narrowed]:
     """Yield what is known after each round, the first after the scan, until it is enough or the next round would pass the limit.
 
-    The series that is known least precisely is asked next. Everything is decided by the rows before.
+    The series that is known least precisely is asked next. Everything is decided by the rows before. A length of which `ask`
+    gives no prompt does not fit into memory: the ladder of its series ends below it.
     """
+    ladders = dict.fromkeys(series, ladder)
     counts = {name: ladder.nothing() for name in series}
-    visits: dict[tuple[str, int, tuple[int, ...]], int] = {}
+    visits: dict[tuple[str, Cell], int] = {}
     tokens = dict.fromkeys(series, 0)
 
     def read(name: str, cell: Cell) -> None:
-        place, depths, trials = cell
-        visit = visits[name, place, depths] = visits.get((name, place, depths), -1) + 1
-        counts[name][:, place, list(depths)] += ask(name, cell, visit)
-        tokens[name] += ladder.lengths[place] * len(depths) * trials
+        place, depths, _ = cell
+        visit = visits[name, cell] = visits.get((name, cell), -1) + 1
+        found = ask(name, cell, visit)
+        if not found[1].any():  # and nothing longer will fit
+            ladders[name] = replace(ladder, kept=place)
+            counts[name] = counts[name][:, :place]
+            return
+        counts[name][:, place, list(depths)] += found
+        tokens[name] += ladder.lengths[place] * int(found[1].sum())
 
     for name in series:
         for cell in scan(ladder):
-            read(name, cell)
-    known = {name: crossing(ladder, counts[name]) for name in series}
+            if cell[0] < len(ladders[name].lengths):
+                read(name, cell)
+    known = {name: crossing(ladders[name], counts[name]) for name in series}
     while True:
         yield Narrowed(dict(known), dict(tokens), {name: each.copy() for name, each in counts.items()})
         left = [name for name in series if not (known[name].precise or known[name].finds_nothing)]
@@ -81,10 +95,12 @@ def narrowing(ladder: Ladder, series: Sequence[str], ask: Ask, limit_tokens: int
             return
         name = max(left, key=lambda each: round(known[each].spread, 6))
         place, depths = known[name].next_cells(ROUND[0])
-        if sum(tokens.values()) + ROUND[1] * len(depths) * ladder.lengths[place] > limit_tokens:
+        one = len(depths) * ladder.lengths[place]  # tokens of a trial
+        trials = max(ROUND[1], int(GROWTH * tokens[name] / one))
+        if sum(tokens.values()) + trials * one > limit_tokens:
             return
-        read(name, (place, depths, ROUND[1]))
-        known[name] = crossing(ladder, counts[name])
+        read(name, (place, depths, trials))
+        known[name] = crossing(ladders[name], counts[name])
 
 
 def settled(ratio: tuple[float, float], band: float) -> bool:
@@ -96,10 +112,10 @@ def settled(ratio: tuple[float, float], band: float) -> bool:
 def fixed_grid(found: Crossing) -> tuple[int, int] | None:
     """Return tokens and trials of the cheapest fixed grid that would be as precise as this if each cell came out as expected.
 
-    Of lengths a step or two of the ladder apart, all depths; None where not even the most trials are enough.
+    Of lengths one, two or four steps of the ladder apart, all depths; None where not even the most trials are enough.
     """
     ladder, grids = found.ladder, []
-    for every in (1, 2):
+    for every in (1, FINE, 2 * FINE):
         places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
         for trials in TRIALS:
             counts = ladder.nothing()
@@ -183,7 +199,7 @@ class Asked:
         place, depths, trials = cell
         length, percents = self.ladder.lengths[place], tuple(self.ladder.depths[depth] for depth in depths)
         longest = self.ladder.longest  # which a mechanism is put on layers for, so that rows of another one are others
-        digest = hashlib.sha256(f"{self.seed}/reach/{longest}/{length}/{percents}/{visit}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/reach/{longest}/{length}/{percents}/{trials}/{visit}".encode()).digest()
         return NeedleOptions(
             context_lengths=(length,),
             depth_percents=percents,
@@ -218,6 +234,7 @@ class Reached:
 def reach(asked: Asked, options: RunOptions) -> Reached:
     """Read prompts in rounds until the effective lengths are as precise as asked; a stopped study goes on. Raises UserError."""
     runs: list[Run] = []
+    readers: dict[str, Reader] = {}  # a model is loaded once
     series, options = asked.series, replace(options, reaches=asked.ladder.longest)
     log.warning(
         "ssmax-eval: cost: %d series, at most %s tokens in all, %s in the longest; fewer where less tells enough",
@@ -226,27 +243,44 @@ def reach(asked: Asked, options: RunOptions) -> Reached:
         f"{asked.ladder.longest:,}",
     )
 
-    def ask(name: str, cell: Cell, visit: int) -> Counts:
-        label, model, setting = series[name]
-        grid = asked.cell(cell, visit)
-        with unsaid():
-            (run,) = run_probes([PROBES["needle"].make({label: model}, grid)], {label: model}, [setting], options)
-        runs.append(run)
-        rows = tables([run])
-        known = rows[rows["correct"].notna()]
-        if known.empty:
-            raise UserError(f"reach: no prompt of {grid.context_lengths} tokens has a score ({rows['error'].iloc[0]})")
-        by_depth = known.groupby("depth_percent")["correct"]
-        at = [asked.ladder.depths[depth] for depth in cell[1]]
-        sums, sizes = by_depth.sum().astype(float), by_depth.size()
-        return np.array([sums.reindex(at, fill_value=0.0), sizes.reindex(at, fill_value=0)], float)
+    with together(options.output_path) as processes:
 
-    rounds = []
-    for known in narrowing(asked.ladder, [*series], ask, asked.most_tokens, asked.band):
-        rounds.append(known)
-        log.warning("ssmax-eval: reach: %s", "; ".join(f"{name} {in_tokens(each)}" for name, each in known.crossings.items())
-                    + f"; {sum(known.tokens.values()):,} tokens read")  # fmt: skip
+        def ask(name: str, cell: Cell, visit: int) -> Counts:
+            label, model, setting = series[name]
+            grid = asked.cell(cell, visit)
+            with unsaid():
+                (run,) = run_probes(
+                    [PROBES["needle"].make({label: model}, grid)], {label: model}, [setting], options, readers
+                )
+            runs.append(run)
+            # the first process has all rows; the others may be ahead of it
+            found = processes.same(counted(run, asked.ladder, cell).tolist() if processes.is_first else None)
+            return np.array(found)
+
+        rounds = []
+        for known in narrowing(asked.ladder, [*series], ask, asked.most_tokens, asked.band):
+            rounds.append(known)
+            log.warning("ssmax-eval: reach: %s", "; ".join(f"{name} {in_tokens(each)}" for name, each in known.crossings.items())
+                        + f"; {sum(known.tokens.values()):,} tokens read")  # fmt: skip
     return Reached(asked, rounds, runs)
+
+
+def counted(run: Run, ladder: Ladder, cell: Cell) -> Counts:
+    """Return right answers and prompts of a round by depth, no prompts where they do not fit into memory. Raises UserError."""
+    place, depths, _ = cell
+    rows = tables([run])
+    known = rows[rows["correct"].notna()]
+    length, error = ladder.lengths[place], rows["error"].iloc[0]
+    if known.empty and (place <= SHORT or error != OUT_OF_MEMORY):
+        raise UserError(f"reach: no prompt of {length} tokens has a score ({error})")
+    if known.empty:
+        log.warning(
+            "ssmax-eval: note: reach: %s tokens do not fit into memory; shorter prompts are read", f"{length:,}"
+        )
+    by_depth = known.groupby("depth_percent")["correct"]
+    at = [ladder.depths[depth] for depth in depths]
+    sums, sizes = by_depth.sum().astype(float), by_depth.size()
+    return np.array([sums.reindex(at, fill_value=0.0), sizes.reindex(at, fill_value=0)], float)
 
 
 @contextmanager
@@ -269,7 +303,7 @@ def in_tokens(found: Crossing) -> str:
     if found.finds_nothing:
         return "finds next to nothing at the shortest length"
     low, high = found.interval
-    longest = found.ladder.longest
+    longest = found.ladder.lengths[-1]
     if high > longest:
         return f"at least {low:,.0f}" + (f" (≥ {longest:,} is possible)" if low < longest else "")
     return f"{found.effective_length:,.0f} ({low:,.0f} to {high:,.0f})"

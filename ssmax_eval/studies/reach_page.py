@@ -81,7 +81,7 @@ def told(reached: Reached) -> Told:
         known = not found.finds_nothing
         lines.append(
             {"series": name, "effective_length": found.effective_length if known else math.nan}
-            | {"low": low if known else math.nan, "high": high if known else math.nan, "beyond": high > asked.ladder.longest}
+            | {"low": low if known else math.nan, "high": high if known else math.nan, "beyond": high > found.ladder.lengths[-1]}
             | {"precise": found.precise, "found_at_shortest": float(found.accuracy[0])}
             | {"prompts": int(end.counts[name][1].sum()), "tokens": end.tokens[name]}
             | {"grid_tokens": grid[0] if grid else math.nan, "grid_trials": grid[1] if grid else math.nan}
@@ -89,7 +89,7 @@ def told(reached: Reached) -> Told:
         right, prompts = end.counts[name].sum(2)
         accuracy.append(
             pd.DataFrame(
-                {"series": name, "context_length": asked.ladder.lengths, "accuracy": found.accuracy, "low": found.low}
+                {"series": name, "context_length": found.ladder.lengths, "accuracy": found.accuracy, "low": found.low}
                 | {"high": found.high, "seen": right / pd.Series(prompts).replace(0, math.nan), "prompts": prompts.astype(int)}
             )
         )  # fmt: skip
