@@ -10,7 +10,8 @@ from test_cli import call
 
 from ssmax_eval import UserError
 from ssmax_eval.results import load_results
-from ssmax_eval.statistics import cells, curves
+from ssmax_eval.statistics import curves
+from ssmax_eval.statistics import depth_effects as cells
 from ssmax_eval.statistics.crossing import Ladder, crossing
 from ssmax_eval.studies.reach import Asked, fixed_grid, narrowing, scan, settled
 
@@ -202,6 +203,10 @@ def test_a_study_on_a_tiny_model_its_page_and_again(capsys, checkpoint, tmp_path
     assert sum(rows["context_length"]) == line["tokens"]
     assert not rows.duplicated(["seed", "trial", "context_length", "depth_percent"]).any()
     assert (rows.groupby(["seed", "trial"])["context_length"].nunique() == 1).all()  # a trial is of one round
+    # a page of its rows says that they are no grid
+    code, _, err = call(capsys, "report", tmp_path / "runs", "--out", tmp_path / "rows.html")
+    assert code == 0, err
+    assert "no grid: reach chose" in (tmp_path / "rows.html").read_text()
     # what was stopped goes on to the same: half of the runs are lost
     folders = sorted((tmp_path / "runs" / "needle").iterdir())
     for folder in folders[::2]:

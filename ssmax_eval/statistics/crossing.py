@@ -13,9 +13,9 @@ from functools import cached_property
 import numpy as np
 from scipy.special import expit
 
-from .cells import MEANS, Counts, answers, effects_of, gain, likelihoods
 from .clusters import CONFIDENCE, Floats
 from .curves import AnyShape, Smooth, levels
+from .depth_effects import MEANS, Counts, answers, effects_of, gain, likelihoods
 
 FINE, MOST_STEPS = 2, 32  # steps of the ladder in a factor of the precision, as long as they are not more than this
 SMOOTH = 0.5  # of the prior: curves that fall smoothly
