@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 from test_cli import call
+from test_processes import torchrun
 
 from ssmax_eval import UserError
 from ssmax_eval.results import load_results
@@ -262,3 +263,21 @@ def test_intervals_cover(width, precision):
         low, high = end.crossings["m"].interval
         covered += low <= true < high
     assert covered >= 25  # of 30 at 95%: fewer by chance once in 300 times
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_processes_rounds(capsys, checkpoint, tmp_path):
+    asked = ("reach", "--model", str(checkpoint), *OPTIONS, "--limit-tokens", "2000", "--batch-size", "2", "--json")
+    _, alone, _ = call(
+        capsys, *asked, "--output-path", str(tmp_path / "one"), "--page", str(tmp_path / "one" / "reach.html")
+    )
+    code, both, err = torchrun(2, *asked, "--output-path", tmp_path / "two", "--page", tmp_path / "two" / "reach.html")
+    assert code == 0, err
+    one, two = json.loads(alone), json.loads(both)
+    assert {**one, "report": None} == {**two, "report": None}
+    rows = [
+        {file.parent.name: file.read_bytes() for file in (tmp_path / name).rglob("rows.jsonl")}
+        for name in ("one", "two")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 2
