@@ -134,6 +134,7 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
             "environment": environment(model),
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
+            **({"study": options.study} if options.study else {}),
             **({"processes": processes.count} if processes.count > 1 else {}),
             "rows": len(rows),
             "rows_from_earlier_processes": len(done),

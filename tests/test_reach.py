@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 from test_cli import call
+from test_processes import torchrun
 
 from ssmax_eval import UserError
 from ssmax_eval.results import load_results
-from ssmax_eval.statistics import cells, curves
+from ssmax_eval.statistics import curves
+from ssmax_eval.statistics import depth_effects as cells
 from ssmax_eval.statistics.crossing import Ladder, crossing
 from ssmax_eval.studies.reach import Asked, fixed_grid, narrowing, scan, settled
 
@@ -202,6 +204,10 @@ def test_a_study_on_a_tiny_model_its_page_and_again(capsys, checkpoint, tmp_path
     assert sum(rows["context_length"]) == line["tokens"]
     assert not rows.duplicated(["seed", "trial", "context_length", "depth_percent"]).any()
     assert (rows.groupby(["seed", "trial"])["context_length"].nunique() == 1).all()  # a trial is of one round
+    # a page of its rows says that they are no grid
+    code, _, err = call(capsys, "report", tmp_path / "runs", "--out", tmp_path / "rows.html")
+    assert code == 0, err
+    assert "no grid: reach chose" in (tmp_path / "rows.html").read_text()
     # what was stopped goes on to the same: half of the runs are lost
     folders = sorted((tmp_path / "runs" / "needle").iterdir())
     for folder in folders[::2]:
@@ -257,3 +263,21 @@ def test_intervals_cover(width, precision):
         low, high = end.crossings["m"].interval
         covered += low <= true < high
     assert covered >= 25  # of 30 at 95%: fewer by chance once in 300 times
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_processes_rounds(capsys, checkpoint, tmp_path):
+    asked = ("reach", "--model", str(checkpoint), *OPTIONS, "--limit-tokens", "2000", "--batch-size", "2", "--json")
+    _, alone, _ = call(
+        capsys, *asked, "--output-path", str(tmp_path / "one"), "--page", str(tmp_path / "one" / "reach.html")
+    )
+    code, both, err = torchrun(2, *asked, "--output-path", tmp_path / "two", "--page", tmp_path / "two" / "reach.html")
+    assert code == 0, err
+    one, two = json.loads(alone), json.loads(both)
+    assert {**one, "report": None} == {**two, "report": None}
+    rows = [
+        {file.parent.name: file.read_bytes() for file in (tmp_path / name).rglob("rows.jsonl")}
+        for name in ("one", "two")
+    ]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 2

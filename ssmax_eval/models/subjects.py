@@ -25,7 +25,8 @@ class RunOptions:
     """How to run: dtype, device and device_map as load_model takes them; batch_size None chooses; fresh starts every run over.
 
     tokenizer: whose prompts of foreign models are counted with (foreign.py). reaches: tokens of the longest prompt of a study of
-    several runs, for all of which a mechanism stands on the same layers: windows that hold every prompt are none.
+    several runs, for all of which a mechanism stands on the same layers: windows that hold every prompt are none. study: which
+    one that is, where it chooses prompts by what it found, so that they are no grid.
     """
 
     dtype: str = "auto"
@@ -37,6 +38,7 @@ class RunOptions:
     trust_remote_code: bool = False
     tokenizer: str | None = None
     reaches: int = 0
+    study: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

@@ -18,6 +18,7 @@ from ..probes import PROBES, families, rows_of
 from ..results import details_of, find_runs, seldom_collected, tables, with_details
 from ..rows import columns
 from ..store import Run
+from .chosen import SECTION as CHOSEN
 from .context import Context
 from .files import save_tables
 from .page import html, write
@@ -134,8 +135,9 @@ def found_in(data: pd.DataFrame | Sequence[Run], context: Context) -> Findings:
             if (each := found_by(section, part, context)) is not None:
                 found.append(each)
     # of a page, not of a probe: each model's own, once
-    if models and (each := found_by(TRAINING, pd.DataFrame({"model": [*models]}), context)) is not None:
-        found.append(each)
+    for section in (CHOSEN, TRAINING) if models else ():
+        if (each := found_by(section, pd.DataFrame({"model": [*models]}), context)) is not None:
+            found.append(each)
     in_order = sorted(found, key=lambda each: each.section.place)
     return Findings(in_order, names, {str(reason): int(count) for reason, count in dict(reasons).items()})
 

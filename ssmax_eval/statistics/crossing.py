@@ -13,12 +13,13 @@ from functools import cached_property
 import numpy as np
 from scipy.special import expit
 
-from .cells import MEANS, Counts, answers, effects_of, gain, likelihoods
 from .clusters import CONFIDENCE, Floats
 from .curves import AnyShape, Smooth, levels
+from .depth_effects import MEANS, Counts, answers, effects_of, gain, likelihoods
 
 FINE, MOST_STEPS = 2, 32  # steps of the ladder in a factor of the precision, as long as they are not more than this
 SMOOTH = 0.5  # of the prior: curves that fall smoothly
+TRUST = 0.8  # of the posterior that they have at most: a form that is not true must not decide
 SWEEPS = 3  # in which curve, levels and effects are fitted in turn
 # of the posterior in a 95% interval: to stop when it is narrow costs coverage (benchmarks/reach_simulation.py)
 MASS = 0.98
@@ -170,7 +171,7 @@ def crossing(ladder: Ladder, counts: Counts) -> Crossing:
     likely = likelihoods(counts, found)
     chain, smooth = AnyShape(ladder.octaves, likely, grid), Smooth(ladder.lengths, likely, grid)
     one, other = chain.posterior, smooth.posterior
-    share = float(expit(other.evidence - one.evidence + math.log(SMOOTH / (1 - SMOOTH)))) if SMOOTH else 0.0
+    share = min(TRUST, float(expit(other.evidence - one.evidence + math.log(SMOOTH / (1 - SMOOTH)))))
     return Crossing(
         ladder,
         (1 - share) * one.chance + share * other.chance,

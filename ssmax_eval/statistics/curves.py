@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from .cells import LEAST, MEANS, bins
 from .clusters import Floats
+from .depth_effects import LEAST, MEANS, bins
 from .reach import SHARE
 
 Weights = NDArray[np.float32]

@@ -24,8 +24,8 @@ from ..readers.reader import Reader
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
-from ..statistics.cells import Counts
 from ..statistics.crossing import FINE, Crossing, Ladder, crossing
+from ..statistics.depth_effects import Counts
 from ..store import Run
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def reach(asked: Asked, options: RunOptions) -> Reached:
     """Read prompts in rounds until the effective lengths are as precise as asked; a stopped study goes on. Raises UserError."""
     runs: list[Run] = []
     readers: dict[str, Reader] = {}  # a model is loaded once
-    series, options = asked.series, replace(options, reaches=asked.ladder.longest)
+    series, options = asked.series, replace(options, reaches=asked.ladder.longest, study="reach")
     log.warning(
         "ssmax-eval: cost: %d series, at most %s tokens in all, %s in the longest; fewer where less tells enough",
         len(series),
