@@ -320,7 +320,10 @@ def test_all_questions_of_one_haystack(tokenizer, tmp_path):
             assert text.endswith(f"{prompt.question} {prompt.expected}")
     found = walks(prompts, [latest(prompt, False) for prompt in prompts])
     assert len(found) == 2
-    assert sum(tokens_of(walk, prompts) for walk in found) < sum(len(prompt.ids) for prompt in prompts) / 2
+    for each in (
+        branch for walk in found for branch in walk.branches
+    ):  # all but the last fact and what fills up, whatever a question's words
+        assert each.start > prompts[each.index].question_start - 64
     model = model_of("Llama", "ssmax")
     with Setting()(model):
         whole, branches = both_ways(model, tokenizer, prompts, [latest(prompt, True) for prompt in prompts])

@@ -365,3 +365,30 @@ def test_an_api_is_told_the_length_that_it_takes():
 def test_model_args_that_name_no_model():
     with pytest.raises(UserError, match="add --model_args pretrained=MODEL"):
         SSMaxLM()
+
+
+def test_a_trials_prompts_are_read_forked(checkpoint):
+    """Of several tasks together: native verdicts, nll and masses, fewer tokens; recorded, and whole where it does not pay."""
+    lm, read = ours(checkpoint, max_length=2048), []
+    lm.model.register_forward_pre_hook(
+        lambda m, given, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    grid = {"context_lengths": [256, 384], "depth_percents": [0, 25, 50, 75, 100], "trials": 2}
+    for name, masses in (("ssmax_needle", False), ("ssmax_attention_mass", True)):
+        rows = native(lm, attention_mass=masses, **grid)
+        lm.reader.unlike_forked(384)
+        read.clear()
+        samples = evaluate(lm, name, pretrained=str(checkpoint), **grid)["samples"][name]
+        assert len(samples) == 20
+        # masses are proved first, by forwards of their own
+        assert masses or sum(read) < 0.8 * sum(sample["doc"]["context_length"] for sample in samples)
+        for sample in samples:
+            row = rows[sample["doc"]["prompt_sha256"]]
+            assert (sample["acc"], sample["nll"]) == (row["correct"], pytest.approx(row["answer_nll"], abs=1e-4))
+            if masses:
+                found = json.loads(sample["resps"][0][0])
+                assert torch.allclose(torch.tensor(found["mass_answer"]), torch.tensor(row["mass_answer"]), atol=1e-5)
+        assert lm.setting["preflight"]["forked"] == "as whole"
+    read.clear()
+    evaluate(lm, "ssmax_needle", pretrained=str(checkpoint), **grid | {"depth_percents": [0]})
+    assert sum(read) == sum(2 * length - 2 for length in (256, 384))

@@ -12,11 +12,12 @@ from ..errors import UserError
 from .chat import Chat, Turn
 from .encoding import Encoder
 from .haystacks import Haystack
-from .needles import FAR_OFF, LISTED, Asked, Needle, haystack_for
+from .needles import FAR_OFF, LISTED, Asked, Draw, Needle, haystack_for
 from .windows import Window
 
 CONTROLS = ("no-needle", "needle-only")
 TRIES = 4  # to fit a chat's first sentence, which has other tokens behind the header than behind another sentence
+KEPT = 97.0  # percent of a haystack that all its questions share: of the rest, each fills up what its words leave of the length
 LONG_SENTENCE = 64  # tokens: a needle stays out of sentences that are shorter, however short the context
 
 
@@ -121,10 +122,9 @@ def laid(
             f"plan 1: it knows a bos_token in front of a prompt and nothing else, but {type(tokenizer).__name__} puts "
             f"{encoder.decode(encoder.prefix)!r} there; take plan 2"
         )
-    asked_for = draw.question, draw.gap, draw.answer
-    *fact_ids, tail = encoder.encode([*draw.facts, "".join(asked_for) if turn is None else turn.closing(*asked_for)])
-    answer_start, answer_end = encoder.find(tail, draw.answer)
-    tail = tail[:answer_end]
+    fact_ids = encoder.encode(draw.facts)
+    tail, answer_start = closing(encoder, draw, turn)
+    answer_end = len(tail)
     facts = list(range(len(draw.facts)))
     if control == "no-needle":
         # the other cities' facts stay: they are the haystack's, not the question's
@@ -144,9 +144,12 @@ def laid(
         places = {i: rng.choice(ends[1:-1] or ends) for i in facts if i > 0}
         if 0 in facts:
             places[0] = place_at(ends, others_of(places, sizes), depth_percent)
-    elif needle.asks_all:
-        window = Window(encoder, source, rng, room)
-        places = places_at(window.ends, [sizes[i] for i in facts], depths)
+    elif isinstance(needle, Needle) and needle.asks_all:
+        # the same for all questions of the trial, whatever their words
+        others = (needle.draw_all(random.Random(haystack_seed), other) for other in range(len(depths)))
+        least = room + len(tail) - max(len(closing(encoder, other, turn)[0]) for other in others)
+        window = Window(encoder, source, rng, room, KEPT)
+        places = places_at(window.ends, [sizes[i] for i in facts], depths, least)
         hay, ends = window.ids, window.ends
     else:
         spread = rng if needle.has_others else cell  # whose facts they are: the trial's, or this prompt's
@@ -204,6 +207,14 @@ def laid(
     )
 
 
+def closing(encoder: Encoder, draw: Draw, turn: Turn | None) -> tuple[list[int], int]:
+    """Return a question's tokens with its answer's, which end them, and where those begin."""
+    asked_for = draw.question, draw.gap, draw.answer
+    (tail,) = encoder.encode(["".join(asked_for) if turn is None else turn.closing(*asked_for)])
+    start, end = encoder.find(tail, draw.answer)
+    return tail[:end], start
+
+
 def value_spans(encoder: Encoder, answer: list[int], text: str) -> tuple[tuple[int, int], ...]:
     """Return where each value stands in the tokens of an answer, which lists them with commas."""
     values = text.split(", ")
@@ -247,9 +258,12 @@ def places_in(window: Window, sizes: dict[int, int], shares: dict[int, float], d
     return {0: place, **places}
 
 
-def places_at(ends: list[int], sizes: list[int], depths: Sequence[float]) -> dict[int, int]:
-    """Return where facts of these sizes stand, one at each of the depths, which rise: at the sentence end nearest to its depth."""
-    total, before, places = ends[-1] + sum(sizes), 0, {}
+def places_at(ends: list[int], sizes: list[int], depths: Sequence[float], length: int) -> dict[int, int]:
+    """Return where facts of these sizes stand, one at each of the depths, which rise: at the sentence end nearest to its depth.
+
+    length: tokens of the haystack that depths are of.
+    """
+    total, before, places = length + sum(sizes), 0, {}
     for i, (size, depth) in enumerate(zip(sizes, depths, strict=True)):
         target = depth / 100 * (total - size) - before
         places[i] = min(ends, key=lambda end: abs(end - target))

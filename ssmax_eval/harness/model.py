@@ -24,11 +24,12 @@ from ..models.load import load_model, load_tokenizer
 from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
 from ..plans import as_it_is
-from ..probes.attention.masses import masses_of
+from ..probes.attention.masses import branch_masses_of, masses_of
+from ..probes.needle.branches import branches, pays
 from ..probes.needle.probe import BATCH_TOKENS
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
-from ..readers.memory import Scorer
+from ..readers.memory import BranchScorer, Scorer
 from ..readers.reader import ANSWERS, GENERATE, WEIGHTS
 from ..readers.transformers import TransformersReader
 from ..setting import Setting
@@ -166,32 +167,72 @@ class SSMaxLM(HFLM):
                 self.cache_hook.add_partial("loglikelihood", text, answer)
         return answers
 
+    def exact_loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Return (log-likelihood in nats, is greedy decoding's choice) of each document's answer; a trial's prompts are read forked."""
+        scores = self.documents(requests, self.reader.answers, self.reader.forked, False)
+        return [(-score["answer_nll"], score["correct"]) for score in scores]
+
     def attention_mass(self, requests: Sequence[Instance]) -> list[str]:
         """Return each document's score with every head's attention on the needle (probes.attention_mass), as JSON."""
+        scores = self.documents(requests, masses_of(self.reader), branch_masses_of(self.reader), True)
+        return [json.dumps(score) for score in scores]
+
+    def documents(self, requests: Sequence[Instance], score: Scorer, read: BranchScorer, masses: bool) -> list[Score]:
+        """Score the prompts of our tasks' documents. read: as branches, where that changes no number and spares enough."""
         prompts = [prompt_of(self, request.doc) for request in requests]
         longest = max(len(each.ids) for each in prompts)
         with reading(self, longest):
-            self.reader.prove(longest, frozenset({ANSWERS, WEIGHTS}))
-            return [json.dumps(score) for score in self.scores(prompts, masses_of(self.reader))]
+            if masses:
+                self.reader.prove(longest, frozenset({ANSWERS, WEIGHTS}))
+            trials: dict[Any, list[int]] = {}
+            for i, request in enumerate(requests):
+                if request.doc.get("plan", 1) > 1:  # whose trials have one haystack
+                    key = tuple(request.doc[name] for name in ("task", "haystack", "seed", "trial"))
+                    trials.setdefault(key, []).append(i)
+            shared = [own for own in trials.values() if pays([prompts[i] for i in own], masses)]
+            if shared:
+                why = self.reader.unlike_forked(longest)
+                self.setting["preflight"]["forked"] = why or "as whole"
+                shared = [] if why else shared
+            return self.scores(prompts, score, trials=shared, read=read, masses=masses)
 
-    def scores(self, prompts: list[Prompt], score: Scorer, disable_tqdm: bool = False) -> list[Score]:
-        """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored."""
+    def scores(
+        self,
+        prompts: list[Prompt],
+        score: Scorer,
+        disable_tqdm: bool = False,
+        trials: Sequence[list[int]] = (),
+        read: BranchScorer | None = None,
+        masses: bool = False,
+    ) -> list[Score]:
+        """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored.
+
+        trials: the indices of those that are read forked before, by `read`, a trial at a time.
+        """
         found: dict[int, Score] = {}
         in_memory = self.reader.in_memory(score, halve=self.batch_size == "auto")
         bar = tqdm(
             total=len(prompts), disable=disable_tqdm or self.rank != 0 or None, desc="Running loglikelihood requests"
         )
-        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].ids))
+
+        def keep(indices: list[int], scores: list[Score]) -> None:
+            for i, each in zip(indices, scores, strict=True):
+                if each["error"]:
+                    raise UserError(f"a sequence of {len(prompts[i].ids)} tokens has no score: {each['error']}")
+                found[i] = each
+            bar.update(len(indices))
+
+        for own in trials:
+            assert read is not None
+            for together, call in branches(self.reader, in_memory, read, [prompts[i] for i in own], masses):
+                keep([own[at] for at in together], call())
+        order = sorted(set(range(len(prompts))) - found.keys(), key=lambda i: (-len(prompts[i].ids), i))
         for length, group in groupby(order, key=lambda i: len(prompts[i].ids)):
             same = list(group)
             size = self.prompts_at_once(length)
             for start in range(0, len(same), size):
                 batch = same[start : start + size]
-                scores = in_memory([prompts[i] for i in batch])
-                if failed := next((each["error"] for each in scores if each["error"]), None):
-                    raise UserError(f"a sequence of {length} tokens has no score: {failed}")
-                found |= dict(zip(batch, scores, strict=True))
-                bar.update(len(batch))
+                keep(batch, in_memory([prompts[i] for i in batch]))
         bar.close()
         return [found[i] for i in range(len(prompts))]
 

@@ -9,7 +9,7 @@ from ...data.needles import Asked
 from ...data.prompts import Prompt
 from ...mechanisms.layers import reads_on
 from ...readers.answers import Score, last_part
-from ...readers.forked import PACK_ROWS, walks
+from ...readers.forked import PACK_ROWS, tokens_of, walks
 from ...readers.memory import BranchScorer, InMemory
 from ...readers.reader import FORKED, InOrder, Reader
 from ...readers.transformers import TransformersReader
@@ -59,6 +59,12 @@ def start_of(sample: Planned, tail: int, asks_all: bool) -> int:
     haystack = max(0, sample.context_length - BESIDE)
     place = haystack if sample.control or asks_all else round(sample.depth_percent / 100 * haystack)
     return max(0, min(place, haystack - tail))
+
+
+def pays(prompts: Sequence[Prompt], masses: bool) -> bool:
+    """Tell whether reading prompts forked spares so many of their tokens as a grid's has to."""
+    read = sum(tokens_of(walk, prompts) for walk in walks(prompts, [latest(prompt, masses) for prompt in prompts]))
+    return read <= PAYS * sum(len(prompt.ids) for prompt in prompts)
 
 
 def is_forked(reader: Reader, longest: int, again: bool = False) -> bool:

@@ -44,6 +44,7 @@ FORMAT = {
     1: {"needle": 1, "attention": 2, "needed-scale": 1},
     2: {"needle": 2, "attention": 3, "needed-scale": 1},
 }
+ASK_ALL = 2  # the same of prompts that ask for all facts
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
@@ -309,7 +310,9 @@ class NeedleProbe(Probe):
         parameters = asdict(self)
         del parameters["attention_mass"]  # the probe's name tells it
         del parameters["chunk"]  # how it is computed, not what
-        if isinstance(self.needle, Needle) and not self.needle.asks_all:  # runs of before there was a choice
+        if self.needle.asks_all:
+            content["ask"] = ASK_ALL
+        elif isinstance(self.needle, Needle):  # runs of before there was a choice
             del parameters["needle"]["ask"]
         for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
             if getattr(self, name) is None:
