@@ -141,9 +141,9 @@ def prepared(line, checkpoint):
         words = [
             word
             for i, word in enumerate(words)
-            if not {"--context-lengths", "--tasks"} & {*words[max(0, i - 1) : i + 1]}
+            if not {"--context-lengths", "--tasks", "--trials"} & {*words[max(0, i - 1) : i + 1]}
         ]
-        words += ["--tasks", "niah_single_1,fwe", "--context-lengths", "384", "--trials", "1"]
+        words += ["--tasks", "niah_single_1,fwe", "--context-lengths", "640", "--trials", "1"]
     if words[0] == "loss":
         words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
@@ -295,7 +295,7 @@ def test_every_column_is_told_of_and_the_notebook_runs(checkpoint, tmp_path, mon
     ssmax_eval.attention(str(checkpoint), **small, output_path="other")
     ssmax_eval.needed_scale(str(checkpoint), **small, output_path="other")
     ssmax_eval.loss(str(checkpoint), context_length=64, documents=2, window=16, output_path="other")
-    ssmax_eval.ruler(str(checkpoint), tasks="fwe", context_lengths=[256], trials=1, output_path="other")
+    ssmax_eval.ruler(str(checkpoint), tasks="fwe", context_lengths=[400], trials=1, output_path="other")
     ssmax_eval.needle(str(checkpoint), attention=["softmax", "ssmax"], **small)
     assert set(ssmax_eval.load_results("other", "results").columns) == told
     matplotlib.use("agg")
