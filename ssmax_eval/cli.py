@@ -166,12 +166,10 @@ def run(given: list[str]) -> int:
 
             if (code := interruption_in(error)) is not None:
                 pass
-            elif isinstance(error, SystemExit):
+            elif not isinstance(error, Exception):  # sys.exit, and what nobody is to catch
                 if command == "lm-eval":  # its own, of options that are wrong
                     raise
-                return failed(
-                    f"code that was run ended the process (sys.exit({error.code!r})); what was stored is kept"
-                )
+                return failed(f"code that was run ended the process ({error!r}); what was stored is kept")
             elif isinstance(error, UserError):
                 return failed(str(error))
             elif isinstance(error, OSError):  # no space, no permission, a name too long: the user's to mend

@@ -388,9 +388,16 @@ def test_a_stream_that_is_closed_keeps_its_number(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) > 2
 
 
-def test_code_that_ends_the_process_is_told_of(model, tmp_path, capsys):
-    (tmp_path / "mine.py").write_text("import sys\n\ndef answer(context, question):\n    sys.exit(3)\n")
-    refused(capsys, "code that was run ended the process (sys.exit(3))", "needle", "--model", "mine.py:answer", *ASKED)
+def test_code_that_ends_the_process_is_told_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for ends, said in (
+        ("import sys; sys.exit(3)", "SystemExit(3)"),
+        ("raise BaseException('x')", "BaseException('x')"),
+    ):
+        for text in (ends, f"def answer(context, question):\n    {ends}"):
+            (tmp_path / "mine.py").write_text(f"{text}\n")
+            says = f"code that was run ended the process ({said})"
+            refused(capsys, says, "needle", "--model", "mine.py:answer", *ASKED)
 
 
 def test_what_a_training_that_is_done_left_is_taken_away(tmp_path, monkeypatch, capsys):

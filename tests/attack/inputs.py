@@ -94,7 +94,7 @@ def inputs(world: World, rng: random.Random, folder: Path, through_cli: bool) ->
         )
     if how in ("own.py", "mine.py"):
         text = (folder / how).read_bytes()
-        lines = ["raise SystemExit(3)", "import nothing_of_this", "1 / 0", "raise KeyboardInterrupt",
+        lines = ["raise SystemExit(3)", "import nothing_of_this", "1 / 0", "raise GeneratorExit",
         "x = '\\x1b[31m' * 3; raise ValueError(x)",
                  "import sys; sys.exit('no')", "name = ''", "def answer(): pass", "answer = 5", "raise BaseException('x')",
                  "def answer(a, b): return 5", "def answer(a, b): return '\\ud800'", "def answer(a, b): raise SystemExit(3)",
