@@ -41,9 +41,8 @@ def test_a_ladder_is_even_and_fine_enough():
     assert lengths[0] == 256
     assert lengths[-1] == 4096
     assert (lengths[1:] / lengths[:-1]).max() <= 1.25 * 1.01
-    assert Ladder(256, 4096, DEPTHS, 2.0).lengths[::2] == (256, 512, 1024, 2048, 4096)  # a step is half the precision
-    assert len(Ladder(256, 131072, DEPTHS, 1.2).lengths) == 36  # of many, one
-    assert Ladder(256, 4096, DEPTHS, 2.0, kept=3).lengths == (256, 362, 512)
+    assert Ladder(256, 4096, DEPTHS, 2.0).lengths == (256, 512, 1024, 2048, 4096)
+    assert Ladder(256, 4096, DEPTHS, 2.0, kept=3).lengths == (256, 512, 1024)
 
 
 def test_posteriors_on_two_lengths_are_bayes_theorem():
@@ -99,7 +98,7 @@ def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean(monkeypatc
     def entropy(chance):
         return -(chance * np.log(np.maximum(chance, 1e-300))).sum()
 
-    for place in (0, 2, 8):
+    for place in (0, 2, 4):
         right, wrong = counts.copy(), counts.copy()
         right[:, place], wrong[1, place] = right[:, place] + 1, wrong[1, place] + 1
         after = [crossing(ladder, each) for each in (right, wrong)]

@@ -17,7 +17,6 @@ from .clusters import CONFIDENCE, Floats
 from .curves import AnyShape, Smooth, levels
 from .depth_effects import MEANS, Counts, answers, effects_of, gain, likelihoods
 
-FINE, MOST_STEPS = 2, 32  # steps of the ladder in a factor of the precision, as long as they are not more than this
 SMOOTH = 0.5  # of the prior: curves that fall smoothly
 TRUST = 0.8  # of the posterior that they have at most: a form that is not true must not decide
 SWEEPS = 3  # in which curve, levels and effects are fitted in turn
@@ -48,8 +47,7 @@ class Ladder:
     @property
     def steps(self) -> int:
         """The steps from the shortest length to the longest."""
-        least = math.ceil(math.log(self.longest / self.shortest) / math.log(self.precision) - 1e-9)
-        return max(least, min(FINE * least, MOST_STEPS))
+        return math.ceil(math.log(self.longest / self.shortest) / math.log(self.precision) - 1e-9)
 
     @property
     def octaves(self) -> float:

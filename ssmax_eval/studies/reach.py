@@ -24,7 +24,7 @@ from ..readers.reader import Reader
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
-from ..statistics.crossing import FINE, Crossing, Ladder, crossing
+from ..statistics.crossing import Crossing, Ladder, crossing
 from ..statistics.depth_effects import Counts
 from ..store import Run
 
@@ -112,10 +112,10 @@ def settled(ratio: tuple[float, float], band: float) -> bool:
 def fixed_grid(found: Crossing) -> tuple[int, int] | None:
     """Return tokens and trials of the cheapest fixed grid that would be as precise as this if each cell came out as expected.
 
-    Of lengths one, two or four steps of the ladder apart, all depths; None where not even the most trials are enough.
+    Of lengths a step or two of the ladder apart, all depths; None where not even the most trials are enough.
     """
     ladder, grids = found.ladder, []
-    for every in (1, FINE, 2 * FINE):
+    for every in (1, 2):
         places = sorted({*range(0, len(ladder.lengths), every), len(ladder.lengths) - 1})
         for trials in TRIALS:
             counts = ladder.nothing()
