@@ -734,14 +734,16 @@ def the_answer_is_a_token_longer(right, lm, doc):
     return dataclasses.replace(prompt, answer_length=prompt.answer_length + 1)
 
 
-@fault("test_only_the_answers", "harness.model.SSMaxLM._loglikelihood_tokens")
-def lm_eval_scores_all_rows(right, self, requests, *rest):
+@fault("test_only_the_answers", "harness.model.SSMaxLM.exact_loglikelihood")
+def lm_eval_scores_all_rows(right, self, requests):
     from lm_eval.models.huggingface import HFLM
 
-    from ssmax_eval.harness.requests import reading
+    from ssmax_eval.harness.model import prompt_of, reading
 
-    with reading(self, max(len(context) + len(answer) for _, context, answer in requests)):
-        return list(HFLM._loglikelihood_tokens(self, list(requests), *rest))
+    prompts = [prompt_of(self, request.doc) for request in requests]
+    pairs = [(None, each.ids[: -each.answer_length], each.ids[-each.answer_length :]) for each in prompts]
+    with reading(self, max(len(each.ids) for each in prompts)):
+        return list(HFLM._loglikelihood_tokens(self, pairs))
 
 
 @fault("test_mechanisms_and_rope", "harness.model.Setting", swaps=True)
