@@ -215,6 +215,14 @@ def test_a_tokenizers_code_is_told_of_before_another_takes_its_place(model, caps
 # a user's own mechanism
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """What a shell starts in the background ignores Ctrl-C: here it is heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def own():
     """Return what makes a mechanism of a test's own, whose name is free again afterwards."""
