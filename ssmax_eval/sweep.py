@@ -12,15 +12,17 @@
 Option names are the command line's. A text is read as it is there (`1024,4096`, `auto`); anything else is a value as Python takes it.
 """
 
-import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 
+from .disk import bytes_in
 from .errors import UserError, nearest
 from .models.sources import PAIR
 from .models.subjects import RunOptions
@@ -34,6 +36,7 @@ from .store import run_id_of
 OWN = ("models", "import", "runs")  # keys of the file that are no options
 ON_THE_COMMAND_LINE = ("dry_run", "fresh", "json")
 WHOLE = ("output_path", "report", "tables", "attended", "blow_up")  # of the sweep, not of an entry
+MOST = 10_000  # values of a file, and entries that the lists of one make together
 HEAD = 40  # characters of an error in which it names what is wrong
 ONE = ("device", "device_map", "trust_remote_code", "tokenizer")  # options that are no axis
 
@@ -92,6 +95,16 @@ def at(file: Path, line: int, lines: Mapping[str, int] | None = None) -> Iterato
         raise UserError(f"{file}, line {where}: {text}") from error
 
 
+def values_in(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a node holds with all that anchors repeat; infinite for one inside itself. known: of nodes met before."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = 1 + sum(values_in(each, known) for each in parts)
+    return known[id(node)]
+
+
 def mapping(loader: yaml.SafeLoader, node: Any, file: Path, what: str) -> dict[str, Value]:
     """Return the keys of a YAML mapping, each with its value and line. Raises UserError for anything else, and for a key given twice."""
     if not isinstance(node, yaml.MappingNode):
@@ -122,8 +135,10 @@ def kind_of(node: Any) -> str:
 def read_sweep(file: Path) -> Sweep:
     """Read a sweep. Raises UserError, with file and line, for what cannot be asked; no model is opened."""
     try:
-        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(bytes_in(file).decode())
         node = loader.get_single_node()
+        if values_in(node, {}) > MOST:
+            raise UserError(f"{file}: it holds more than {MOST:,} values, those that an anchor repeats too; give fewer")
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         runs = next((each for key, each in pairs if key.value == "runs"), None)
         nodes = runs.value if isinstance(runs, yaml.SequenceNode) else []
@@ -131,7 +146,7 @@ def read_sweep(file: Path) -> Sweep:
         top = mapping(loader, node, file, "the sweep")
     except OSError as error:
         raise UserError(f"sweep {str(file)!r}: cannot be read ({error.strerror}); give a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         mark = getattr(error, "problem_mark", None)
@@ -208,7 +223,9 @@ def entries(
     named = texts("models", models, file)
     lines = {name: each.line for name, each in given.items()} | {"model": models.line, "models": models.line}
     axes = {name: values(takes[name], each, file) for name, each in given.items()}
-    for chosen in itertools.product(*axes.values()):
+    if (count := math.prod(map(len, axes.values()))) > MOST:
+        raise UserError(f"{file}, line {line}: its lists make {count:,} entries together; at most {MOST:,} are taken")
+    for chosen in product(*axes.values()):
         with at(file, line, lines):
             options = kind.options(**dict(zip(axes, chosen, strict=True)))
         yield Asked(kind, options, named, lines, line)

@@ -137,6 +137,27 @@ def test_samples_nested_too_deep(tmp_path, capsys):
     refused(capsys, "no rows.jsonl", "report", tmp_path)
 
 
+NINE = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "it is no file"),
+        (DEEP, "no YAML"),
+        ("&a {<<: *a}", "more than 10,000 values"),
+        (NINE + "runs: *a11\n", "more than 10,000 values"),
+        ("seed: &a [*a]\nruns:\n- probe: needle\n", "more than 10,000 values"),
+        (f"runs:\n- probe: needle\n  seed: {[*range(200)]}\n  trials: {[*range(1, 200)]}\n", "39,800 entries"),
+        ("runs:\n- probe: needle\nseed: 2001-99-99\n", "no YAML"),
+    ],
+)
+def test_a_sweep_that_grows_or_has_no_end(tmp_path, capsys, text, says):
+    file = tmp_path / "sweep.yaml"
+    os.mkfifo(file) if text is None else file.write_text(text)
+    refused(capsys, says, "run", file, "--dry-run")
+
+
 def test_names_that_are_no_text(model, tmp_path, capsys):
     """An argument, a file of a folder of text, and a value that a row would hold."""
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
