@@ -22,10 +22,10 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prompts import Prompt
 from ssmax_eval.probes.attention.masses import branch_masses_of, masses_of
 from ssmax_eval.probes.needle.branches import branches, latest
-from ssmax_eval.probes.needle.probe import NeedleProbe, prompts_at_once
+from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.answers import Score
 from ssmax_eval.readers.forked import tokens_of, walks
-from ssmax_eval.readers.memory import InMemory
+from ssmax_eval.readers.memory import InMemory, prompts_at_once
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting
 

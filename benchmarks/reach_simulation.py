@@ -23,7 +23,8 @@ from ssmax_eval import statistics
 from ssmax_eval.results import load_results
 from ssmax_eval.statistics.crossing import Ladder, crossing
 from ssmax_eval.statistics.reach import SHARE
-from ssmax_eval.studies.reach import LIMIT, TRIALS, narrowing
+from ssmax_eval.studies.reach import LIMIT
+from ssmax_eval.studies.rounds import TRIALS, narrowing
 
 SHORTEST, LONGEST = 256, 4096
 DEPTHS = tuple(range(0, 101, 10))

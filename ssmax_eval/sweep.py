@@ -14,11 +14,11 @@ Option names are the command line's. A text is read as it is there (`1024,4096`,
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -32,20 +32,13 @@ from .probes.kind import Kind, Probe
 from .probes.options import Field, Options, is_union, options_of, typed
 from .setting import Setting
 from .store import run_id_of
+from .yaml_lines import Value, at, mapping, values_in
 
 OWN = ("models", "import", "runs")  # keys of the file that are no options
 ON_THE_COMMAND_LINE = ("dry_run", "fresh", "json")
 WHOLE = ("output_path", "report", "tables", "attended", "blow_up")  # of the sweep, not of an entry
 MOST = 10_000  # values of a file, and entries that the lists of one make together
-HEAD = 40  # characters of an error in which it names what is wrong
 ONE = ("device", "device_map", "trust_remote_code", "tokenizer")  # options that are no axis
-
-
-class Value(NamedTuple):
-    """A value of the file, and the line of its key."""
-
-    value: Any
-    line: int
 
 
 @dataclass(frozen=True)
@@ -79,57 +72,6 @@ class Together:
     probes: list[Probe] = field(default_factory=list)
     plans: list[PlannedRun] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)  # by whom each probe is
-
-
-@contextmanager
-def at(file: Path, line: int, lines: Mapping[str, int] | None = None) -> Iterator[None]:
-    """Put file and line in front of a block's UserError: the line of the option that it names first, else the one given."""
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        words = {name: name.replace("_", " ") for name in lines or {}}
-        head = f" {text}"[:HEAD]
-        named = [name for name, each in words.items() if f" {each} " in head or f" {each.removesuffix('s')} " in head]
-        where = (lines or {})[max(named, key=len)] if named else line
-        raise UserError(f"{file}, line {where}: {text}") from error
-
-
-def values_in(node: Any, known: dict[int, float]) -> float:
-    """Return how many values a node holds with all that anchors repeat; infinite for one inside itself. known: of nodes met before."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
-        parts = chain(*inner) if isinstance(node, yaml.MappingNode) else inner
-        known[id(node)] = 1 + sum(values_in(each, known) for each in parts)
-    return known[id(node)]
-
-
-def mapping(loader: yaml.SafeLoader, node: Any, file: Path, what: str) -> dict[str, Value]:
-    """Return the keys of a YAML mapping, each with its value and line. Raises UserError for anything else, and for a key given twice."""
-    if not isinstance(node, yaml.MappingNode):
-        line = 1 if node is None else node.start_mark.line + 1
-        raise UserError(f"{file}, line {line}: {what} is {kind_of(node)}: allowed is a map of keys and values")
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{file}, line {key.start_mark.line + 1}: a key is {kind_of(key)}: allowed is a word")
-        if key.value in seen and key.value != "<<":
-            raise UserError(f"{file}, line {key.start_mark.line + 1}: key {key.value!r} is given twice; give it once")
-        seen.add(key.value)
-    loader.flatten_mapping(node)  # <<: *base
-    return {
-        dashless(str(key.value)): Value(loader.construct_object(each, deep=True), key.start_mark.line + 1)
-        for key, each in node.value
-    }
-
-
-def dashless(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def kind_of(node: Any) -> str:
-    return "empty" if node is None or node.value == "" else "a list" if isinstance(node, yaml.SequenceNode) else "text"
 
 
 def read_sweep(file: Path) -> Sweep:

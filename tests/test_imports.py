@@ -9,7 +9,7 @@ TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
     ("errors", "printable", "rows", "record"),
-    ("disk", "launch", "progress", "statistics", "data", "position"),
+    ("disk", "launch", "progress", "statistics", "data", "position", "yaml_lines"),
     ("quiet", "store", "processes", "verdict", "mechanisms"),
     ("headline",),
     ("report.figures",),
@@ -110,6 +110,7 @@ def is_of_the_page(name):
         (
             ".probe",
             ".asked",
+            ".grid",
             ".branches",
             ".key_tokens",
             ".masses",

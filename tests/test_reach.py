@@ -14,7 +14,8 @@ from ssmax_eval.results import load_results
 from ssmax_eval.statistics import curves
 from ssmax_eval.statistics import depth_effects as cells
 from ssmax_eval.statistics.crossing import Ladder, crossing
-from ssmax_eval.studies.reach import Asked, fixed_grid, narrowing, scan, settled
+from ssmax_eval.studies.reach import Asked
+from ssmax_eval.studies.rounds import fixed_grid, narrowing, scan, settled
 
 DEPTHS = (0.0, 50.0, 100.0)
 LADDER = Ladder(256, 4096, DEPTHS, 1.25)

@@ -26,10 +26,9 @@ from ..models.subjects import RunOptions, subject
 from ..plans import as_it_is
 from ..probes.attention.masses import branch_masses_of, masses_of
 from ..probes.needle.branches import branches, pays
-from ..probes.needle.probe import BATCH_TOKENS
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
-from ..readers.memory import BranchScorer, Scorer
+from ..readers.memory import BATCH_TOKENS, BranchScorer, Scorer
 from ..readers.reader import ANSWERS, GENERATE, WEIGHTS
 from ..readers.transformers import TransformersReader
 from ..setting import Setting

@@ -6,10 +6,14 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.prompts import Prompt
+from ..mechanisms.layers import reads_on
 from .answers import UNSCORED, Score
 from .forked import Trunk
 from .parts import smaller_chunk
 from .prefill import is_out_of_memory
+
+# tokens a forward pass works well with; beyond, batching gains nothing
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
 
 class Scorer(Protocol):
@@ -70,3 +74,8 @@ class InMemory:
             for half in (slice(None, middle), slice(middle, None))
             for each in self.branches(score, prompts[half], starts[half], trunk)
         ]
+
+
+def prompts_at_once(model: PreTrainedModel | None, length: int) -> int:
+    """Return how many prompts of a length are read together; of a model elsewhere one, so that each is stored when it is read."""
+    return 1 if model is None else max(1, BATCH_TOKENS[reads_on(model).type] // max(1, length))

@@ -15,7 +15,8 @@ from ..report import written as write_page
 from ..report.context import Context
 from ..report.section import Found, Section, Table, records
 from ..statistics import SHARE
-from .reach import Asked, Reached, fixed_grid, in_tokens, reach, settled
+from .reach import Asked, Reached, in_tokens, reach
+from .rounds import fixed_grid, settled
 
 
 class ReachSection(Section["Told"]):

@@ -15,11 +15,12 @@ from ...mechanisms.attach import mechanisms_of
 from ...mechanisms.mass import is_softmax
 from ...mechanisms.train_length import train_length_of
 from ...readers.answers import Score
-from ...readers.memory import BranchScorer, Scorer
+from ...readers.memory import BranchScorer, Scorer, prompts_at_once
 from ...readers.reader import AGAIN, Reader
 from ..kind import Probe
+from ..needle.grid import MOST_TRIALS
 from ..needle.plan import Sample
-from ..needle.probe import MOST_TRIALS, NeedleProbe, prompts_at_once
+from ..needle.probe import NeedleProbe
 from ..needle.probe import make as needle
 from . import PROBE
 from .options import AttentionOptions

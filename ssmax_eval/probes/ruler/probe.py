@@ -18,6 +18,7 @@ from ...data.haystacks import Haystack, haystack
 from ...data.ruler.prompts import RulerPrompt, draft, ruler_prompt
 from ...data.ruler.tasks import TASKS, Task, task_named
 from ...readers.answers import Score
+from ...readers.memory import prompts_at_once
 from ...readers.reader import ANSWERS, GENERATE, InOrder, Reader
 from ...rows import Fields
 from ..budget import within
@@ -25,7 +26,7 @@ from ..by_model import default_lengths
 from ..checks import chat_advice, check_model, refuse_chat_elsewhere, require
 from ..defaults import LONGEST, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from ..needle.probe import MOST_TRIALS, prompts_at_once
+from ..needle.grid import MOST_TRIALS
 from ..options import several
 from . import PROBE
 from .credit import share_found
