@@ -616,8 +616,8 @@ def controls_count(right, rows, *rest):
 
 
 @fault("test_the_smallest_difference", "statistics.exact.smallest_difference")
-def one_prompt_less_would_do(right, pairs, level=0.05, *rest):
-    return right(pairs, 2 * level, *rest)
+def one_prompt_less_would_do(right, units, level=0.05, *rest, **named):
+    return right(units, 2 * level, *rest, **named)
 
 
 @fault("test_lengths_of_a_trial", "statistics.reach.drawn_trials")

@@ -26,6 +26,7 @@ from ssmax_eval.probes.ruler.probe import RulerProbe, scored
 from ssmax_eval.probes.ruler.sections.scores import SECTION
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.report.context import Context
+from ssmax_eval.store import run_id_of
 
 PROSE = haystack("text", any_script=True)
 LENGTH = 2500
@@ -41,7 +42,7 @@ def asked_text(tokenizer, prompt):
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def test_every_prompt_has_its_length_with_any_tokenizer(any_tokenizer):
+def test_trap_14_every_prompt_has_its_length_with_any_tokenizer(any_tokenizer):
     for name, task in TASKS.items():
         for length in (LENGTH, LENGTH + 1):
             prompt = prompt_of(any_tokenizer, name, length)
@@ -357,3 +358,14 @@ def test_what_is_never_found_has_no_length_and_no_interval():
     credits = {("niah_single_1", length): [0.0] * 8 for length in (100, 200, 400)}
     line = statistics.ruler_lengths(rows_of(credits)).set_index("against").loc["own"]
     assert np.isnan([line["effective_length"], line["low"], line["high"]]).all()
+
+
+def test_trap_15_every_parameter_of_ruler_is_part_of_the_run():
+    plain = RulerProbe(("niah_single_1",), (512,), 2)
+    changes = [
+        {"tasks": ("ruler_vt",)}, {"context_lengths": (640,)}, {"trials": 3}, {"haystack": "bible"}, {"scoring": "generate"},
+        {"seed": 1}, {"limit": 1}, {"limit_tokens": 600}, {"chat": Chat(text=TEMPLATE, name="t")},
+    ]  # fmt: skip
+    ids = {run_id_of(each.parameters()) for each in [plain, *(replace(plain, **change) for change in changes)]}
+    assert len(ids) == len(changes) + 1
+    assert run_id_of(replace(plain, chunk=7).parameters()) == run_id_of(plain.parameters())
