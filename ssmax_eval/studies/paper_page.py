@@ -148,7 +148,7 @@ def told(found: Numbers, claims: Sequence[Claim]) -> Iterator[str]:
     pure = sum(claim.by_arithmetic and claim.verdict == REPRODUCED for claim in claims)
     yield (
         f"Of {len(claims)} claims of the paper, {count[REPRODUCED]} are reproduced here ({pure} of them by arithmetic), "
-        f"{count[NOT] or 'none'} {'is' if count[NOT] < 2 else 'are'} not reproduced, and {count[UNKNOWN]} cannot be told at this size: the "
+        f"{count[NOT]} {'is' if count[NOT] == 1 else 'are'} not reproduced, and {count[UNKNOWN]} cannot be told at this size: the "
         "last column says what would tell."
     )
     recipe, seeds = found.paper.recipe, found.seeds
