@@ -21,7 +21,7 @@ from .commands.probing import register
 from .commands.stored import pack_command, report_command
 from .commands.studies import advise_command, league_command, paper_command, reach_command
 from .commands.training import recipes_command, retrofit_command, train_command
-from .errors import UserError, nearest
+from .errors import UserError, nearest, origins
 from .launch import launched
 from .printable import inner, nowhere, printable_streams
 from .probes import PROBES
@@ -193,12 +193,11 @@ def run(given: list[str]) -> int:
 
 def interruption_in(error: BaseException | None) -> int | None:
     """Return the exit code of the interruption that an error is, or comes from: libraries make errors of their own of it; else None."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
+    for each in origins(error):
+        if isinstance(each, KeyboardInterrupt):
             return INTERRUPTED
-        if isinstance(error, SystemExit) and error.code == STOPPED:
+        if isinstance(each, SystemExit) and each.code == STOPPED:
             return STOPPED
-        error = error.__cause__ or error.__context__
     return None
 
 

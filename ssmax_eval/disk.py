@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
+from .errors import UserError, origins
 
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
 FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
@@ -96,12 +96,11 @@ def swept(folder: Path) -> None:
 
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
-    while error is not None:
-        told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if told or any(sign in str(error) for sign in FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        getattr(each, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        or any(sign in str(each) for sign in FULL)
+        for each in origins(error)
+    )
 
 
 def json_of(text: str | bytes) -> Any:

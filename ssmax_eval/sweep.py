@@ -90,7 +90,9 @@ def read_sweep(file: Path) -> Sweep:
         raise UserError(f"sweep {str(file)!r}: cannot be read ({error.strerror}); give a YAML file") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
-            raise
+            if str(error).startswith(str(file)):
+                raise
+            raise UserError(f"{file}, {error}") from error
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise UserError(f"{file}{where}: no YAML ({getattr(error, 'problem', None) or error})") from error

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .errors import UserError
+from .errors import UserError, refuse_half_characters
 
 HEAD = 40  # characters of an error in which it names what is wrong
 
@@ -36,7 +36,12 @@ def at(file: Path, line: int, lines: Mapping[str, int] | None = None) -> Iterato
 
 
 def values_in(node: Any, known: dict[int, float]) -> float:
-    """Return how many values a node holds with all that anchors repeat; infinite for one inside itself. known: of nodes met before."""
+    """Return how many values a node holds with all that anchors repeat; infinite for one inside itself. known: of nodes met before.
+
+    Raises UserError for a text that nothing can hold.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        refuse_half_characters(f"line {node.start_mark.line + 1}: text", node.value)
     if id(node) not in known:
         known[id(node)] = math.inf
         inner = node.value if isinstance(node, yaml.CollectionNode) else ()

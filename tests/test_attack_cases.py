@@ -18,7 +18,8 @@ from torch import nn
 
 import ssmax_eval
 from ssmax_eval import Mechanism, register
-from ssmax_eval.disk import json_in, json_of
+from ssmax_eval.data.own import OwnNeedle
+from ssmax_eval.disk import is_full, json_in, json_of
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.spelling import told
@@ -150,6 +151,7 @@ NINE = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]\n" 
         ("seed: &a [*a]\nruns:\n- probe: needle\n", "more than 10,000 values"),
         (f"runs:\n- probe: needle\n  seed: {[*range(200)]}\n  trials: {[*range(1, 200)]}\n", "39,800 entries"),
         ("runs:\n- probe: needle\nseed: 2001-99-99\n", "no YAML"),
+        ('output_path: "\\ud800"\nruns:\n- probe: needle\n', "line 1: text '\\ud800': it holds half a character"),
     ],
 )
 def test_a_sweep_that_grows_or_has_no_end(tmp_path, capsys, text, says):
@@ -437,3 +439,27 @@ def test_what_a_training_that_is_done_left_is_taken_away(tmp_path, monkeypatch, 
     os.makedirs("out/checkpoints/checkpoint-2")  # killed when all else was done
     assert call(capsys, *asked)[0] == 0
     assert not os.path.exists("out/checkpoints")
+
+
+def test_half_a_character_in_a_needle_or_a_chat(model, tmp_path, capsys):
+    """What YAML and JSON can write and no tokenizer takes."""
+    (tmp_path / "n.yaml").write_text('needle: "\\ud800 {key} is {value}"\nquestion: "What is {key}?"\n')
+    refused(capsys, "holds half a character", "needle", "--model", model, "--needle-file", tmp_path / "n.yaml")
+    (tmp_path / "t.jinja").write_text('{{ "\\ud800" }}{{ messages[-1].content }}')
+    refused(capsys, "chat template: text", "needle", "--model", model, "--chat-template", tmp_path / "t.jinja")
+    with pytest.raises(UserError, match="half a character"):
+        OwnNeedle("own", ("{key} is \ud800{value}",), ("What is {key}? {key} is",), "{value}")
+
+
+def test_an_error_that_comes_from_itself_ends(capsys, monkeypatch):
+    """Foreign code can make a circle of causes: looking for an interruption or a full disk in it ends."""
+
+    def command(*_, **__):
+        error = UserError("round and round")
+        raise error from error
+
+    monkeypatch.setattr("ssmax_eval.terminal.print_table", command)
+    assert call(capsys, "recipes")[0] == 2
+    one, other = OSError("a"), OSError("b")
+    one.__cause__, other.__cause__ = other, one
+    assert not is_full(one)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import UserError
+from ..errors import UserError, refuse_half_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,6 +149,7 @@ def rendered(tokenizer: "PreTrainedTokenizerBase", template: str, system: str | 
             f"chat template: it cannot be rendered ({why}); give another as --chat-template FILE{left_out}"
         ) from error
     assert isinstance(text, str)
+    refuse_half_characters("chat template: text", text)
     return text
 
 

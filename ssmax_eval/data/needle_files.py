@@ -89,6 +89,10 @@ def read(reference: str) -> OwnNeedle:
         raise UserError(f"needle file {reference!r}: it holds no map; write needle:, question: and answer:")
     try:
         told = msgspec.convert(found, NeedleFile, strict=False)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"needle file {reference!r}: a text in it holds half a character (a surrogate); write the character itself"
+        ) from error
     except msgspec.ValidationError as error:
         raise UserError(
             f"needle file {reference!r}: {in_words(error)}; allowed are {', '.join(NeedleFile.__struct_fields__)}"

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, refuse_half_characters
 from .needles import VALUES, Draw, draw_values
 from .vocabulary import CITIES
 
@@ -38,6 +38,15 @@ class OwnNeedle:
     implied: bool = False
 
     def __post_init__(self) -> None:
+        own_values = () if isinstance(self.values, str) else self.values
+        for text in (
+            *self.facts,
+            *self.questions,
+            self.answer,
+            *self.distractors,
+            *itertools.chain(*self.keys, *own_values),
+        ):
+            refuse_half_characters("needle", text)
         self._check_slots()
         uses_value = any(VALUE in text for text in (*self.facts, *self.distractors))
         if any(KEY in text for text in (*self.facts, *self.questions, *self.distractors)):
