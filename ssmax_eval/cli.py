@@ -21,9 +21,9 @@ from .commands.probing import register
 from .commands.stored import pack_command, report_command
 from .commands.studies import advise_command, league_command, paper_command, reach_command
 from .commands.training import recipes_command, retrofit_command, train_command
-from .errors import UserError, nearest, origins
+from .errors import UserError, failed_import, nearest, origins
 from .launch import launched
-from .printable import inner, nowhere, printable_streams
+from .printable import inner, nowhere, occupy, printable_streams
 from .probes import PROBES
 from .processes import Said
 from .quiet import Messages, gathered, say
@@ -134,15 +134,6 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(code)
 
 
-def occupy() -> None:
-    """Give each standard stream that was closed a place: else the next file has its number, and gets what a library prints."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free
-
-
 def run(given: list[str]) -> int:
     """Run a command and return its exit code; what goes wrong is said on stderr."""
     command = next((argument for argument in given if not argument.startswith("-")), "")
@@ -176,6 +167,11 @@ def run(given: list[str]) -> int:
                 return failed(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
             elif is_full(error):
                 return failed("output: No space left on device; what was stored is kept")
+            elif library := failed_import(error):  # an environment variable, another version
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                return failed(
+                    f"library {library}: it cannot be imported here ({type(error).__name__}: {why}); mend that first"
+                )
             elif not hasattr(error, "format_message"):  # ours to mend
                 traceback.print_exc()
                 return 1

@@ -23,6 +23,18 @@ def origins(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def failed_import(error: BaseException) -> str | None:
+    """Return the library whose own module was being imported when an error was raised; None where it was not in an import."""
+    at, found = error.__traceback__, None
+    while at is not None:
+        name = str(at.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        own = name in (__name__.partition(".")[0], "__main__")
+        if at.tb_frame.f_code.co_name == "<module>" and not own:
+            found = found or name
+        at = at.tb_next
+    return found
+
+
 def refuse_half_characters(what: str, text: str) -> None:
     """Raise UserError for a text that no file, row or tokenizer can hold: one with half of a character, as `\\ud800` writes it."""
     try:

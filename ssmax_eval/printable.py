@@ -93,3 +93,12 @@ def printable_streams() -> Any:
 def plain_streams() -> Any:
     """Run a block with stdout and stderr as they were before: for another program's command line."""
     return streams(inner(sys.stdout), inner(sys.stderr))
+
+
+def occupy() -> None:
+    """Give each standard stream that was closed a place: else the next file has its number, and gets what a library prints."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the first number that is free

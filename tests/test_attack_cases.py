@@ -8,8 +8,11 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -463,3 +466,17 @@ def test_an_error_that_comes_from_itself_ends(capsys, monkeypatch):
     one, other = OSError("a"), OSError("b")
     one.__cause__, other.__cause__ = other, one
     assert not is_full(one)
+
+
+def test_a_library_that_cannot_be_imported_is_named(tmp_path):
+    """An environment variable that torch refuses, as any library may refuse one."""
+    found = subprocess.run(
+        [sys.executable, "-m", "ssmax_eval", "recipes"],
+        env=os.environ | {"TORCH_LOGS": "x", "PYTHONPATH": str(Path(ssmax_eval.__file__).parents[1])},
+        stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert found.stderr.startswith(
+        "ssmax-eval: error: library torch: it cannot be imported here (ValueError: Invalid log"
+    )
+    assert len(found.stderr.splitlines()) == 1
