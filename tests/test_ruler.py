@@ -200,7 +200,7 @@ def rows_of(credits, series="m", haystack="text", seed=0):
         {
             "probe": "ruler", "series": series, "haystack": haystack, "task": task, "context_length": length, "seed": seed,
             "trial": trial, "credit": credit, "prompt_tokens": 1, "prompt_sha256": f"{seed}{task}{length}{trial}",
-            "haystack_start": None, "haystack_sentences": 0,
+            "haystack_start": None, "haystack_sentences": 0, "question": "What?", "references": ["7"], "predicted": "<b>8",
         }
         for (task, length), each in credits.items()
         for trial, credit in enumerate(each)
@@ -239,18 +239,22 @@ def test_the_page_shows_series_side_by_side():
     found = SECTION.numbers(rows, Context())
     *tables, said = SECTION.tables(found)
     assert [table.title for table in tables] == [
-        "RULER: m", "RULER: n", "RULER, mean over tasks", "effective context length of RULER"
+        "RULER: m, 6 prompts a task and length; in brackets the 95% interval",
+        "RULER: n, 1 prompt a task and length; in brackets the 95% interval",
+        "RULER, mean over tasks", "effective context length of RULER",
     ]  # fmt: skip
     assert [*tables[0].lines] == [
-        ["niah_single_1", "1.00", ""],
-        ["ruler_vt", "", "0.50"],
+        ["niah_single_1", "1.00 (0.61 to 1.00)", ""],
+        ["ruler_vt", "", "0.50 (0.19 to 0.81)"],
         ["mean", *tables[0].lines[2][1:]],
     ]
     assert tables[0].lines[2][1].startswith("1.00 (0.")
     assert [*tables[1].lines] == [["ruler_vt", "failed"], ["mean", ""]]
     assert "13 tasks" in said
     assert "m scores 1.00 at 1,024 tokens, 0.50 at 2,048" in str(SECTION.lead(found, Context()))
-    assert "<td>failed</td>" in SECTION.page(found, Context())
+    page = SECTION.page(found, Context())
+    assert "<td>failed</td>" in page
+    assert page.count("&lt;b&gt;8") == 3 + 3 + 1  # what was written, of each task and length three prompts at most
 
 
 def test_the_intervals_hold_the_mean():
@@ -271,7 +275,7 @@ def test_the_command_its_rows_its_page_and_again(capsys, checkpoint, tmp_path):
     arguments = ("ruler", "--model", checkpoint, *SMALL, "--output-path", tmp_path)
     code, out, _ = call(capsys, *arguments)
     assert code == 0
-    assert re.search(r"niah_single_1 +0\.00 +0\.00", out)
+    assert re.search(r"niah_single_1 +0\.00 \(0\.00 to 0\.66\) +0\.00 \(0\.00 to 0\.66\)", out)
     assert "at least 85.6%" in out
     rows = ssmax_eval.load_results(tmp_path / "ruler")
     assert len(rows) == 8

@@ -209,7 +209,7 @@ def traced(said: str) -> str:
 def wrong_in(folder: Path) -> str | None:
     """Say what is wrong with what commands left in a folder."""
     for page in folder.rglob("*.html"):
-        if os.path.isfile(page):  # Path.is_file raises for a link to a name that is too long
+        if os.path.isfile(page) and not page.is_symlink():  # Path.is_file raises for a link to a name that is too long
             text = page.read_text(errors="replace")
             if not text.rstrip().endswith("</html>"):
                 return f"a half page: {page.name}"

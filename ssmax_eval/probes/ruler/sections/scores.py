@@ -8,21 +8,25 @@ import pandas as pd
 from markupsafe import Markup
 
 from .... import statistics
+from ....printable import printable
 from ....report import figures
 from ....report.context import Context, reached
 from ....report.section import Section, Table, records
 from ....statistics.ruler import THRESHOLD
 
+SHOWN = 3  # prompts of a task and length whose answers are shown, those that lack most first
+
 
 @dataclass(frozen=True)
 class Ruler:
-    """The scores of all series on one haystack."""
+    """The scores of all series on one haystack. written: of each series some questions, references and what it wrote."""
 
     haystack: str
     scores: pd.DataFrame
     means: pd.DataFrame
     reach: pd.DataFrame
     train_lengths: dict[str, int | None]
+    written: dict[str, Table]
 
 
 class Scores(Section[Ruler]):
@@ -31,6 +35,7 @@ class Scores(Section[Ruler]):
     place = 20
     lead_place = 20
     heading = "RULER"
+    details = ("question", "references", "predicted")
 
     def numbers(self, rows: pd.DataFrame, context: Context) -> list[Ruler]:
         return [
@@ -40,6 +45,7 @@ class Scores(Section[Ruler]):
                 statistics.ruler_means(part),
                 statistics.ruler_lengths(part),
                 context.train_lengths(part),
+                {str(name): answers(own) for name, own in part.groupby("series", sort=False)},
             )
             for haystack, part in rows.groupby("haystack", sort=False)
         ]
@@ -49,7 +55,9 @@ class Scores(Section[Ruler]):
         for each in found:
             where = f", in {each.haystack}" if len(found) > 1 else ""
             for name, scores in each.scores.groupby("series", sort=False):
-                yield of_series(f"RULER: {name}{where}", scores, each.means[each.means["series"] == name])
+                yield of_series(
+                    f"RULER: {name}{where}{prompts(scores)}", scores, each.means[each.means["series"] == name]
+                )
             if each.scores["series"].nunique() > 1:
                 yield of_all(f"RULER, mean over tasks{where}", each.means)
             yield effective(f"effective context length of RULER{where}", each.reach)
@@ -64,6 +72,10 @@ class Scores(Section[Ruler]):
             "ruler_means": records(each.means for each in found),
             "ruler_effective_lengths": records(each.reach for each in found),
         }
+
+    def page(self, found: Sequence[Ruler], context: Context) -> Markup:
+        written = [(name, table) for each in found for name, table in each.written.items() if table.lines]
+        return self.rendered(context, shown=[*self.tables(found)], written=written, heading=self.heading)
 
     def lead(self, found: Sequence[Ruler], context: Context) -> Markup:
         found = [each for each in found if len(each.means)]  # of none of whose prompts is a score known
@@ -83,7 +95,7 @@ def of_series(title: str, scores: pd.DataFrame, means: pd.DataFrame) -> Table:
     """Return a series' scores: tasks down, lengths across, the mean last."""
     lengths = sorted(scores["context_length"].unique())
     at = {(line["task"], line["context_length"]): line for line in scores.to_dict("records")}
-    lines = [[task, *(face(at.get((task, n))) for n in lengths)] for task in scores["task"].unique()]
+    lines = [[task, *(between(at.get((task, n))) for n in lengths)] for task in scores["task"].unique()]
     mean = {line["context_length"]: line for line in means.to_dict("records")}
     lines.append(["mean", *(between(mean.get(n)) for n in lengths)])
     return Table(title, ["task", *(f"{n:,}" for n in lengths)], lines)
@@ -118,17 +130,35 @@ def held(line: dict[Any, Any]) -> tuple[str, str]:
     return told, f"{reached(line, 'low', 'low_beyond')} to {reached(line, 'high', 'high_beyond')}"
 
 
-def face(line: dict[Any, Any] | None) -> str:
-    """Write a score."""
-    if line is None:
-        return ""
-    return f"{line['score']:.2f}" if line["scored"] else "failed"
+def prompts(scores: pd.DataFrame) -> str:
+    """Say how many prompts each task has at each length."""
+    least, most = int(scores["prompts"].min()), int(scores["prompts"].max())
+    return f", {least if least == most else f'{least} to {most}'} prompt{'s' * (most > 1)} a task and length; in brackets the 95% interval"
+
+
+def answers(rows: pd.DataFrame) -> Table:
+    """Return what a series wrote: of each task and length some prompts, those that lack most first."""
+    worst = rows.sort_values("credit", na_position="first", kind="stable").groupby(
+        ["task", "context_length"], sort=False
+    )
+    shown = worst.head(SHOWN).sort_values(["task", "context_length", "trial"], kind="stable")
+    lines = [
+        [
+            str(line["task"]), f"{line['context_length']:,}", printable(str(line["question"])),
+            printable(", ".join(line["references"])), printable(str(line["predicted"] or "")),
+            "failed" if pd.isna(line["credit"]) else f"{line['credit']:.2f}",
+        ]
+        for line in shown.to_dict("records")
+    ]  # fmt: skip
+    return Table("", ["task", "length", "question", "references", "written", "score"], lines)
 
 
 def between(line: dict[Any, Any] | None) -> str:
-    """Write a mean with its interval, if it has one."""
+    """Write a score or a mean with its interval, if it has one."""
     if line is None:
         return ""
+    if not line["scored"]:
+        return "failed"
     few = (line["low"], line["high"]) == (0, 1)
     return f"{line['score']:.2f}" + ("" if few else f" ({line['low']:.2f} to {line['high']:.2f})")
 
