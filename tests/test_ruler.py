@@ -364,7 +364,7 @@ def test_what_is_never_found_has_no_length_and_no_interval():
     assert np.isnan([line["effective_length"], line["low"], line["high"]]).all()
 
 
-def test_trap_15_every_parameter_of_ruler_is_part_of_the_run():
+def test_trap_15_rulers_every_parameter_is_part_of_the_run():
     plain = RulerProbe(("niah_single_1",), (512,), 2)
     changes = [
         {"tasks": ("ruler_vt",)}, {"context_lengths": (640,)}, {"trials": 3}, {"haystack": "bible"}, {"scoring": "generate"},
