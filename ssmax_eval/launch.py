@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .errors import UserError
 
 LAUNCHERS = "torchrun, accelerate launch and srun set it"
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # of mpirun, which accelerate would follow
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,17 @@ def launched() -> Processes:
     if count > 1 and not os.environ.get("RANK"):
         raise UserError(f"WORLD_SIZE {count} without RANK: {LAUNCHERS} for each process; start with one, or unset it")
     rank = number("RANK", 0, 0, count - 1)
-    return Processes(rank, count, number("LOCAL_RANK", 0, 0), number("LOCAL_WORLD_SIZE", count, 1))
+    found = Processes(rank, count, number("LOCAL_RANK", 0, 0), number("LOCAL_WORLD_SIZE", count, 1))
+    if count == 1:
+        for name in MPI:
+            if number(name, 1, 0) > 1:
+                raise UserError(
+                    f"{name} {os.environ[name]}: mpirun's processes do not know of each other here; start them with torchrun, "
+                    "accelerate launch or srun, or unset it"
+                )
+        # a process alone waits for no other, as libraries would that find it
+        os.environ.pop("LOCAL_RANK", None)
+    return found
 
 
 def number(name: str, default: int, least: int, most: int | None = None) -> int:

@@ -34,7 +34,10 @@ def test_a_page_that_is_half_or_open_is_seen(tmp_path):
     page = tmp_path / "x.html"
     for text, says in (("<html>", "a half page"), (f"{MARK}></html>", "not escaped"), ("</html>\n", None)):
         page.write_text(text)
-        assert (found := wrong_in(tmp_path)) == says or says in found
+        assert (found := wrong_in(tmp_path, {})) == says or says in found
+    page.write_text("x")
+    assert wrong_in(tmp_path, {page: "x"}) is None  # the attack's own, which nothing wrote over
+    assert wrong_in(tmp_path, {page: "y"})
 
 
 @pytest.mark.slow

@@ -165,6 +165,8 @@ def test_what_is_no_task_of_several_is_alone(monkeypatch, told):
         {"RANK": "5", "WORLD_SIZE": "2"},
         {"RANK": "1"},
         {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "?"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},  # mpirun, whose processes would each do all
+        {"PMI_SIZE": "4", "WORLD_SIZE": "1"},
     ],
 )
 @pytest.mark.parametrize("command", ["needle", "train"])
@@ -176,7 +178,29 @@ def test_what_no_launcher_tells_is_one_line(monkeypatch, capsys, tmp_path, told,
         main([command, *words[command], str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "")
-    assert re.fullmatch(r"ssmax-eval: error: (RANK|WORLD_SIZE|LOCAL_RANK) .*\n", err)
+    assert re.fullmatch(r"ssmax-eval: error: (RANK|WORLD_SIZE|LOCAL_RANK|OMPI_COMM_WORLD_SIZE|PMI_SIZE) .*\n", err)
+    assert not (tmp_path / "out").exists()
+
+
+TRAINING = "train --recipe smoke --set steps=2 --set text_characters=20000 --set vocabulary=300 --out".split()
+
+
+def test_a_rank_that_no_launcher_set_is_not_waited_for(monkeypatch, tmp_path):
+    """A shell of a cluster can keep it: accelerate would look for the other processes, and end in a traceback or never."""
+    monkeypatch.setenv("LOCAL_RANK", "9")
+    with pytest.raises(SystemExit) as stop:
+        main([*TRAINING, str(tmp_path / "out")])
+    assert stop.value.code == 0
+
+
+def test_what_libraries_cannot_follow_in_the_environment_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "nonsense")
+    with pytest.raises(SystemExit) as stop:
+        main([*TRAINING, str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert re.fullmatch(
+        r"ssmax-eval: error: training: it cannot be set up here \(ValueError: .*\n", capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -90,13 +90,14 @@ def train_held(
     model, tokenizer = first_model(job, sentences)
     examples = Examples(job.recipe, Corpus.encode(tokenizer, sentences, text_sha256), job.seed)
     examples.check()
+    compiled = where.type == "cuda" if compiled is None else compiled
+    trainer = trainer_of(job, model, examples, folder, where, compiled, log_to)
     if fresh:
         for entry in entries(folder):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if launched().is_first:
         write_record(folder, {"job": key, "finished": False})
-    compiled = where.type == "cuda" if compiled is None else compiled
-    seconds = run(job, model, examples, folder, where, compiled, progress, log_to)
+    seconds = run(trainer, job, model, folder, compiled, progress)
     if not launched().is_first:
         return folder
     log = read_log(folder / LOG)
@@ -179,53 +180,69 @@ def try_out(model: PreTrainedModel) -> None:
     model.zero_grad()
 
 
-def run(
+def trainer_of(
     job: Job,
     model: PreTrainedModel,
     examples: Examples,
     folder: Path,
     where: torch.device,
     compiled: bool,
-    progress: Progress | None,
-    log_to: Sequence[str] = (),
-) -> float:
-    """Run transformers' Trainer, from its last checkpoint if there is one, and return the seconds of all parts."""
+    log_to: Sequence[str],
+) -> WeightedTrainer:
+    """Return transformers' Trainer, ready to begin. Raises UserError where libraries follow what the environment tells them, and cannot."""
     recipe = job.recipe
     cuda = where.type == "cuda"
-    swap_step = recipe.steps - round(recipe.steps * job.swap_fraction) if job.swap_to else 0
-    arguments = TrainingArguments(
-        output_dir=str(folder / WORK),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size // launched().count,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr" if recipe.schedule == "cosine" else "constant_with_warmup",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1} if recipe.schedule == "cosine" else {},
-        warmup_steps=recipe.warmup_steps,
-        adam_beta1=recipe.betas[0],
-        adam_beta2=recipe.betas[1],
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=1.0,
-        optim="adamw_torch_fused",
-        bf16=bfloat16(where),
-        torch_compile=compiled,
-        use_cpu=where.type == "cpu",
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) // launched().count - 1)) if cuda else 0,
-        dataloader_pin_memory=cuda,
-        ddp_find_unused_parameters=job.swap_to is not None,
-        logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
-        save_steps=max(1, recipe.steps // 10),
-        save_total_limit=1,
-        logging_nan_inf_filter=False,  # a loss that is not finite is to be seen
-        report_to=[*log_to] or "none",
-        run_name=job.name,
-        disable_tqdm=True,
-        seed=job.seed,
-    )
-    arguments._n_gpu = min(
-        1, arguments.n_gpu
-    )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(folder / WORK),
+            max_steps=recipe.steps,
+            per_device_train_batch_size=recipe.batch_size // launched().count,
+            learning_rate=recipe.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr" if recipe.schedule == "cosine" else "constant_with_warmup",
+            lr_scheduler_kwargs={"min_lr_rate": 0.1} if recipe.schedule == "cosine" else {},
+            warmup_steps=recipe.warmup_steps,
+            adam_beta1=recipe.betas[0],
+            adam_beta2=recipe.betas[1],
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=1.0,
+            optim="adamw_torch_fused",
+            bf16=bfloat16(where),
+            torch_compile=compiled,
+            use_cpu=where.type == "cpu",
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) // launched().count - 1)) if cuda else 0,
+            dataloader_pin_memory=cuda,
+            ddp_find_unused_parameters=job.swap_to is not None,
+            logging_steps=max(1, min(20, recipe.steps // LOG_AT_LEAST)),
+            save_steps=max(1, recipe.steps // 10),
+            save_total_limit=1,
+            logging_nan_inf_filter=False,  # a loss that is not finite is to be seen
+            report_to=[*log_to] or "none",
+            run_name=job.name,
+            disable_tqdm=True,
+            seed=job.seed,
+        )
+        arguments._n_gpu = min(
+            1, arguments.n_gpu
+        )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
+        trainer = WeightedTrainer(recipe, model=model, args=arguments, train_dataset=examples, data_collator=collate)
+    except (ValueError, ImportError, RuntimeError) as error:  # all that we give is valid, so it comes from elsewhere
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"training: it cannot be set up here ({type(error).__name__}: {why}); "
+            "see which variables of accelerate or a launcher are set (env | grep -i -e accelerate -e rank), and unset them"
+        ) from error
+    trainer.remove_callback(PrinterCallback)  # stdout is for results
+    keep_logs(trainer, folder)
+    return trainer
+
+
+def run(
+    trainer: WeightedTrainer, job: Job, model: PreTrainedModel, folder: Path, compiled: bool, progress: Progress | None
+) -> float:
+    """Train from the last checkpoint if there is one, and return the seconds of all parts."""
+    recipe = job.recipe
     whole = whole_checkpoints(folder / WORK)
     reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
@@ -234,16 +251,9 @@ def run(
         write_log(folder / LOG, kept)
     before = kept[-1]["seconds"] if kept else 0.0
     watch = Watch(model, recipe, job.name, folder / LOG, before, progress)
-    trainer = WeightedTrainer(
-        recipe,
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
-        callbacks=[watch, *([LateMechanism(model, swap_step)] if job.swap_to else [])],
-    )
-    trainer.remove_callback(PrinterCallback)  # stdout is for results
-    keep_logs(trainer, folder)
+    trainer.add_callback(watch)
+    if job.swap_to:
+        trainer.add_callback(LateMechanism(model, recipe.steps - round(recipe.steps * job.swap_fraction)))
     try:
         with static_shapes() if compiled else nullcontext():
             trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)

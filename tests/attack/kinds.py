@@ -134,6 +134,9 @@ ENVIRONMENT: dict[str, list[str]] = {
     "PYTHONHASHSEED": ["0", "7"],
     "PYTHONWARNINGS": ["default", "ignore"], "TORCH_LOGS": ["x"], "TRANSFORMERS_VERBOSITY": ["x", "debug"],
     "PYTHONDONTWRITEBYTECODE": ["1"],
+    "OMPI_COMM_WORLD_SIZE": ["2", "x"], "PMI_SIZE": ["2", "1"], "MASTER_ADDR": ["nowhere", ""],
+    "ACCELERATE_DYNAMO_BACKEND": ["x"], "ACCELERATE_USE_DEEPSPEED": ["true"], "ACCELERATE_USE_CPU": ["x", "true"],
+    "ACCELERATE_MIXED_PRECISION": ["x", "fp8"], "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ["x"],
     "HF_HUB_OFFLINE": ["1", "x"], "TOKENIZERS_PARALLELISM": ["x", "true"], "PYTHONFAULTHANDLER": ["1"], "PYTHONSAFEPATH": ["1"],
 }  # fmt: skip
 

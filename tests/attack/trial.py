@@ -206,11 +206,17 @@ def traced(said: str) -> str:
     return " | ".join(filter(None, [before, *places[-4:], lines[end][:200]]))
 
 
-def wrong_in(folder: Path) -> str | None:
-    """Say what is wrong with what commands left in a folder."""
-    for page in folder.rglob("*.html"):
-        if os.path.isfile(page) and not page.is_symlink():  # Path.is_file raises for a link to a name that is too long
-            text = page.read_text(errors="replace")
+def pages_in(folder: Path) -> dict[Path, str]:
+    """Return the pages in a folder, and what they hold."""
+    pages = folder.rglob("*.html")
+    # Path.is_file raises for a link to a name that is too long
+    return {page: page.read_text(errors="replace") for page in pages if os.path.isfile(page) and not page.is_symlink()}
+
+
+def wrong_in(folder: Path, before: dict[Path, str]) -> str | None:
+    """Say what is wrong with what commands left in a folder. before: pages that the attack put there."""
+    for page, text in pages_in(folder).items():
+        if before.get(page) != text:
             if not text.rstrip().endswith("</html>"):
                 return f"a half page: {page.name}"
             if MARK in text:
@@ -221,6 +227,7 @@ def wrong_in(folder: Path) -> str | None:
 def attack(drawn: Attack, folder: Path, through_cli: bool) -> str | None:
     """Run an attack and return what is wrong, in one line; None for nothing."""
     folder.mkdir(parents=True, exist_ok=True)
+    before = pages_in(folder)
     first = [begin(step, folder, through_cli, str(i)) for i, step in enumerate(drawn.steps[: drawn.at_once])]
     ends = chain(map(end, first), (run(step, folder, through_cli) for step in drawn.steps[drawn.at_once :]))
     found = None
@@ -231,7 +238,7 @@ def attack(drawn: Attack, folder: Path, through_cli: bool) -> str | None:
             found = found or f"{said} (step {number}: {' '.join(map(ascii, step.words))[:300]}{told})"
         if found and number + 1 >= drawn.at_once:  # those that began are waited for
             return found
-    return wrong_in(folder) or drawn.after(folder)
+    return wrong_in(folder, before) or drawn.after(folder)
 
 
 def rows_in(folder: Path) -> dict[str, list[str]]:
