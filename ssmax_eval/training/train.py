@@ -194,7 +194,7 @@ def trainer_of(
     cuda = where.type == "cuda"
     try:
         arguments = TrainingArguments(
-            output_dir=str(folder / WORK),
+            output_dir=str(folder),
             max_steps=recipe.steps,
             per_device_train_batch_size=recipe.batch_size // launched().count,
             learning_rate=recipe.learning_rate,
@@ -223,9 +223,8 @@ def trainer_of(
             disable_tqdm=True,
             seed=job.seed,
         )
-        arguments._n_gpu = min(
-            1, arguments.n_gpu
-        )  # several GPUs are torchrun's to use; the Trainer would multiply the batch
+        # several GPUs are torchrun's to use; the Trainer would multiply the batch
+        arguments._n_gpu = min(1, arguments.n_gpu)
         trainer = WeightedTrainer(recipe, model=model, args=arguments, train_dataset=examples, data_collator=collate)
     except (ValueError, ImportError, RuntimeError) as error:  # all that we give is valid, so it comes from elsewhere
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -233,6 +232,8 @@ def trainer_of(
             f"training: it cannot be set up here ({type(error).__name__}: {why}); "
             "see which variables of accelerate or a launcher are set (env | grep -i -e accelerate -e rank), and unset them"
         ) from error
+    # not before: it would be made at once, when no record says yet whose the folder is
+    arguments.output_dir = str(folder / WORK)
     trainer.remove_callback(PrinterCallback)  # stdout is for results
     keep_logs(trainer, folder)
     return trainer
@@ -242,18 +243,16 @@ def run(
     trainer: WeightedTrainer, job: Job, model: PreTrainedModel, folder: Path, compiled: bool, progress: Progress | None
 ) -> float:
     """Train from the last checkpoint if there is one, and return the seconds of all parts."""
-    recipe = job.recipe
     whole = whole_checkpoints(folder / WORK)
     reached = max(whole, default=0)
     # what was logged after the checkpoint is computed again
     kept = [line for line in read_log(folder / LOG) if line["step"] <= reached]
     if launched().is_first:
         write_log(folder / LOG, kept)
-    before = kept[-1]["seconds"] if kept else 0.0
-    watch = Watch(model, recipe, job.name, folder / LOG, before, progress)
+    watch = Watch(model, job.recipe, job.name, folder / LOG, kept[-1]["seconds"] if kept else 0.0, progress)
     trainer.add_callback(watch)
     if job.swap_to:
-        trainer.add_callback(LateMechanism(model, recipe.steps - round(recipe.steps * job.swap_fraction)))
+        trainer.add_callback(LateMechanism(model, job.recipe.steps - round(job.recipe.steps * job.swap_fraction)))
     try:
         with static_shapes() if compiled else nullcontext():
             trainer.train(resume_from_checkpoint=str(whole[reached]) if whole else None)
