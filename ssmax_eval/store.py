@@ -176,7 +176,8 @@ class Run:
         for name, value in told.items():
             if name == "seed" and value is None:  # the probe has none of its own
                 continue
-            if others := {*values[name]} - {value} - ({None} if name == "seed" else set()):
+            # compared, not hashed: a record's value may be of any kind
+            if others := {each for each in values[name] if each != value and not (name == "seed" and each is None)}:
                 raise UserError(
                     f"run {self.folder}: it is of {name} {value!r}, a row of {min(others, key=str)!r}; they are not of one run: "
                     "run again with --fresh"

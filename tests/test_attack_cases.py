@@ -222,6 +222,28 @@ def test_every_number_of_a_recipe_has_a_range():
                 recipe("smoke").changed({name: text})
 
 
+@pytest.mark.parametrize(
+    "field", [{"model_max_length": "x"}, {"model_max_length": [1]}, {"pad_token": 7}, {"add_bos_token": "x"}]
+)
+def test_what_a_tokenizers_config_says_is_tried_before_it_is_used(model, capsys, field):
+    changed(model, "tokenizer_config.json", **field)
+    code, _, err = call(capsys, "needle", "--model", model, *ASKED, "--dry-run")
+    assert code == 0 or (
+        code == 2 and err.splitlines()[-1].startswith(f"ssmax-eval: error: model {str(model)!r}: its tokenizer ")
+    )
+    if "model_max_length" in field:
+        assert "its tokenizer cannot be used (TypeError: " in err
+
+
+def test_docstrings_that_python_took_away_are_told_of(model):
+    asked = [sys.executable, "-m", "ssmax_eval", "needle", "--model", str(model), *ASKED]
+    done = subprocess.run(asked, env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)
+    assert (
+        done.returncode == 0
+        or "PYTHONOPTIMIZE=2 takes the docstrings away that transformers reads; unset it" in done.stderr
+    )
+
+
 # foreign code
 
 

@@ -83,6 +83,16 @@ def test_rows_of_another_setting_are_not_of_the_record(runs, tmp_path, changes, 
         load_results(run.folder)
 
 
+@pytest.mark.parametrize("value", [[1, 2], {"a": []}, "0"])
+def test_a_record_whose_setting_is_of_another_kind_is_not_of_its_rows(runs, tmp_path, value):
+    run = changed(runs[0], tmp_path)
+    record = json.loads(run.record_path.read_text())
+    record["parameters"]["seed"] = value
+    run.record_path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="it is of seed .* not of one run"):
+        load_results(run.folder)
+
+
 def test_rows_of_another_setting_are_not_gone_on_with(runs, checkpoint, tmp_path, capsys):
     for complete in (True, False):
         run = changed(runs[0], tmp_path / str(complete), rope_theta=5e5)

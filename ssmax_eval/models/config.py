@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -248,4 +249,6 @@ def first_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "ignore_mismatched_sizes" in text:
         return "the shapes of its weights are not those of its config"
+    if sys.flags.optimize > 1 and "docstring" in text:
+        return "PYTHONOPTIMIZE=2 takes the docstrings away that transformers reads; unset it"
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -143,6 +143,12 @@ def load_tokenizer(
         raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error
     if not source.is_gguf:
         refuse_without_vocabulary(source, tokenizer)
+    try:  # what its config says is not looked at before it is used
+        tokenizer.decode(tokenizer("a 1é", verbose=False).input_ids)
+    except Exception as error:
+        raise UserError(
+            f"model {source.reference!r}: its tokenizer cannot be used ({first_line(error)}); mend its tokenizer_config.json"
+        ) from error
     return tokenizer
 
 
