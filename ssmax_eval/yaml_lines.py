@@ -64,9 +64,19 @@ def mapping(loader: yaml.SafeLoader, node: Any, file: Path, what: str) -> dict[s
         seen.add(key.value)
     loader.flatten_mapping(node)  # <<: *base
     return {
-        dashless(str(key.value)): Value(loader.construct_object(each, deep=True), key.start_mark.line + 1)
-        for key, each in node.value
+        dashless(str(key.value)): Value(value_of(loader, each), key.start_mark.line + 1) for key, each in node.value
     }
+
+
+def value_of(loader: yaml.SafeLoader, node: Any) -> Any:
+    """Return a node's value. Raises YAMLError, with its place, for whatever a tag's constructor raises: `!!timestamp x`, `!!bool x`."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, RecursionError):
+        raise
+    except Exception as error:
+        tag = node.tag.rpartition(":")[2]
+        raise yaml.MarkedYAMLError(problem=f"{error}; its tag is {tag}", problem_mark=node.start_mark) from error
 
 
 def dashless(name: str) -> str:

@@ -162,6 +162,9 @@ def test_every_option_of_every_probe_can_be_said(tmp_path, checkpoint):
         ("", "line 1: the sweep is empty"),
         ("runs: [\n", "line 2: no YAML"),
         ("runs: !!python/object:os.system {}\n", "no YAML"),
+        ("runs:\n  - probe: needle\n    trials: !!timestamp x\n", r"line 3: no YAML \(.*its tag is timestamp"),
+        ("runs:\n  - probe: needle\n    trials: !!bool x\n", r"line 3: no YAML \(.*its tag is bool"),
+        ("models: [!!int x]\nruns:\n  - probe: needle\n", r"line 1: no YAML \(.*x"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text, says, tmp_path):
