@@ -235,6 +235,13 @@ def test_what_a_tokenizers_config_says_is_tried_before_it_is_used(model, capsys,
         assert "its tokenizer cannot be used (TypeError: " in err
 
 
+@pytest.mark.parametrize("kind", [{"a": 1}, ["llama"], 3, None])
+def test_a_model_type_of_another_kind_is_one_line(model, capsys, kind):
+    changed(model, "config.json", model_type=kind)
+    code, _, err = call(capsys, "needle", "--model", model, *ASKED)
+    assert (code, len(err.splitlines())) == (2, 1)
+
+
 def test_docstrings_that_python_took_away_are_told_of(model):
     asked = [sys.executable, "-m", "ssmax_eval", "needle", "--model", str(model), *ASKED]
     done = subprocess.run(asked, env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)

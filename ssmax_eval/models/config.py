@@ -51,14 +51,18 @@ def load_config(source: ModelSource, trust_remote_code: bool = False) -> PreTrai
     """
     refuse_not_finite(source.config(), source)
     raw = neutral(source.config(), source)
-    remote = raw.get("auto_map") if trust_remote_code and not str(raw["model_type"]).startswith(PREFIX) else None
+    if not isinstance(raw["model_type"], str):
+        raise UserError(
+            f"model {source.reference!r}: model_type in its config is {raw['model_type']!r}: allowed is a text"
+        )
+    remote = raw.get("auto_map") if trust_remote_code and not raw["model_type"].startswith(PREFIX) else None
     if isinstance(remote, dict) and any("--" in str(place) for place in remote.values()):
         raise UserError(
             f"model {source.reference!r}: its code lies in another repository ({next(iter(remote.values()))}); copy it into the folder"
         )
     if "configuration_files" in raw:
         raise UserError(f"model {source.reference!r}: its config.json points to other config files; keep one of them")
-    if str(raw["model_type"]).startswith(PREFIX):
+    if raw["model_type"].startswith(PREFIX):
         classes(raw["model_type"].removeprefix(PREFIX))
     if not remote and raw["model_type"] not in CONFIG_MAPPING:
         raise UserError(
