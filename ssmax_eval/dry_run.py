@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .cost import Line, by_length, cuts, in_words, price, total
+from .errors import reading
 from .models.load import check_config, load_tokenizer, pick_device
 from .models.shape import blank, memory_of
 from .models.subjects import RunOptions, Subject
@@ -136,9 +137,10 @@ def check_without_weights(
     for each, group in itertools.groupby(plans, key=lambda plan: plan.subject):
         model, tokenizer = each.loaded or (None, None)
         if each.source is not None:
-            if not each.source.is_gguf:
-                check_config(each.source, options.trust_remote_code)
-            tokenizer = load_tokenizer(each.source, options.trust_remote_code)
+            with reading(f"model {each.source.reference!r}"):
+                if not each.source.is_gguf:
+                    check_config(each.source, options.trust_remote_code)
+                tokenizer = load_tokenizer(each.source, options.trust_remote_code)
             model = blank(each.source, options.trust_remote_code)
         if each.foreign is not None:
             tokenizer = each.foreign.counting.tokenizer

@@ -1,7 +1,12 @@
 """The one exception a user can cause, and what they may have meant."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# what Python raises where a value is of another kind, larger or longer than the code that reads it takes
+OF_A_VALUE = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 class UserError(ValueError):
@@ -43,3 +48,40 @@ def refuse_half_characters(what: str, text: str) -> None:
         raise UserError(
             f"{what} {text!r}: it holds half a character (a surrogate); write the character itself"
         ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's kind and the start of its text, on one line."""
+    text = " ".join(str(error).split())
+    if "ignore_mismatched_sizes" in text:
+        return "the shapes of its weights are not those of its config"
+    if sys.flags.optimize > 1 and "docstring" in text:
+        return "PYTHONOPTIMIZE=2 takes the docstrings away that transformers reads; unset it"
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Say in one line what goes wrong while values are read that others wrote, which may be of any kind.
+
+    what: whose they are, which begins the line. The place in our code is told too, as the fault may be there. Raises UserError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OF_A_VALUE as error:
+        raise UserError(
+            f"{what}: it holds a value that cannot be used ({first_line(error)}; read in {place_of(error)}); mend it"
+        ) from error
+
+
+def place_of(error: BaseException) -> str:
+    """Return the last place in our own code that an error came by, as `module, line N`."""
+    at, found = error.__traceback__, ""
+    while at is not None:
+        name = str(at.tb_frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] == __name__.partition(".")[0]:
+            found = f"{name}, line {at.tb_lineno}"
+        at = at.tb_next
+    return found

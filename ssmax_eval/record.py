@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # of tokens, rows, numbers in a model
+
 
 class TrainingTold(Struct):
     """How ssmax-eval trained a model."""
@@ -18,6 +20,19 @@ class TrainingTold(Struct):
     log: list[dict[str, Any]] | None = None
 
 
+class TokenizerTold(Struct):
+    """Whose tokenizer counted the prompts of a model that is not in the process that reads it."""
+
+    reference: str
+
+
+class ForeignTold(Struct):
+    """What a record tells of a model that is not in the process that reads it."""
+
+    kind: str
+    tokenizer: TokenizerTold
+
+
 class ModelTold(Struct):
     """What a record tells of the model."""
 
@@ -25,11 +40,11 @@ class ModelTold(Struct):
     fingerprint: str
     # null where the model is not in the process that reads it
     architecture: str | None
-    parameters: int | None
+    parameters: Count | None
     dtype: str | None
-    train_length: int | None = None
+    train_length: Count | None = None
     training: TrainingTold | None = None
-    foreign: dict[str, Any] | None = None
+    foreign: ForeignTold | None = None
 
 
 class AttentionTold(Struct):
@@ -73,11 +88,11 @@ class Record(Struct):
     attention: AttentionTold
     rope: RopeTold
     environment: MachineTold
-    rows: int
-    tokens: int
+    rows: Count
+    tokens: Count
     seconds: float
     probe: Annotated[str, Meta(pattern=r"^\w[\w.-]*$")] | None = None  # the name of a folder
-    failed: int = 0
+    failed: Count = 0
     thresholds: dict[str, Any] | None = None
     command: str | None = None
 

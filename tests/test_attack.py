@@ -4,6 +4,7 @@ import signal
 
 import pytest
 from attack.__main__ import campaign
+from attack.every import every
 from attack.trial import MARK, Ended, Step, wrong, wrong_in
 
 
@@ -44,3 +45,9 @@ def test_a_page_that_is_half_or_open_is_seen(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_slice_of_the_campaign():
     assert campaign(trials=7, seed=0, through_cli=False, kinds=[]) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_slice_of_every_value():
+    assert every(share=331) == []

@@ -23,9 +23,10 @@ import ssmax_eval
 from ssmax_eval import Mechanism, register
 from ssmax_eval.data.own import OwnNeedle
 from ssmax_eval.disk import is_full, json_in, json_of
-from ssmax_eval.errors import UserError
+from ssmax_eval.errors import UserError, reading
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms
 from ssmax_eval.mechanisms.spelling import told
+from ssmax_eval.models import catalogue
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import resolve
 from ssmax_eval.models.subjects import RunOptions
@@ -240,6 +241,70 @@ def test_a_model_type_of_another_kind_is_one_line(model, capsys, kind):
     changed(model, "config.json", model_type=kind)
     code, _, err = call(capsys, "needle", "--model", model, *ASKED)
     assert (code, len(err.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "models.load.is_encoder",
+        "models.load.attach",
+        "models.load.refuse_more_layers",
+        "models.subjects.mechanism_asked",
+        "probes.by_model.train_length_of",
+        "probes.by_model.config_of",
+    ],
+)
+@pytest.mark.parametrize("kind", [TypeError("x"), KeyError("x"), AttributeError("x"), OverflowError("x")])
+def test_whatever_we_stumble_over_in_a_model_is_one_line(model, capsys, monkeypatch, place, kind):
+    def stumbles(*given, **named):
+        raise kind
+
+    monkeypatch.setattr(f"ssmax_eval.{place}", stumbles)
+    asked = ["--trials", "1", "--dry-run"] if "by_model" in place else ASKED
+    command = ["retrofit", "--attention", "ssmax", "--out", "made"] if "attach" in place else ["needle", *asked]
+    line = refused(capsys, "it holds a value that cannot be used", *command, "--model", str(model))
+    assert f"{type(kind).__name__}: " in line
+    assert "read in ssmax_eval." in line
+
+
+def test_a_model_that_we_stumble_over_takes_no_other_from_the_list(model, capsys, monkeypatch):
+    licence = catalogue.card_licence
+    monkeypatch.setattr(
+        catalogue, "card_licence", lambda source: {}["x"] if source.path.name == "m" else licence(source)
+    )
+    code, out, err = call(capsys, "models", ".")
+    assert code == 0
+    assert "softmax-bible-2m" in out
+    assert "KeyError: 'x'; read in ssmax_eval.models.catalogue, line " in err
+
+
+def test_an_error_of_no_value_is_not_hidden():
+    with pytest.raises(RuntimeError, match="^ours$"), reading("model 'x'"):
+        raise RuntimeError("ours")
+    with pytest.raises(UserError, match="^theirs$"), reading("model 'x'"):
+        raise UserError("theirs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"parameters": None}, 0),
+        ({"architecture": None}, 0),
+        ({"parameters": 10**30}, 2),
+        ({"train_length": 10**30}, 2),
+        ({"foreign": {"kind": [1]}}, 2),
+    ],
+)
+def test_a_record_of_other_numbers_is_a_page_or_one_line(model, tmp_path, capsys, changes, code):
+    call(capsys, "needle", "--model", model, *ASKED, "--output-path", "out")
+    (file,) = (tmp_path / "out").rglob("run.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"model": record["model"] | changes}))
+    got, _, err = call(capsys, "report", "out")
+    assert got == code
+    assert code == 0 or (
+        err.splitlines()[-1].startswith("ssmax-eval: error: ") and "run.json cannot be read (model." in err
+    )
 
 
 def test_docstrings_that_python_took_away_are_told_of(model):

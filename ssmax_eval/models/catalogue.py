@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..disk import json_in
-from ..errors import UserError
+from ..errors import UserError, reading
 from ..mechanisms.train_length import train_length_of
 from .headers import shapes_in
 from .sources import ACCURACY, BUNDLED, PACKAGED, ModelSource, bundled_names, packaged_path, study_models
@@ -39,7 +39,8 @@ def catalogue(folders: Sequence[Path] = ()) -> list[dict[str, Any]]:
             # not what a Trainer left on its way
             if any(config.parent.glob("*.safetensors")) and not (config.parent / "trainer_state.json").exists():
                 try:
-                    models.append(describe(str(config.parent), source, "folder", card_licence(source)))
+                    with reading(f"model {source.reference!r}"):
+                        models.append(describe(str(config.parent), source, "folder", card_licence(source)))
                 except UserError as error:  # takes no other with it
                     log.warning("ssmax-eval: note: %s; it is left out", error)
     return models

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..mechanisms.layers import reads_on
-from .config import first_line
 
 TOKENS = 9
 

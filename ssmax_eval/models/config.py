@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .checkpoint import PREFIX, classes
 from .encoders import opens_as_encoder
 from .sources import ModelSource
@@ -246,13 +245,3 @@ def auto_class(config: PreTrainedConfig, source: ModelSource) -> Any:
         f"model {source.reference!r}: {name} is {what}not a causal (decoder-only) language model: transformers has none of "
         f"type {config.model_type!r}{advice}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's kind and the start of its text, on one line."""
-    text = " ".join(str(error).split())
-    if "ignore_mismatched_sizes" in text:
-        return "the shapes of its weights are not those of its config"
-    if sys.flags.optimize > 1 and "docstring" in text:
-        return "PYTHONOPTIMIZE=2 takes the docstrings away that transformers reads; unset it"
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -12,9 +12,8 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..position.rope import frequencies, rotary_modules
-from .config import first_line
 from .gguf_rope import ROPE_TENSORS, SAYS_NOTHING, apply_rope
 from .opened import ADAPTER_CONFIG
 from .sources import ModelSource

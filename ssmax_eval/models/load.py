@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from transformers.models.auto import auto_factory
 
 from ..disk import json_in
-from ..errors import UserError
+from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import attach
 from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
 from .causal import refuse_unless_causal
 from .checkpoint import PREFIX, classes
-from .config import auto_class, first_line, load_config
+from .config import auto_class, load_config
 from .encoders import is_encoder, refuse_without_mask
 from .gguf import load_gguf
 from .headers import refuse_more_layers
@@ -58,21 +58,22 @@ def load_model(
     if attention is not None:
         Attention.of(attention)
     refuse_map(device_map, device, source)
-    if source.is_gguf:
-        tokenizer = load_tokenizer(source, trust_remote_code)
-        model = load_gguf(source, torch.bfloat16 if dtype == "auto" else DTYPES[dtype])
-    else:
-        config = check_config(source, trust_remote_code)
-        tokenizer = load_tokenizer(source, trust_remote_code, config)
-        model = load_checkpoint(source, config, dtype, trust_remote_code, device_map)
-    if attention is not None:
-        note_from_scratch(Attention.of(attention))
-        attach(model, attention)
-    model = (model if device_map is not None else model.to(where)).eval()
-    if is_encoder(model):
-        refuse_without_mask(model, tokenizer)
-    else:
-        refuse_unless_causal(model)
+    with reading(f"model {source.reference!r}"):
+        if source.is_gguf:
+            tokenizer = load_tokenizer(source, trust_remote_code)
+            model = load_gguf(source, torch.bfloat16 if dtype == "auto" else DTYPES[dtype])
+        else:
+            config = check_config(source, trust_remote_code)
+            tokenizer = load_tokenizer(source, trust_remote_code, config)
+            model = load_checkpoint(source, config, dtype, trust_remote_code, device_map)
+        if attention is not None:
+            note_from_scratch(Attention.of(attention))
+            attach(model, attention)
+        model = (model if device_map is not None else model.to(where)).eval()
+        if is_encoder(model):
+            refuse_without_mask(model, tokenizer)
+        else:
+            refuse_unless_causal(model)
     return model, tokenizer
 
 

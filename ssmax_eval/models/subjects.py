@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import UserError
+from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.interface import native_mechanism
 from ..mechanisms.spelling import Attention
@@ -128,9 +128,10 @@ def subject(label: str, reference: Any) -> Subject:
     if isinstance(reference, str):
         source = resolve(reference)
         source = replace(source, label=shown(label)) if label else source
-        entry = source.config().get("ssmax")
-        native = entry.get("attention", "softmax") if isinstance(entry, dict) else mechanism_asked(source.config())
-        identity = identify_source(source)
+        with reading(f"model {source.reference!r}"):
+            entry = source.config().get("ssmax")
+            native = entry.get("attention", "softmax") if isinstance(entry, dict) else mechanism_asked(source.config())
+            identity = identify_source(source)
         reason = told(source.label, identity)
         return Subject(
             source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason

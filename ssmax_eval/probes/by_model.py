@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, reading
 from ..mechanisms.layers import layer_indices
 from ..mechanisms.train_length import train_length_of
 from ..models.sources import ModelSource, is_foreign, resolve
@@ -96,8 +96,11 @@ def name_of(model: Any) -> str:
 
 def training_length(model: Any) -> int | None:
     """Return the tokens that a reference or (model, tokenizer) was trained at, from its config or .gguf metadata; None if unknown."""
-    config = config_of(resolve(model)) if isinstance(model, str) else model[0].config.to_dict()
-    length = train_length_of(config)
+    if isinstance(model, str):
+        with reading(f"model {model!r}"):
+            length = train_length_of(config_of(resolve(model)))
+    else:
+        length = train_length_of(model[0].config.to_dict())
     # beyond, its grid would be longer than any prompt: not a length that anybody trained at
     return length if length is not None and 2 <= length <= LONGEST >> 3 else None
 
@@ -128,8 +131,9 @@ def position_end_of(model: Any, trust_remote_code: bool = False) -> int | None:
     if source.is_gguf:  # to build the model from it takes seconds more
         config = config_of(source)
         return config["max_position_embeddings"] if config.get("learned_positions") else None
-    built = blank(source, trust_remote_code)
-    return None if built is None else position_end(built)
+    with reading(f"model {model!r}"):
+        built = blank(source, trust_remote_code)
+        return None if built is None else position_end(built)
 
 
 def note(text: str) -> None:

@@ -25,10 +25,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..mechanisms.attach import own_bias
 from ..mechanisms.spelling import Attention
-from ..models.config import first_line
 from ..position.bias import NoPosition
 from ..position.learned import position_end, take_table_out
 from ..position.rope import rotary_modules, stands_still

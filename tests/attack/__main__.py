@@ -9,6 +9,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from .every import every
+
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -61,7 +63,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no trial after so many")
     parser.add_argument("--cli", action="store_true", help="each command a process of its own")
     parser.add_argument("--kinds", default="", help="some kinds alone, with commas")
+    parser.add_argument("--every", metavar="FILES", help="instead: every value of the files whose path holds this text")
     given = parser.parse_args()
+    if given.every is not None:
+        return int(bool(every(given.every)))
     kinds = [kind for kind in given.kinds.split(",") if kind]
     return int(bool(campaign(given.trials, given.seed, given.cli, kinds, given.first, given.seconds)))
 
