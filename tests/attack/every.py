@@ -36,7 +36,8 @@ def read_by(world: Path) -> Iterator[tuple[str, list[list[str]]]]:
         again = [[*TRAINED, "trained"]] if name == "training" else []
         yield f"trained/{name}.json", [needle("trained"), [*MODELS, "--json"], *again]
     yield "trained/training_log.jsonl", [needle("trained")]
-    for name, words in STORES.items():
+    for name in ("needle", "attention", "loss", "reach"):  # run and sweep store the same
+        words = STORES[name]
         again = [word if word != "out" else f"runs-{name}" for word in words] + NO_PAGE * (name != "reach")
         for file in sorted((world / f"runs-{name}").rglob("*.json*")):
             yield str(file.relative_to(world)), [["report", f"runs-{name}", "--out", "page.html"], again]
