@@ -6,6 +6,7 @@ import pytest
 from attack.__main__ import campaign
 from attack.every import every
 from attack.trial import MARK, Ended, Step, wrong, wrong_in
+from attack.world import World
 
 
 @pytest.mark.parametrize(
@@ -43,11 +44,7 @@ def test_a_page_that_is_half_or_open_is_seen(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_slice_of_the_campaign():
-    assert campaign(trials=7, seed=0, through_cli=False, kinds=[]) == []
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_slice_of_every_value():
-    assert every(share=331) == []
+def test_a_slice_of_the_campaign_and_of_every_value(tmp_path):
+    world = World(tmp_path)  # takes longer than what follows
+    assert campaign(world, trials=7, seed=0, through_cli=False, kinds=[]) == []
+    assert every(world, share=331) == []

@@ -10,12 +10,19 @@ from collections import Counter
 from pathlib import Path
 
 from .every import every
+from .world import World
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
 def campaign(
-    trials: int, seed: int, through_cli: bool, kinds: list[str], first: int = 0, seconds: float = 1e9
+    world: World,
+    trials: int,
+    seed: int,
+    through_cli: bool,
+    kinds: list[str],
+    first: int = 0,
+    seconds: float = 1e9,
 ) -> list[str]:
     """Run trials and return what is wrong, a line each. first: the number of the first trial. seconds: after which no other begins.
 
@@ -23,29 +30,25 @@ def campaign(
     """
     from .kinds import KINDS
     from .trial import attack
-    from .world import World
 
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     lines = []
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="attack-") as made:
-        world = World(Path(made))
-        chosen = [kind for kind in KINDS if not kinds or kind in kinds]
-        number = first
-        for number in range(first, first + trials):
-            if time.monotonic() - began > seconds:
-                break
-            kind = chosen[number % len(chosen)]
-            rng = random.Random(f"{seed}/{kind}/{number}")
-            folder = world.copy(Path(made) / "trial")
-            found = attack(KINDS[kind](world, rng, folder, through_cli), folder, through_cli)
-            tried[kind] += 1
-            if found:
-                failed[kind] += 1
-                lines.append(f"seed {seed}, trial {number}, {kind}: {found}")
-                print(ascii(lines[-1])[1:-1], flush=True)
-            shutil.rmtree(folder.parent, ignore_errors=True)
+    chosen = [kind for kind in KINDS if not kinds or kind in kinds]
+    for number in range(first, first + trials):
+        if time.monotonic() - began > seconds:
+            break
+        kind = chosen[number % len(chosen)]
+        rng = random.Random(f"{seed}/{kind}/{number}")
+        folder = world.copy(world.folder.parent / "trial")
+        found = attack(KINDS[kind](world, rng, folder, through_cli), folder, through_cli)
+        tried[kind] += 1
+        if found:
+            failed[kind] += 1
+            lines.append(f"seed {seed}, trial {number}, {kind}: {found}")
+            print(ascii(lines[-1])[1:-1], flush=True)
+        shutil.rmtree(folder.parent, ignore_errors=True)
     how = "through the command line" if through_cli else "in forks"
     for kind in chosen:
         print(f"{kind}: tried {tried[kind]}, failed {failed[kind]}")
@@ -65,10 +68,12 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help="some kinds alone, with commas")
     parser.add_argument("--every", metavar="FILES", help="instead: every value of the files whose path holds this text")
     given = parser.parse_args()
-    if given.every is not None:
-        return int(bool(every(given.every)))
     kinds = [kind for kind in given.kinds.split(",") if kind]
-    return int(bool(campaign(given.trials, given.seed, given.cli, kinds, given.first, given.seconds)))
+    with tempfile.TemporaryDirectory(prefix="attack-") as made:
+        world = World(Path(made))
+        if given.every is not None:
+            return int(bool(every(world, given.every)))
+        return int(bool(campaign(world, given.trials, given.seed, given.cli, kinds, given.first, given.seconds)))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ GONE = object()
 KINDS: list[Any] = [GONE, None, -1, 10**30, float("nan"), "x", [None], {"a": {"b": 1}}]
 MADE = ("out", "made", "page.html")  # by the commands
 MODELS = ["models", "."]
+# what a world has not
+ACCURACY = {"context_lengths": [256, 512], "times": [1.0, 2.0], "accuracy": [1.0, 0.5]}
 
 
 def read_by(world: Path) -> Iterator[tuple[str, list[list[str]]]]:
@@ -74,31 +76,28 @@ def with_kind(data: bytes, suffix: str, place: tuple[Any, ...], kind: Any) -> by
     return holding(data, suffix, top[0]) if top else b""
 
 
-def every(files: str = "", share: int = 1) -> list[str]:
+def every(world: World, files: str = "", share: int = 1) -> list[str]:
     """Try every value of the files whose path holds a text, or one of so many, and return what is wrong, a line each."""
     lines: list[str] = []
     tried = number = 0
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="attack-") as made:
-        world = World(Path(made))
-        folder = world.copy(Path(made) / "trial")
-        for file, commands in [each for each in read_by(world.folder) if files in each[0]]:
-            data, suffix = (world.folder / file).read_bytes(), Path(file).suffix
-            before = tried, len(lines)
-            for place in [(), *places(held(data, suffix))]:
-                for kind in KINDS:
-                    number += 1
-                    if number % share:
-                        continue
-                    (folder / file).write_bytes(with_kind(data, suffix, place, kind))
-                    for words in commands:
-                        tried += 1
-                        if found := wrong(Step(words), run(Step(words), folder, False)):
-                            what = "gone" if kind is GONE else repr(kind)
-                            lines.append(f"{file} {place} {what}: {found} ({words[0]})")
-                            print(ascii(lines[-1])[1:-1], flush=True)
-                    restore(world.folder, folder, Path(file).parts[0])
-            print(f"{file}: tried {tried - before[0]}, failed {len(lines) - before[1]}", flush=True)
+    folder = world.copy(world.folder.parent / "trial")
+    for file, commands in [each for each in read_by(world.folder) if files in each[0]]:
+        there, suffix = world.folder / file, Path(file).suffix
+        data = there.read_bytes() if there.is_file() else json.dumps(ACCURACY).encode()
+        before = tried, len(lines)
+        for place, kind in product([(), *places(held(data, suffix))], KINDS):
+            number += 1
+            if number % share:
+                continue
+            (folder / file).write_bytes(with_kind(data, suffix, place, kind))
+            for words in commands:
+                tried += 1
+                if found := wrong(Step(words), run(Step(words), folder, False)):
+                    lines.append(f"{file} {place} {'gone' if kind is GONE else repr(kind)}: {found} ({words[0]})")
+                    print(ascii(lines[-1])[1:-1], flush=True)
+            restore(world.folder, folder, Path(file).parts[0])
+        print(f"{file}: tried {tried - before[0]}, failed {len(lines) - before[1]}", flush=True)
     print(f"every value: tried {tried}, failed {len(lines)}, {time.monotonic() - began:.0f} s")
     return lines
 
