@@ -111,11 +111,11 @@ def timed(call: Callable[[], list[Score]]) -> tuple[float, list[Score]]:
     return clock() - start, found
 
 
-def forked(reader: TransformersReader, whole: InMemory, prompts: list[Prompt]) -> list[Score]:
+def forked(reader: TransformersReader, whole: InMemory, by_snapshots: bool, prompts: list[Prompt]) -> list[Score]:
     """Score the prompts of a trial as branches of their haystack."""
     found: dict[int, Score] = {}
     read = branch_masses_of(reader) if ARGUMENTS.masses else reader.forked
-    for indices, score in branches(reader, whole, read, prompts, ARGUMENTS.masses):
+    for indices, score in branches(reader, whole, read, prompts, ARGUMENTS.masses, by_snapshots=by_snapshots):
         found |= dict(zip(indices, score(), strict=True))
     return [found[i] for i in range(len(prompts))]
 
@@ -141,14 +141,18 @@ def measure(reference: str, lengths: tuple[int, ...], trials: int, dtype: str) -
     reader = TransformersReader(model, tokenizer)
     name = f"{reference.removeprefix(STUDY + '/')} ({dtype})"
     with Setting()(model):
-        if (why := reader.unlike_forked(max(lengths))) is not None:
-            print(f"{name}: read whole: {why}", flush=True)
+        how = reader.forking(max(lengths), probe.needs)
+        if how.why is not None:
+            print(f"{name}: read whole: {how}", flush=True)
             return None
         whole = reader.in_memory(masses_of(reader) if given.masses else reader.answers, False)
         found = Found(0, (0, 0), [], 0, 0, 0, 0.0)
         for trial in range(given.first, given.first + trials):
             prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
-            calls = [partial(forked, reader, whole, prompts), partial(one_by_one, model, whole, prompts)]
+            calls = [
+                partial(forked, reader, whole, how.by_snapshots, prompts),
+                partial(one_by_one, model, whole, prompts),
+            ]
             order = (0, 1) if trial % 2 else (1, 0)
             read = {i: timed(calls[i]) for i in order}
             found.seconds.append((read[0][0], read[1][0]))

@@ -381,7 +381,7 @@ def test_a_trials_prompts_are_read_forked(checkpoint):
     grid = {"context_lengths": [256, 384], "depth_percents": [0, 25, 50, 75, 100], "trials": 2}
     for name, masses in (("ssmax_needle", False), ("ssmax_attention_mass", True)):
         rows = native(lm, attention_mass=masses, **grid)
-        lm.reader.unlike_forked(384)
+        lm.reader.forking(384)
         read.clear()
         samples = evaluate(lm, name, pretrained=str(checkpoint), **grid)["samples"][name]
         assert len(samples) == 20
