@@ -21,7 +21,7 @@ from .forked import Trunk, cached, read_pack, segments_of
 from .head import logits_of, nll_of
 from .preflight import FOUND
 from .reader import AGAIN, WEIGHTS
-from .snapshots import Trail
+from .snapshots import LEAST, Trail
 from .thresholds import lowered, proof_length
 from .tolerance import close, difference
 
@@ -40,24 +40,28 @@ class Forking(NamedTuple):
 
 
 def forking(model: PreTrainedModel, longest: int, needs: frozenset[str] = frozenset()) -> Forking:
-    """Return how a model reads prompts that begin alike, whose numbers stay the same.
+    """Return how a model reads prompts that begin alike, so that its numbers stay the same.
 
-    longest: tokens of the longest prompt to come. needs: what a reader is asked for; rows that are looked at or read again lie
-    in packs.
+    longest: tokens of the longest prompt to come. needs: what a reader is asked for; snapshots give no rows that are looked at
+    or read again.
     """
     why = unlike_forked(model, longest, AGAIN in needs)
-    if why is None or needs & {AGAIN, WEIGHTS}:
+    if why is None or why == why_whole(model) or needs & {AGAIN, WEIGHTS}:
         return Forking(why)
+    if longest < (least := LEAST[reads_on(model).type]):
+        return Forking(f"{why}; by snapshots: prompts of fewer than {least} tokens are read sooner whole")
     other = unlike_forked(model, longest, by_snapshots=True)
-    return Forking(None, True) if other is None else Forking(why if why == other else f"{why}; by snapshots: {other}")
+    return Forking(None, True) if other is None else Forking(f"{why}; by snapshots: {other}")
 
 
 def why_whole(model: PreTrainedModel) -> str | None:
     """Return why a model is read whole, as far as its build tells, weights or none."""
     if is_encoder(model):
         return "it is an encoder, which reads a text whole"
-    kind = rope_that_turns(model)
-    return None if kind is None else f"its RoPE ({kind}) turns by the length of each forward"
+    if (kind := rope_that_turns(model)) is not None:
+        return f"its RoPE ({kind}) turns by the length of each forward"
+    own = mechanism_named(model.config.get_text_config()._attn_implementation)
+    return None if own == "softmax" else f"it attends with a function of a user's own ({own})"
 
 
 def unlike_forked(model: PreTrainedModel, longest: int, again: bool = False, by_snapshots: bool = False) -> str | None:
@@ -68,9 +72,6 @@ def unlike_forked(model: PreTrainedModel, longest: int, again: bool = False, by_
     """
     if (why := why_whole(model)) is not None:
         return why
-    own = mechanism_named(model.config.get_text_config()._attn_implementation)
-    if own != "softmax":
-        return f"it attends with a function of a user's own ({own})"
     setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
     known = FOUND.setdefault(model, {})
     key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again, by_snapshots)
