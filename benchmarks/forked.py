@@ -30,13 +30,14 @@ from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting
 
 TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # logits: a lead so small can go to another token by rounding
-# grouped heads, windows, a mixture of experts, latent attention, and a quarter of each head turned
+# grouped heads, windows, a mixture of experts, a quarter of each head turned, and layers that carry a state
 TINY: dict[str, dict[str, Any]] = {
     "Qwen3": {"head_dim": 16},
     "Gemma3Text": {"head_dim": 16, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "Mistral": {"sliding_window": 64},
     "Qwen3Moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
     "GPTNeoX": {},
+    "Mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "expand": 2, "chunk_size": 64},
     "Jamba": {
         "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False,
         "mamba_d_state": 8, "mamba_dt_rank": 4,
