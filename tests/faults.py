@@ -314,20 +314,20 @@ def the_trunk_is_cut_where_it_is_asked_for(right, self, model, ids, starts):
 
     right(self, model, ids, [])
     self.cuts = Asked()
-    plain = self.until
+    plain = self.logits
 
-    def until(start):
+    def logits(own, start, rows):
         self.cuts.asked = [start]
-        return plain(start)
+        return plain(own, start, rows)
 
-    self.until = until
+    self.logits = logits
 
 
-@fault("test_out_of_memory_on_the_way", "readers.snapshots.Trail.until")
-def a_trunk_is_read_on_from_what_failed(right, self, start):
+@fault("test_out_of_memory_on_the_way", "readers.snapshots.Trail.logits")
+def a_trunk_is_read_on_from_what_failed(right, self, *rest):
     before = self.at, self.state
     try:
-        return right(self, start)
+        return right(self, *rest)
     except BaseException:
         self.at, self.state = before
         raise

@@ -517,18 +517,20 @@ def test_a_mask_of_all_keys_is_cut(monkeypatch, tokenizer):
         assert score["answer_nll"] == pytest.approx(reader.answers([prompt])[0]["answer_nll"], abs=1e-4)
 
 
-def test_out_of_memory_on_the_way_begins_the_trunk_anew(tokenizer, monkeypatch):
-    """What a forward left half written is not read on from; a prompt that does not fit is read whole."""
+@pytest.mark.parametrize("in_trunk", [True, False])
+def test_out_of_memory_on_the_way_begins_the_trunk_anew(in_trunk, tokenizer, monkeypatch):
+    """What a forward left half written is not read on from; a prompt that does not fit is read whole, no state beside it."""
     model = build_small("mamba2")
     _, prompts = trial(tokenizer)
     right, _ = snapshots_of(model, tokenizer, prompts)
-    plain, trunk = snapshots.read_on, []
+    plain, trunk, failed = snapshots.read_on, [], []
 
     def full(model, ids, start, state, rows):
         found = plain(model, ids, start, state, rows)
         if not len(rows):
             trunk.append(start)
-        if len(trunk) == 3 and not len(rows):
+        if len(trunk) == 3 and not failed and in_trunk is not bool(len(rows)):
+            failed.append(start)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
 

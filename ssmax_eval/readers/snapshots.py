@@ -37,19 +37,20 @@ class Trail:
         self.at, self.state = 0, State()
 
     def logits(self, own: list[int], start: int, rows: Tensor) -> Tensor:
-        """Return the logits (1, chosen, vocabulary) of rows, in order, of a branch: of `own`, its tokens from `start` on."""
-        return read_on(self.model, own, start, copied(self.until(start)), rows)[0]
+        """Return the logits (1, chosen, vocabulary) of rows, in order, of a branch: of `own`, its tokens from `start` on.
 
-    def until(self, start: int) -> State:
-        """Return the state at one of the starts; one behind the last that was asked for has the trunk read anew."""
+        start: one of the starts; after a later one the trunk is read anew.
+        """
         at, state = (self.at, self.state) if self.at <= start else (0, State())
-        self.at, self.state = 0, State()  # what runs out of memory leaves a state half written
+        # what runs out of memory leaves no state half written, and all memory to the prompt that is then read whole
+        self.at, self.state = 0, State()
         for cut in self.cuts:
             if at < cut <= start:
                 _, state = read_on(self.model, self.ids[at:cut], at, state, torch.empty(0, dtype=torch.int64))
                 at = cut
+        logits, _ = read_on(self.model, own, start, copied(state), rows)
         self.at, self.state = at, state
-        return state
+        return logits
 
 
 @torch.inference_mode()
