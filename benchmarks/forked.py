@@ -30,13 +30,14 @@ from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting
 
 TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}  # logits: a lead so small can go to another token by rounding
-# grouped heads, windows, a mixture of experts, latent attention, and a quarter of each head turned
+# grouped heads, windows, a mixture of experts, a quarter of each head turned, and layers that carry a state
 TINY: dict[str, dict[str, Any]] = {
     "Qwen3": {"head_dim": 16},
     "Gemma3Text": {"head_dim": 16, "sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "Mistral": {"sliding_window": 64},
     "Qwen3Moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
     "GPTNeoX": {},
+    "Mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "expand": 2, "chunk_size": 64},
     "Jamba": {
         "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2, "num_experts_per_tok": 1, "use_mamba_kernels": False,
         "mamba_d_state": 8, "mamba_dt_rank": 4,
@@ -111,11 +112,11 @@ def timed(call: Callable[[], list[Score]]) -> tuple[float, list[Score]]:
     return clock() - start, found
 
 
-def forked(reader: TransformersReader, whole: InMemory, prompts: list[Prompt]) -> list[Score]:
+def forked(reader: TransformersReader, whole: InMemory, by_snapshots: bool, prompts: list[Prompt]) -> list[Score]:
     """Score the prompts of a trial as branches of their haystack."""
     found: dict[int, Score] = {}
     read = branch_masses_of(reader) if ARGUMENTS.masses else reader.forked
-    for indices, score in branches(reader, whole, read, prompts, ARGUMENTS.masses):
+    for indices, score in branches(reader, whole, read, prompts, ARGUMENTS.masses, by_snapshots=by_snapshots):
         found |= dict(zip(indices, score(), strict=True))
     return [found[i] for i in range(len(prompts))]
 
@@ -141,14 +142,18 @@ def measure(reference: str, lengths: tuple[int, ...], trials: int, dtype: str) -
     reader = TransformersReader(model, tokenizer)
     name = f"{reference.removeprefix(STUDY + '/')} ({dtype})"
     with Setting()(model):
-        if (why := reader.unlike_forked(max(lengths))) is not None:
-            print(f"{name}: read whole: {why}", flush=True)
+        how = reader.forking(max(lengths), probe.needs)
+        if how.why is not None:
+            print(f"{name}: read whole: {how}", flush=True)
             return None
         whole = reader.in_memory(masses_of(reader) if given.masses else reader.answers, False)
         found = Found(0, (0, 0), [], 0, 0, 0, 0.0)
         for trial in range(given.first, given.first + trials):
             prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan() if sample.trial == trial]
-            calls = [partial(forked, reader, whole, prompts), partial(one_by_one, model, whole, prompts)]
+            calls = [
+                partial(forked, reader, whole, how.by_snapshots, prompts),
+                partial(one_by_one, model, whole, prompts),
+            ]
             order = (0, 1) if trial % 2 else (1, 0)
             read = {i: timed(calls[i]) for i in order}
             found.seconds.append((read[0][0], read[1][0]))

@@ -16,9 +16,8 @@ from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
 from .probes.kind import Probe
 from .probes.options import Options, several
-from .readers.forked_proof import unlike_forked, why_whole
+from .readers.forked_proof import forking, why_whole
 from .readers.opening import gives_of
-from .readers.reader import AGAIN
 from .setting import Setting, settings_of
 from .store import Run, run_id_of
 
@@ -138,7 +137,7 @@ def is_forked(plan: PlannedRun, model: PreTrainedModel | None, trust_remote_code
     """
     if not plan.probe.wants or plan.subject.foreign is not None:
         return False
-    if model is not None and unlike_forked(model, plan.probe.longest(), AGAIN in plan.probe.needs) is not None:
+    if model is not None and forking(model, plan.probe.longest(), plan.probe.needs).why is not None:
         return False
     mechanism, _ = kinds_of(plan.subject, plan.setting)
     turns = str(plan.setting.position.rope.scaling or "").startswith(("dynamic", "longrope"))

@@ -296,6 +296,43 @@ def masks_are_for_nothing(right):
     return 2**62
 
 
+@fault("test_snapshots_score_as", "readers.snapshots.copied")
+def branches_write_over_the_trunks_state(right, state):
+    return state
+
+
+@fault("test_a_state_that_branches_share", "readers.forked_proof.close")
+def branches_are_always_like_the_whole(right, *arguments):
+    return True
+
+
+@fault("test_rows_from_snapshots", "readers.snapshots.Trail.__init__")
+def the_trunk_is_cut_where_it_is_asked_for(right, self, model, ids, starts):
+    class Asked:
+        def __iter__(self):
+            return iter(self.asked)
+
+    right(self, model, ids, [])
+    self.cuts = Asked()
+    plain = self.logits
+
+    def logits(own, start, rows):
+        self.cuts.asked = [start]
+        return plain(own, start, rows)
+
+    self.logits = logits
+
+
+@fault("test_out_of_memory_on_the_way", "readers.snapshots.Trail.logits")
+def a_trunk_is_read_on_from_what_failed(right, self, *rest):
+    before = self.at, self.state
+    try:
+        return right(self, *rest)
+    except BaseException:
+        self.at, self.state = before
+        raise
+
+
 @fault("test_models_that_are_not_the_same", "readers.parts.close")
 def parts_are_always_like_the_whole(right, *arguments):
     return True

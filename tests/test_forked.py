@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from architectures import build_small
 from test_prefill import JAMBA, close
 from tiny import build, needed_by
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -22,11 +23,12 @@ from ssmax_eval.probes.attention import restore
 from ssmax_eval.probes.attention.masses import AttentionMass, masses_of
 from ssmax_eval.probes.attention.probe import RestoreProbe
 from ssmax_eval.probes.needed_scale.probe import NeededScaleProbe
-from ssmax_eval.probes.needle.branches import latest
+from ssmax_eval.probes.needle.branches import branches, latest
 from ssmax_eval.probes.needle.probe import NeedleProbe
-from ssmax_eval.readers import forked_proof
+from ssmax_eval.readers import forked_proof, snapshots
 from ssmax_eval.readers.forked import PACK_ROWS, Trunk, tokens_of, walks
-from ssmax_eval.readers.forked_proof import FOUND, unlike_forked
+from ssmax_eval.readers.forked_proof import FOUND, forking, unlike_forked
+from ssmax_eval.readers.reader import AGAIN, ANSWERS, WEIGHTS
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
 from ssmax_eval.setting import Setting
@@ -230,9 +232,10 @@ def test_processes_share_trials(tokenizer):
     assert all(by_name[row["sample"]] == row for row in itertools.chain(*shares))
 
 
-def test_what_is_shared_is_read_once_and_foretold(tokenizer, capsys, tmp_path, caplog):
+@pytest.mark.parametrize("kind", ["llama", "mamba2"])
+def test_what_is_shared_is_read_once_and_foretold(kind, tokenizer, capsys, tmp_path, caplog):
     """The tokens that forwards read are those that walks count, and about those that are said beforehand."""
-    model, read = model_of("Llama"), []
+    model, read = model_of("Llama") if kind == "llama" else build_small(kind), []
     lengths = {"context_lengths": (256, 512, 1024), "depth_percents": range(0, 101, 10), "trials": 1}
     probe, prompts = trial(tokenizer, **lengths)
     found = walks(prompts, [latest(prompt, False) for prompt in prompts])
@@ -244,7 +247,7 @@ def test_what_is_shared_is_read_once_and_foretold(tokenizer, capsys, tmp_path, c
     )
     with Setting()(model):
         reader = TransformersReader(model, tokenizer)
-        unlike_forked(model, 1024)
+        forking(model, 1024)
         read.clear()
         list(probe(reader))
     hook.remove()
@@ -373,3 +376,166 @@ def test_what_lies_beyond_a_threshold_that_cannot_be_lowered_is_not_proved(monke
 
     monkeypatch.setattr(forked_proof, "whole_and_forked", fails_lowered)
     assert "sliding_window could not be proved" in unlike_forked(model, 600)
+
+
+# the model types that carry a state from token to token, whose prompts are read from snapshots
+STATEFUL = (
+    "bailing_hybrid",
+    "falcon_h1",
+    "granitemoehybrid",
+    "inkling_text",
+    "kimi_linear",
+    "lfm2_moe",
+    "lfm3",
+    "mamba2",
+    "minimax",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5_text",
+    "qwen3_next",
+    "rwkv",
+    "xlstm",
+    "zaya",
+)
+# whose own code begins each part of several tokens with an empty state, keeps the state in its layers, or reads one token otherwise
+FORGETFUL = ("bamba", "falcon_mamba", "jamba", "mamba", "recurrent_gemma", "zamba", "zamba2")
+# that carry keys and values alone, off the interface or with scores that our function cannot express
+OTHERS = ("bloom", "deepseek_v4", "gemma2", "gpt_oss")
+
+
+@pytest.fixture(autouse=True)
+def short_prompts_are_worth_it(monkeypatch):
+    monkeypatch.setitem(snapshots.LEAST, "cpu", 100)
+
+
+def test_short_prompts_are_not_read_from_snapshots(monkeypatch):
+    monkeypatch.setitem(snapshots.LEAST, "cpu", 301)
+    assert "prompts of fewer than 301 tokens are read sooner whole" in str(forking(build_small("mamba2"), 300))
+    assert forking(build_small("mamba2"), 301).by_snapshots
+
+
+def snapshots_of(model, tokenizer, prompts):
+    """Return the scores of prompts that are read from snapshots, and how many tokens forwards read for them."""
+    reader, read, found = TransformersReader(model, tokenizer), [], {}
+    hook = model.register_forward_pre_hook(
+        lambda m, given, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    score = reader.in_memory(reader.answers, True)
+    for (index,), call in branches(reader, score, reader.forked, prompts, False, by_snapshots=True):
+        found[index] = call()[0]
+    hook.remove()
+    return [found[i] for i in range(len(prompts))], sum(read)
+
+
+@pytest.mark.parametrize("kind", STATEFUL + OTHERS)
+def test_snapshots_score_as_whole_prompts(kind, tokenizer):
+    """Verdicts are the same, nll to 1e-4, a prompt's tokens are read once from where it leaves the others."""
+    model = build_small(kind)
+    _, prompts = trial(tokenizer)
+    with Setting()(model):
+        assert str(forking(model, max(LENGTHS))) == "as whole, by snapshots"
+        reader = TransformersReader(model, tokenizer)
+        whole = [reader.answers([prompt])[0] for prompt in prompts]
+        found, read = snapshots_of(model, tokenizer, prompts)
+    for one, other in zip(whole, found, strict=True):
+        assert one["predicted_tokens"] == other["predicted_tokens"]
+        assert one["correct"] == other["correct"]
+        assert one["answer_nll"] == pytest.approx(other["answer_nll"], abs=1e-4)
+    assert read == sum(tokens_of(walk, prompts) for walk in walks(prompts, [latest(each, False) for each in prompts]))
+
+
+@pytest.mark.parametrize("kind", FORGETFUL)
+def test_what_forgets_its_state_is_read_whole(kind):
+    how = forking(build_small(kind), max(LENGTHS))
+    assert "by snapshots: its numbers in branches differ" in str(how)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "qwen3_next", "xlstm"])
+def test_rows_from_snapshots_hang_on_no_other_row(kind, tokenizer, tmp_path):
+    """Stopped anywhere, with another batch size, run again: the same bytes; whole reading's to rounding."""
+    model = build_small(kind)
+    rows, record = run(tmp_path / "once", model, tokenizer)
+    assert record["preflight"]["forked"] == "as whole, by snapshots"
+    assert run(tmp_path / "small", model, tokenizer, batch_size=1)[0] == rows
+    (started,) = find_runs(tmp_path / "small")
+    started.record_path.unlink()
+    lines = started.rows_path.read_text().splitlines(keepends=True)
+    started.rows_path.write_text("".join([*lines[:1], *lines[3:6], *lines[12:]]))
+    assert run(tmp_path / "small", model, tokenizer)[0] == rows
+    whole, _ = run(tmp_path / "whole", model, tokenizer, chunk=max(LENGTHS))
+    close([json.loads(rows[name]) for name in whole], [json.loads(row) for row in whole.values()])
+
+
+def test_a_state_that_branches_share_or_lose_is_seen(monkeypatch):
+    """The proof refuses a copy that is none, a cache that comes back empty, and one that is of the tokens before the last."""
+    plain = snapshots.read_on
+
+    def loses(model, ids, start, state, rows):
+        return plain(model, ids, start, {}, rows)
+
+    def lags(model, ids, start, state, rows):
+        logits, after = plain(model, ids, start, snapshots.copied(state), rows)
+        return logits, state or after
+
+    for name, wrong in (("copied", lambda state: state), ("read_on", loses), ("read_on", lags)):
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshots, name, wrong)
+            assert "by snapshots: its numbers in branches differ" in str(forking(build_small("mamba2"), 300))
+    assert forking(build_small("mamba2"), 300).by_snapshots
+
+
+@pytest.mark.parametrize("needs", [AGAIN, WEIGHTS])
+def test_rows_that_are_looked_at_are_not_read_from_snapshots(needs):
+    model = build_small("qwen3_next")
+    assert forking(model, 300, frozenset({ANSWERS})).by_snapshots
+    how = forking(model, 300, frozenset({needs}))
+    assert how.why
+    assert not how.by_snapshots
+
+
+def test_a_mechanism_of_whole_sequences_has_no_snapshots():
+    model = model_of("Llama")
+    with Setting.of("cca:g=4,s=8")(model):
+        assert "by snapshots: attention cca: it reads whole sequences only" in str(forking(model, 300))
+
+
+def test_a_mask_of_all_keys_is_cut(monkeypatch, tokenizer):
+    """Behind others, tokens are read a part at a time, so that rows times keys stay few; the numbers stay."""
+    monkeypatch.setattr(snapshots, "MASK_ENTRIES", 300 * 20)
+    model = build_small("bloom")
+    _, prompts = trial(tokenizer)
+    parts = []
+    hook = model.register_forward_pre_hook(
+        lambda m, given, options: parts.append((options["input_ids"].numel(), bool(options.get("past_key_values")))),
+        with_kwargs=True,
+    )
+    found, _ = snapshots_of(model, tokenizer, prompts)
+    hook.remove()
+    assert max(length for length, behind in parts if behind) <= 300 * 20 // 100
+    reader = TransformersReader(model, tokenizer)
+    for prompt, score in zip(prompts, found, strict=True):
+        assert score["answer_nll"] == pytest.approx(reader.answers([prompt])[0]["answer_nll"], abs=1e-4)
+
+
+@pytest.mark.parametrize("in_trunk", [True, False])
+def test_out_of_memory_on_the_way_begins_the_trunk_anew(in_trunk, tokenizer, monkeypatch):
+    """What a forward left half written is not read on from; a prompt that does not fit is read whole, no state beside it."""
+    model = build_small("mamba2")
+    _, prompts = trial(tokenizer)
+    right, _ = snapshots_of(model, tokenizer, prompts)
+    plain, trunk, failed = snapshots.read_on, [], []
+
+    def full(model, ids, start, state, rows):
+        found = plain(model, ids, start, state, rows)
+        if not len(rows):
+            trunk.append(start)
+        if len(trunk) == 3 and not failed and in_trunk is not bool(len(rows)):
+            failed.append(start)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(snapshots, "read_on", full)
+    found, _ = snapshots_of(model, tokenizer, prompts)
+    assert trunk[3] == 0
+    close(found, right)
+    assert sum(one != other for one, other in zip(found, right, strict=True)) <= 1

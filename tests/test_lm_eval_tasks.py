@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from architectures import build_small
 from conftest import make_tokenizer
 from harnessed import HFLM, Instance, SSMaxLM, TaskManager, evaluate, get_model, metrics, ours, stock, tasks, tasks_path
 from tiny import build
@@ -17,6 +18,7 @@ from ssmax_eval.harness.requests import EXACT, prompt_of
 from ssmax_eval.models.sources import BUNDLED
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.nll import token_nll
+from ssmax_eval.readers.snapshots import LEAST
 from ssmax_eval.readers.transformers import TransformersReader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -381,7 +383,7 @@ def test_a_trials_prompts_are_read_forked(checkpoint):
     grid = {"context_lengths": [256, 384], "depth_percents": [0, 25, 50, 75, 100], "trials": 2}
     for name, masses in (("ssmax_needle", False), ("ssmax_attention_mass", True)):
         rows = native(lm, attention_mass=masses, **grid)
-        lm.reader.unlike_forked(384)
+        lm.reader.forking(384)
         read.clear()
         samples = evaluate(lm, name, pretrained=str(checkpoint), **grid)["samples"][name]
         assert len(samples) == 20
@@ -397,3 +399,23 @@ def test_a_trials_prompts_are_read_forked(checkpoint):
     read.clear()
     evaluate(lm, "ssmax_needle", pretrained=str(checkpoint), **grid | {"depth_percents": [0]})
     assert sum(read) == sum(2 * length - 2 for length in (256, 384))
+
+
+def test_a_trials_prompts_are_read_from_snapshots(tokenizer, tmp_path, monkeypatch):
+    """Of a recurrent model: native verdicts and nll, fewer tokens, and what was done recorded."""
+    monkeypatch.setitem(LEAST, "cpu", 256)
+    build_small("mamba2").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    lm, read = ours(tmp_path, max_length=2048), []
+    lm.model.register_forward_pre_hook(
+        lambda m, given, options: read.append(options["input_ids"].numel()), with_kwargs=True
+    )
+    grid = {"context_lengths": [256, 384], "depth_percents": [0, 25, 50, 75, 100], "trials": 2}
+    rows = native(lm, **grid)
+    read.clear()
+    samples = evaluate(lm, "ssmax_needle", pretrained=str(tmp_path), **grid)["samples"]["ssmax_needle"]
+    assert lm.setting["preflight"]["forked"] == "as whole, by snapshots"
+    assert sum(read) < 0.8 * sum(sample["doc"]["context_length"] for sample in samples)
+    for sample in samples:
+        row = rows[sample["doc"]["prompt_sha256"]]
+        assert (sample["acc"], sample["nll"]) == (row["correct"], pytest.approx(row["answer_nll"], abs=1e-4))

@@ -5,8 +5,9 @@ Prompts of equal length share a forward pass, only the answers' rows reach lm_he
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..models.sources import resolve
 from ..models.subjects import RunOptions, subject
 from ..plans import as_it_is
 from ..probes.attention.masses import branch_masses_of, masses_of
-from ..probes.needle.branches import branches, pays
+from ..probes.needle.branches import Forked, branches, pays
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
 from ..readers.memory import BATCH_TOKENS, BranchScorer, Scorer
@@ -189,11 +190,12 @@ class SSMaxLM(HFLM):
                     key = tuple(request.doc[name] for name in ("task", "haystack", "seed", "trial"))
                     trials.setdefault(key, []).append(i)
             shared = [own for own in trials.values() if pays([prompts[i] for i in own], masses)]
+            fork = None
             if shared:
-                why = self.reader.unlike_forked(longest)
-                self.setting["preflight"]["forked"] = why or "as whole"
-                shared = [] if why else shared
-            return self.scores(prompts, score, trials=shared, read=read, masses=masses)
+                how = self.reader.forking(longest, frozenset({WEIGHTS} if masses else ()))
+                self.setting["preflight"]["forked"] = str(how)
+                fork = None if how.why else partial(branches, read=read, masses=masses, by_snapshots=how.by_snapshots)
+            return self.scores(prompts, score, trials=shared if fork else (), fork=fork)
 
     def scores(
         self,
@@ -201,12 +203,11 @@ class SSMaxLM(HFLM):
         score: Scorer,
         disable_tqdm: bool = False,
         trials: Sequence[list[int]] = (),
-        read: BranchScorer | None = None,
-        masses: bool = False,
+        fork: Callable[..., Forked] | None = None,
     ) -> list[Score]:
         """Score prompts in batches of equal length, the longest first. Raises UserError for one that cannot be scored.
 
-        trials: the indices of those that are read forked before, by `read`, a trial at a time.
+        trials: the indices of those that are read forked before, a trial at a time, as `fork` yields them (branches).
         """
         found: dict[int, Score] = {}
         in_memory = self.reader.in_memory(score, halve=self.batch_size == "auto")
@@ -222,8 +223,8 @@ class SSMaxLM(HFLM):
             bar.update(len(indices))
 
         for own in trials:
-            assert read is not None
-            for together, call in branches(self.reader, in_memory, read, [prompts[i] for i in own], masses):
+            assert fork is not None
+            for together, call in fork(self.reader, in_memory, prompts=[prompts[i] for i in own]):
                 keep([own[at] for at in together], call())
         order = sorted(set(range(len(prompts))) - found.keys(), key=lambda i: (-len(prompts[i].ids), i))
         for length, group in groupby(order, key=lambda i: len(prompts[i].ids)):

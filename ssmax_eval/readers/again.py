@@ -1,6 +1,5 @@
 """The last rows of prompts, read again and again over what comes before them, which is read once."""
 
-import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 
 from ..errors import UserError
 from ..mechanisms.edit import Edit
@@ -16,7 +14,7 @@ from ..mechanisms.interface import edited, recording
 from ..mechanisms.recorder import Recorder
 from .head import logits_of
 from .parts import unlike_in_parts
-from .prefill import prefill
+from .prefill import copied_cache, prefill
 
 PREFILL = 2**20  # tokens at a time, where nobody asks for fewer
 
@@ -77,9 +75,4 @@ class Again:
         """Return what a forward is told of the cache: one that it may write to, whose past nobody else's reading changes."""
         if self.cache is None:
             return {"use_cache": False}
-        own = copy.copy(self.cache)
-        # a layer of keys and values makes new tensors when it grows; states of other kinds are written over
-        own.layers = [
-            copy.copy(each) if type(each) is DynamicLayer else copy.deepcopy(each) for each in self.cache.layers
-        ]
-        return {"past_key_values": own, "use_cache": True}
+        return {"past_key_values": copied_cache(self.cache), "use_cache": True}

@@ -105,6 +105,10 @@ class Walk:
             total += own
         yield pack
 
+    def in_order(self) -> Iterator[list[Branch]]:
+        """Yield each branch alone, in the order in which they leave the trunk."""
+        yield from ([branch] for branch in sorted(self.branches, key=lambda branch: branch.start))
+
     def batches(self, prompts: Sequence[Prompt], tokens: int) -> Iterator[list[Branch]]:
         """Yield the branches of equal length, those without a needle apart, in batches of at most so many tokens or one prompt."""
         alike: dict[tuple[int, bool], list[Branch]] = {}

@@ -1,5 +1,9 @@
 """Can a model be read in branches of a trunk? Compared once with the whole forward on a short input, then done or left."""
 
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,50 +20,85 @@ from .attention_proof import ROWS
 from .forked import Trunk, cached, read_pack, segments_of
 from .head import logits_of, nll_of
 from .preflight import FOUND
+from .reader import AGAIN, WEIGHTS
+from .snapshots import LEAST, Trail
 from .thresholds import lowered, proof_length
 from .tolerance import close, difference
+
+# returns the logits (1, chosen, vocabulary) of rows of each text: of a model, the texts' own tokens, their starts, trunk and rows
+Branches = Callable[[PreTrainedModel, list[list[int]], list[int], Trunk, list[Tensor]], list[Tensor]]
+
+
+class Forking(NamedTuple):
+    """How prompts that begin alike are read: forked, unless `why` says what keeps them from it; by snapshots, or else in packs."""
+
+    why: str | None
+    by_snapshots: bool = False
+
+    def __str__(self) -> str:
+        return self.why or ("as whole, by snapshots" if self.by_snapshots else "as whole")
+
+
+def forking(model: PreTrainedModel, longest: int, needs: frozenset[str] = frozenset()) -> Forking:
+    """Return how a model reads prompts that begin alike, so that its numbers stay the same.
+
+    longest: tokens of the longest prompt to come. needs: what a reader is asked for; snapshots give no rows that are looked at
+    or read again.
+    """
+    why = unlike_forked(model, longest, AGAIN in needs)
+    if why is None or why == why_whole(model) or needs & {AGAIN, WEIGHTS}:
+        return Forking(why)
+    if longest < (least := LEAST[reads_on(model).type]):
+        return Forking(f"{why}; by snapshots: prompts of fewer than {least} tokens are read sooner whole")
+    other = unlike_forked(model, longest, by_snapshots=True)
+    return Forking(None, True) if other is None else Forking(f"{why}; by snapshots: {other}")
 
 
 def why_whole(model: PreTrainedModel) -> str | None:
     """Return why a model is read whole, as far as its build tells, weights or none."""
     if is_encoder(model):
         return "it is an encoder, which reads a text whole"
-    kind = rope_that_turns(model)
-    return None if kind is None else f"its RoPE ({kind}) turns by the length of each forward"
+    if (kind := rope_that_turns(model)) is not None:
+        return f"its RoPE ({kind}) turns by the length of each forward"
+    own = mechanism_named(model.config.get_text_config()._attn_implementation)
+    return None if own == "softmax" else f"it attends with a function of a user's own ({own})"
 
 
-def unlike_forked(model: PreTrainedModel, longest: int, again: bool = False) -> str | None:
+def unlike_forked(model: PreTrainedModel, longest: int, again: bool = False, by_snapshots: bool = False) -> str | None:
     """Return why a model cannot be read in branches of a trunk; None if its numbers stay the same.
 
-    longest: tokens of the longest prompt to come. again: whether rows are read again over what was read so.
+    longest: tokens of the longest prompt to come. again: whether rows are read again over what was read so. by_snapshots: whether
+    branches are read from snapshots, rather than in packs.
     """
     if (why := why_whole(model)) is not None:
         return why
-    own = mechanism_named(model.config.get_text_config()._attn_implementation)
-    if own != "softmax":
-        return f"it attends with a function of a user's own ({own})"
     setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
     known = FOUND.setdefault(model, {})
-    key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again)
+    key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again, by_snapshots)
     if key not in known:
-        known[key] = compare_forked(model, key[1], longest, again)
+        known[key] = compare_forked(model, key[1], longest, from_snapshots if by_snapshots else in_packs, again)
     return known[key]
 
 
 @torch.inference_mode()
-def compare_forked(model: PreTrainedModel, length: int, longest: int, again: bool = False) -> str | None:
+def compare_forked(
+    model: PreTrainedModel, length: int, longest: int, branches: Branches, again: bool = False
+) -> str | None:
     """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing."""
     try:
-        if not hides_the_future_alone(model, longest):
-            return "its mask hides more than what comes later"
-        pairs = whole_and_forked(model, length, again)
+        with (
+            suppress(Exception) if branches is from_snapshots else nullcontext()
+        ):  # not all make theirs by the interface
+            if not hides_the_future_alone(model, longest):
+                return "its mask hides more than what comes later"
+        pairs = whole_and_forked(model, length, branches, again)
     except UserError as error:  # a mechanism that reads whole sequences only says so
         return str(error)
     except Exception as error:  # a model may take no positions, in as many ways as there are models
         return f"it cannot be read in branches ({type(error).__name__})"
     with lowered(model, length, longest) as thresholds:
         try:
-            pairs += whole_and_forked(model, length, again) if thresholds else []
+            pairs += whole_and_forked(model, length, branches, again) if thresholds else []
         except Exception:  # some shape hangs on a threshold
             return f"what lies beyond its {', '.join(sorted(thresholds))} could not be proved"
     if all(close(*pair, model.dtype) for pair in pairs):
@@ -75,7 +114,26 @@ def hides_the_future_alone(model: PreTrainedModel, longest: int) -> bool:
     return all(is_causal(mask, longest) for mask in pack.masks)
 
 
-def whole_and_forked(model: PreTrainedModel, length: int, again: bool = False) -> list[tuple[Tensor, Tensor]]:
+def in_packs(
+    model: PreTrainedModel, texts: list[list[int]], starts: list[int], trunk: Trunk, rows: list[Tensor]
+) -> list[Tensor]:
+    segments = segments_of(texts, starts)
+    chosen = torch.cat([each + segment.start for each, segment in zip(rows, segments, strict=True)])
+    logits, _ = read_pack(model, texts, starts, Pack(segments, trunk.read(model)), chosen)
+    return list(logits.split([len(each) for each in rows], 1))
+
+
+def from_snapshots(
+    model: PreTrainedModel, texts: list[list[int]], starts: list[int], trunk: Trunk, rows: list[Tensor]
+) -> list[Tensor]:
+    # with parts of one token, which many a layer reads by other code, at the beginning and further on
+    trail = Trail(model, trunk.ids, [1, 2, starts[0] + 1, *starts])
+    return [trail.logits(*each) for each in zip(texts, starts, rows, strict=True)]
+
+
+def whole_and_forked(
+    model: PreTrainedModel, length: int, branches: Branches, again: bool = False
+) -> list[tuple[Tensor, Tensor]]:
     """Return, of each of three texts, some tokens' nll by a whole forward, and as a branch: of its first and its last rows.
 
     again: of the last ones also read again over a cache that was read so.
@@ -87,10 +145,8 @@ def whole_and_forked(model: PreTrainedModel, length: int, again: bool = False) -
         drawn[i, :start] = drawn[-1, :start]
     texts = [ids[start:-1].tolist() for ids, start in zip(drawn, starts, strict=True)]
     trunk = Trunk(drawn[-1, : max(starts)].tolist())
-    segments = segments_of(texts, starts)
     chosen = [torch.tensor([*range(ROWS), *range(len(text) - ROWS, len(text))]) for text in texts]
-    rows = torch.cat([each + segment.start for each, segment in zip(chosen, segments, strict=True)])
-    logits, _ = read_pack(model, texts, starts, Pack(segments, trunk.read(model)), rows)
+    logits = branches(model, texts, starts, trunk, chosen)
     if again:
         stop = length - 1 - ROWS
         last = Again(
@@ -98,12 +154,12 @@ def whole_and_forked(model: PreTrainedModel, length: int, again: bool = False) -
         )
         read_again = last.logits(ROWS)
     pairs = []
-    for i, (own, start) in enumerate(zip(chosen, starts, strict=True)):
+    for i, (own, start, found) in enumerate(zip(chosen, starts, logits, strict=True)):
         at = (own + start).to(reads_on(model))
         ids = drawn[i : i + 1].to(reads_on(model))
         whole, _ = logits_of(model, ids[:, :-1], at, use_cache=False)
         targets = ids[:, at + 1]
-        one, other = nll_of(whole, targets), nll_of(logits[:, 2 * ROWS * i : 2 * ROWS * (i + 1)], targets)
+        one, other = nll_of(whole, targets), nll_of(found, targets)
         pairs += [
             *zip(one.split(ROWS, 1), other.split(ROWS, 1), strict=True)
         ]  # so that right first rows hide no last ones

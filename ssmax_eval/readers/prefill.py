@@ -4,7 +4,9 @@ A forward over all tokens holds one layer's activations; chunks hold every layer
 models whose keys and values are few (grouped heads, windows, short models) beside wide feed-forward layers.
 """
 
+import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,16 @@ def prefill(model: PreTrainedModel, ids: Tensor, stop: int, chunk: int, keep_all
     for start, end in chunks(model, stop, chunk):
         logits_of(model, ids[:, start:end], slice(-1, None), past_key_values=cache, use_cache=True)
     return cache
+
+
+def copied_cache(cache: Any) -> Any:
+    """Return a copy of what a model carries that a forward may write to; keys and values that only grow are not copied."""
+    if type(cache) is not DynamicCache:
+        return copy.deepcopy(cache)
+    own = copy.copy(cache)
+    # a layer of keys and values makes new tensors when it grows; states of other kinds are written over
+    own.layers = [copy.copy(each) if type(each) is DynamicLayer else copy.deepcopy(each) for each in cache.layers]
+    return own
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

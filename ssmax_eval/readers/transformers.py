@@ -1,6 +1,7 @@
 """The reader of transformers models: on one device, or spread over several by a device map."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +13,13 @@ from ..mechanisms.edit import Edit
 from ..mechanisms.layers import reads_on
 from .again import Again
 from .answers import Score, Watch, forced, generate
-from .forked import Trunk, cached, forked
-from .forked_proof import unlike_forked
-from .memory import InMemory, Scorer
+from .forked import Trunk, Walk, cached, forked
+from .forked_proof import Forking, forking
+from .memory import BranchScorer, InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
 from .reader import AGAIN, ANSWERS, FORKED, GENERATE, NLL, WEIGHTS, refuse_lacking
+from .snapshots import Trail, from_snapshots
 
 
 class TransformersReader:
@@ -43,9 +45,7 @@ class TransformersReader:
         refuse_lacking(self, needs)
         ours = mechanism or AGAIN in needs  # edits pass through our attention function
         found = preflight(self.model, self.tokenizer, longest, mechanism=ours, masses=WEIGHTS in needs)
-        return found | (
-            {"forked": self.unlike_forked(longest, AGAIN in needs) or "as whole"} if FORKED in needs else {}
-        )
+        return found | ({"forked": str(self.forking(longest, needs))} if FORKED in needs else {})
 
     def inputs(self, prompt: Prompt) -> int:
         """Return how many of a prompt's tokens the model is given: the last one of the answer predicts nothing that is asked."""
@@ -55,18 +55,20 @@ class TransformersReader:
         """Score prompts of equal length, teacher-forced, in one forward (answers.forced)."""
         return forced(self.model, self.tokenizer, prompts, chunk, watch)
 
-    def unlike_forked(self, longest: int, again: bool = False) -> str | None:
-        """Return why prompts that begin alike are read whole, each for itself; None if reading them forked is the same.
-
-        again: also where rows are read again over what was read forked.
-        """
-        return unlike_forked(self.model, longest, again)
+    def forking(self, longest: int, needs: frozenset[str] = frozenset()) -> Forking:
+        """Return how prompts that begin alike are read for what is needed, or why each is read whole (forked_proof.forking)."""
+        return forking(self.model, longest, needs)
 
     def forked(
         self, prompts: list[Prompt], starts: list[int], trunk: Trunk, watches: Sequence[Watch] = ()
     ) -> list[Score]:
         """Score prompts as answers does, each from where it leaves the trunk (forked.forked)."""
         return forked(self.model, self.tokenizer, prompts, starts, trunk, watches)
+
+    def snapshots(self, walk: Walk) -> BranchScorer:
+        """Return what scores the prompts of a walk as answers does, each from a snapshot where it leaves the trunk."""
+        trail = Trail(self.model, walk.trunk.ids, [branch.start for branch in walk.branches])
+        return partial(from_snapshots, trail, self.tokenizer)
 
     def again(
         self,

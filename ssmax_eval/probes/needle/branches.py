@@ -10,6 +10,7 @@ from ...data.prompts import Prompt
 from ...mechanisms.layers import reads_on
 from ...readers.answers import Score, last_part
 from ...readers.forked import PACK_ROWS, tokens_of, walks
+from ...readers.forked_proof import Forking
 from ...readers.memory import BranchScorer, InMemory
 from ...readers.reader import FORKED, InOrder, Reader
 from ...readers.transformers import TransformersReader
@@ -17,6 +18,10 @@ from ..attention.masses import HAYSTACK_TOKENS, haystack_ends
 
 PAYS = 0.8  # of the tokens: a grid that reading it forked spares less of is read whole
 BESIDE = 64  # tokens of needle, question and answer, about
+
+
+# the indices of prompts that are read together, and what scores them
+Forked = Iterator[tuple[list[int], Callable[[], list[Score]]]]
 
 
 class Planned(Protocol):
@@ -67,11 +72,11 @@ def pays(prompts: Sequence[Prompt], masses: bool) -> bool:
     return read <= PAYS * sum(len(prompt.ids) for prompt in prompts)
 
 
-def is_forked(reader: Reader, longest: int, again: bool = False) -> bool:
-    """Tell whether a reader can read prompts forked, and rows again over them, without changing a number of its model."""
+def forking(reader: Reader, longest: int, needs: frozenset[str]) -> Forking:
+    """Return how a reader reads prompts forked for what is needed, without changing a number of its model."""
     if not isinstance(reader, TransformersReader) or FORKED not in reader.gives:
-        return False
-    return reader.unlike_forked(longest, again) is None
+        return Forking("its reader reads none so")
+    return reader.forking(longest, needs)
 
 
 def trials_of(plan: Sequence[S]) -> list[list[S]]:
@@ -84,13 +89,19 @@ def trials_of(plan: Sequence[S]) -> list[list[S]]:
 
 
 def branches(
-    reader: Reader, score: InOrder, read: BranchScorer, prompts: list[Prompt], masses: bool, again: bool = False
-) -> Iterator[tuple[list[int], Callable[[], list[Score]]]]:
+    reader: Reader,
+    score: InOrder,
+    read: BranchScorer,
+    prompts: list[Prompt],
+    masses: bool,
+    again: bool = False,
+    by_snapshots: bool = False,
+) -> Forked:
     """Yield the indices of the prompts of a trial that are read together, and what scores them.
 
     Which those are hangs on the tokens of all of the trial's prompts, and not on which of them are done. score: scores a prompt
-    whole where memory runs out. read: scores them as branches. masses: of which what every head does is wanted. again: whose
-    rows of question and answer are read again, in batches of equal length.
+    whole where memory runs out. read: scores them as branches in packs. masses: of which what every head does is wanted. again: whose
+    rows of question and answer are read again, in batches of equal length. by_snapshots: each is read by itself, in order of depth.
     """
     assert isinstance(reader, TransformersReader)
     assert isinstance(score, InMemory)
@@ -98,7 +109,11 @@ def branches(
     # no more rows than the longest prompt has: some models count rows where they should count positions
     rows = min(most, max(len(prompt.ids) for prompt in prompts))
     for walk in walks(prompts, [latest(prompt, masses, again) for prompt in prompts]):
-        for pack in walk.batches(prompts, most) if again else walk.packs(prompts, rows):
+        if by_snapshots:
+            read, packs = reader.snapshots(walk), walk.in_order()
+        else:
+            packs = walk.batches(prompts, most) if again else walk.packs(prompts, rows)
+        for pack in packs:
             indices = [branch.index for branch in pack]
             own, starts = [prompts[i] for i in indices], [branch.start for branch in pack]
             yield indices, partial(score.branches, read, own, starts, walk.trunk)

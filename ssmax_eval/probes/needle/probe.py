@@ -21,7 +21,7 @@ from ..checks import check_model, refuse_chat_elsewhere
 from ..kind import Probe
 from . import PROBE
 from .asked import parameters_of
-from .branches import branches, is_forked, shared, trials_of
+from .branches import branches, forking, shared, trials_of
 from .grid import NeedleGrid
 from .options import GridOptions
 from .plan import Sample
@@ -80,13 +80,15 @@ class NeedleProbe(NeedleGrid):
         score = reader.in_memory(self.scorer(reader), batch_size is None, self.chunk)
         plan = self.plan()
         again = AGAIN in self.needs
-        if self._shared and is_forked(reader, max(self.context_lengths), again):
+        if self._shared and (how := forking(reader, max(self.context_lengths), self.needs)).why is None:
             by_branch = self.branch_scorer(reader)
             for samples in trials_of(plan):
                 if not claim() or all(self.has(sample, done) for sample in samples):
                     continue
                 prompts = [self.prompt(tokenizer, sample) for sample in samples]
-                for together, read in branches(reader, score, by_branch, prompts, self.attention_mass, again):
+                for together, read in branches(
+                    reader, score, by_branch, prompts, self.attention_mass, again, how.by_snapshots
+                ):
                     batch, own = [samples[i] for i in together], [prompts[i] for i in together]
                     if not all(self.has(sample, done) for sample in batch):
                         yield self.scored(reader, batch, own, read(), done)
