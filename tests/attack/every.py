@@ -80,11 +80,11 @@ def with_kind(data: bytes, suffix: str, place: tuple[Any, ...], kind: Any) -> by
 
 def some(found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Return the top and those of the places that are among the first in their holder: of a vocabulary a few tell of all."""
-    held: Counter[tuple[Any, ...]] = Counter()
+    met: Counter[tuple[Any, ...]] = Counter()
     out: list[tuple[Any, ...]] = [()]
     for place in found:
-        held[place[:-1]] += 1
-        if held[place[:-1]] <= FEW:
+        met[place[:-1]] += 1
+        if met[place[:-1]] <= FEW:
             out.append(place)
     return out
 
