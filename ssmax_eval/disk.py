@@ -94,6 +94,12 @@ def swept(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
+def entries(folder: Path) -> list[Path]:
+    """Return what a folder holds; the lock of a process that holds it is left out, and what was left half is taken away."""
+    swept(folder)
+    return [entry for entry in folder.iterdir() if entry.name != LOCK and not entry.name.startswith(HALF)]
+
+
 def is_full(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it comes from, says that there is no space left; libraries have types of their own for it."""
     return any(

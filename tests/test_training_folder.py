@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from test_training import TINY, tiny  # noqa: F401
 
 from ssmax_eval.cli import main
+from ssmax_eval.disk import HALF, LOCK
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import learned_of
 from ssmax_eval.models.load import load_model
@@ -139,6 +141,18 @@ def test_a_retrofit_that_stops_leaves_nothing(tmp_path, checkpoint, monkeypatch,
     with pytest.raises(KeyboardInterrupt if stop is KeyboardInterrupt else UserError):
         retrofit(str(checkpoint), "ssmax", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_process_was_killed_while_it_wrote_is_no_strangers(tiny, tmp_path, checkpoint):  # noqa: F811
+    for made in (lambda out: train(Job(tiny), out, "cpu"), lambda out: retrofit(str(checkpoint), "ssmax", out)):
+        left = tmp_path / "out" / f"{HALF}x"
+        left.mkdir(parents=True)
+        (left / LOCK).touch()
+        (left / "training.json").touch()
+        made(tmp_path / "out")
+        assert not left.exists()
+        assert (tmp_path / "out" / "model.safetensors").is_file()
+        shutil.rmtree(tmp_path / "out")
 
 
 def test_a_model_that_lost_its_weights_is_trained_again(tiny, tmp_path):  # noqa: F811

@@ -27,14 +27,9 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def entries(folder: Path) -> list[Path]:
-    """Return what a folder holds, the lock of a process that holds it left out."""
-    return [entry for entry in folder.iterdir() if entry.name != disk.LOCK]
-
-
 def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
     """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
-    if not folder.exists() or (folder.is_dir() and not entries(folder)):
+    if not folder.exists() or (folder.is_dir() and not disk.entries(folder)):
         return False
     try:
         found = read_record(folder)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..disk import is_full, json_in
+from ..disk import entries, is_full, json_in
 from ..environment import environment
 from ..errors import UserError
 from ..launch import launched
@@ -22,7 +22,7 @@ from ..progress import Progress
 from .architecture import bias_of, build, check_position, position_of
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
-from .folder import LOG, WORK, entries, held, occupied, read_log, write_log, write_record
+from .folder import LOG, WORK, held, occupied, read_log, write_log, write_record
 from .job import Job
 from .length import continue_at
 from .loggers import check_loggers, keep_logs
