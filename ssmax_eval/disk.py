@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from .errors import UserError, origins
 
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
 FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
+SURROGATE = r"\\u[dD][89a-fA-F]"  # as JSON writes one
 LOCK = ".lock"  # in a folder while a process holds it
 HALF = ".ssmax-half-"  # begins the name of a folder of what is not whole yet; of a process that was killed it stays till swept()
 
@@ -110,11 +112,17 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def json_of(text: str | bytes) -> Any:
-    """Return what JSON says. Raises ValueError, also for what is nested deeper than Python goes."""
+    """Return what JSON says. Raises ValueError, also for what is nested deeper than Python goes, and for half a character."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    if re.search(SURROGATE, text) if isinstance(text, str) else re.search(SURROGATE.encode(), text):
+        try:  # two of them are a character
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("it holds half a character (a surrogate), which no file can") from error
+    return found
 
 
 def json_in(path: Path) -> Any:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from test_cli import call
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 import ssmax_eval
 from ssmax_eval import Mechanism, register
@@ -234,6 +235,30 @@ def test_what_a_tokenizers_config_says_is_tried_before_it_is_used(model, capsys,
     )
     if "model_max_length" in field:
         assert "its tokenizer cannot be used (TypeError: " in err
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "config.json"])
+def test_half_a_character_in_a_model_is_one_line(model, capsys, tmp_path, name):
+    file = model / name
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(told | {"bos_token": "\ud800"}))
+    for command in (["retrofit", "--attention", "ssmax", "--out", "made"], ["needle", *ASKED]):
+        refused(capsys, "it holds half a character (a surrogate)", *command, "--model", model)
+    assert not (tmp_path / "made").exists()
+    assert json_of('"\\ud83d\\ude00"') == "\U0001f600"
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_found_out_before_a_training(model, capsys, tmp_path, monkeypatch):
+    def stumbles(*given, **named):
+        raise TypeError("x")
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", stumbles)
+    smoke = ["--recipe", "smoke", "--set", "steps=6", "--set", "text_characters=20000"]
+    refused(capsys, "cannot be used (TypeError: x", "train", "--start", model, *smoke, "--out", "made")
+    refused(
+        capsys, "cannot be used (TypeError: x", "retrofit", "--model", model, "--attention", "ssmax", "--out", "made"
+    )
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("kind", [{"a": 1}, ["llama"], 3, None])

@@ -10,6 +10,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..errors import UserError
+from ..errors import UserError, reading
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.interface import IMPLEMENTATION, OURS
 from ..mechanisms.spelling import check_entry
@@ -219,6 +220,12 @@ def refuse_packed(model: PreTrainedModel) -> None:
             f"{type(model).__name__}: its weights are quantized ({how}; {name or 'all'} first), and can be read, but neither trained "
             "nor saved anew; start from the checkpoint that they were made of"
         )
+
+
+def try_saving(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError for a tokenizer that can be used, but not saved: before a training, and not at its end."""
+    with reading(f"tokenizer {tokenizer.name_or_path!r}"), TemporaryDirectory() as made:
+        tokenizer.save_pretrained(made)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:

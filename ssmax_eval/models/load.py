@@ -35,6 +35,8 @@ DTYPES = {
     "fp16": torch.float16,
 }
 
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
 
 def load_model(
     reference: str | ModelSource,
@@ -155,9 +157,9 @@ def load_tokenizer(
 
 def refuse_tokenizer_code(source: ModelSource, folder: Path, trust_remote_code: bool) -> None:
     """Raise UserError for a tokenizer of code of its own that is not trusted, where transformers takes another, or that lies elsewhere."""
-    file = folder / "tokenizer_config.json"
     try:
-        told = json_in(file) if file.is_file() else {}
+        # all that transformers takes as it is, and saves again
+        told, *_ = [json_in(file) if (file := folder / name).is_file() else {} for name in TOKENIZER_FILES]
     except (OSError, ValueError) as error:
         reason = f"cannot be loaded ({first_line(error)})"
         raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error

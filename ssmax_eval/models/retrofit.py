@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..disk import entries, whole
-from ..errors import UserError
+from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import layer_indices
 from ..mechanisms.spelling import Attention
@@ -54,7 +54,8 @@ def retrofit(
             for rotary in rotary_modules(model).values():  # a changed one has a config of its own
                 changed: Any = rotary.config
                 model.config.get_text_config().rope_parameters = copy.deepcopy(changed.rope_parameters)
-            save_model(model, tokenizer, made)
+            with reading(f"model {source.reference!r}"):
+                save_model(model, tokenizer, made)
             if record := source.training():
                 record.pop("signs", None)  # of the model before
                 # how the weights came about stays true; what the mechanism learned does not

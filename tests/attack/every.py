@@ -14,8 +14,8 @@ from .trial import Step, run, wrong
 from .world import NO_PAGE, ONE, STORES, TRAINED, World
 
 GONE = object()
-# one of each kind that JSON has, and numbers that are none or too large
-KINDS: list[Any] = [GONE, None, -1, 10**30, float("nan"), "x", [None], {"a": {"b": 1}}]
+# one of each kind that JSON has, numbers that are none or too large, half a character
+KINDS: list[Any] = [GONE, None, -1, 10**30, float("nan"), "x", "\ud800", [None], {"a": {"b": 1}}]
 MADE = ("out", "made", "page.html")  # by the commands
 MODELS = ["models", "."]
 FEW = 80  # of one holder: more than any has whose keys are names
