@@ -23,6 +23,16 @@ from attack.world import World
         ({}, {"err": "a\u202e"}, "a control character"),
         ({}, {}, None),
         ({}, {"code": 2, "err": "ssmax-eval: error: x\n"}, None),
+        (
+            {},
+            {"code": 1, "err": "Fatal Python error: init_import_site: x\nTraceback (most recent call last):\nOSError"},
+            None,
+        ),
+        (
+            {},
+            {"code": 1, "err": "Fatal Python error: init_x\nTraceback (most recent call last):\n ssmax_eval/cli.py\nE"},
+            "a traceback",
+        ),
         ({"stop": (signal.SIGTERM, 0.1)}, {"code": 143}, None),
         ({"stop": (signal.SIGTERM, 0.1)}, {"code": 130}, "exit code 130"),
     ],

@@ -169,8 +169,9 @@ def ended(main: Callable[[list[str]], None], words: list[str]) -> int:
 def wrong(step: Step, ended: Ended) -> str | None:
     """Say in one line what is wrong with how a command ended; None for nothing."""
     said = ended.err + ended.out
-    if step.stop and "KeyboardInterrupt" in ended.err and "ssmax_eval" not in ended.err:
-        return None  # before Python had come to us
+    before = (step.stop and "KeyboardInterrupt" in ended.err) or "Fatal Python error: init_" in ended.err
+    if before and "ssmax_eval" not in ended.err:
+        return None  # before Python had come to us; with four files open at most it does not even begin
     if ended.seconds > LONGEST:
         return f"a hang of {ended.seconds:.0f} s"
     if "Traceback (most recent call last)" in said or "panicked at" in said:
