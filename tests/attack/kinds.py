@@ -10,7 +10,7 @@ from typing import Any
 from .fields import MODEL_FILES, broken
 from .inputs import headers, inputs, packs, places, systems, together
 from .trial import PAYLOAD, SIGNALS, Attack, Step, rows_in
-from .world import GRID, LITTLE, NO_PAGE, ONE, STORES, TRAINED, World
+from .world import GRID, LITTLE, NO_PAGE, NOWHERE, ONE, STORES, TRAINED, World
 
 Draw = Callable[[World, random.Random, Path, bool], Attack]
 BAD = ["", "-1", "0", "1", "nan", "inf", "-inf", "1e999", "x", "1,2,", ",", "0x10", "1_0", "٣", "-", " ", "\t", "\u202e96", PAYLOAD,
@@ -110,7 +110,9 @@ def options(world: World, rng: random.Random, folder: Path, through_cli: bool) -
         if rng.random() < 0.1:
             option = option[:-1]
         if option in words and rng.random() < 0.7:
-            words[words.index(option) + 1 : words.index(option) + 2] = [rng.choice(BAD)]
+            at, bad = words.index(option) + 1, rng.choice(BAD)
+            if words[at : at + 1] != [NOWHERE]:  # which keeps a study of many trainings from its minutes of work
+                words[at : at + 1] = [bad]
         else:
             words.append(option)
             if rng.random() < 0.8:
