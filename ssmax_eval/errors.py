@@ -68,7 +68,7 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, OSError):  # some errors of input and output are of both kinds
         raise
     except OF_A_VALUE as error:
         raise UserError(
