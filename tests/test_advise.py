@@ -147,7 +147,7 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--trials", "4"), "trials 4: allowed are whole numbers from 11"),
+        (("--trials", "4"), "trials 4: allowed are whole numbers from 10"),
         (("--context-lengths", "many"), "context lengths 'many': allowed are whole numbers"),
         (("--task", "singel"), "singel"),
     ],

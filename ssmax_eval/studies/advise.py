@@ -37,7 +37,6 @@ CANDIDATES = (
 ROUNDS = ((1 / 8, len(CANDIDATES) + 1), (1 / 8, 4), (1 / 8, 3))
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
-TELLING = 6  # such trials at the least: of 5 the exact test gives p = 2 * 2**-5 = .06 for the clearest gain
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
 SPELLED = ("a", "s ln n", "a + b ln n")  # laws of the needed scale that a mechanism of ours is
 SEED = 999  # of the needed scale, apart from the rounds
@@ -63,10 +62,9 @@ class Asked:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.trials < 2 * TELLING - 1:
+        if self.trials < 2 * statistics.FEWEST:
             raise UserError(
-                f"trials {self.trials}: allowed are whole numbers from {2 * TELLING - 1}, half of which check the winner: of fewer "
-                f"than {TELLING} checks no gain is sure, however clear"
+                f"trials {self.trials}: allowed are whole numbers from {2 * statistics.FEWEST}, half of which check the winner"
             )
 
     @cached_property
