@@ -17,7 +17,7 @@ from .errors import UserError, origins
 
 # how safetensors says that there is no space, and torch, which only sees that its file is shorter than what it wrote
 FULL = ("No space left", "StorageFull", "File too large", "PytorchStreamWriter failed", ". unexpected pos ")
-SURROGATE = r"\\u[dD][89a-fA-F]"  # as JSON writes one
+SURROGATE = rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\x00"  # as JSON writes one, or as its bytes are; 0: of other encodings than UTF-8
 LOCK = ".lock"  # in a folder while a process holds it
 HALF = ".ssmax-half-"  # begins the name of a folder of what is not whole yet; of a process that was killed it stays till swept()
 
@@ -117,7 +117,7 @@ def json_of(text: str | bytes) -> Any:
         found = json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-    if re.search(SURROGATE, text) if isinstance(text, str) else re.search(SURROGATE.encode(), text):
+    if isinstance(text, str) or re.search(SURROGATE, text):
         try:  # two of them are a character
             json.dumps(found, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

@@ -246,6 +246,9 @@ def test_half_a_character_in_a_model_is_one_line(model, capsys, tmp_path, name):
         refused(capsys, "it holds half a character (a surrogate)", *command, "--model", model)
     assert not (tmp_path / "made").exists()
     assert json_of('"\\ud83d\\ude00"') == "\U0001f600"
+    for raw in (b'"\xed\xa0\x80"', '"\ud800"', '"\\ud800"'.encode("utf-16")):
+        with pytest.raises(ValueError, match="half a character"):
+            json_of(raw)
 
 
 def test_a_tokenizer_that_cannot_be_saved_is_found_out_before_a_training(model, capsys, tmp_path, monkeypatch):
