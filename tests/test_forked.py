@@ -1,8 +1,10 @@
 """Prompts read as branches of one trunk: the scores, masses and rows of whole reading, fewer tokens, whoever reads them."""
 
+import gc
 import itertools
 import json
 import re
+import weakref
 
 import pytest
 import torch
@@ -295,9 +297,13 @@ def test_out_of_memory_reads_fewer_branches_then_whole_prompts(tokenizer):
 
     score = reader.in_memory(reader.answers, True)
     pack = prompts[:2]
-    found = score.branches(full, pack, [0, 10], Trunk(prompts[1].ids[:10]))
-    assert sizes == [2, 1, 1]
-    assert found == [reader.answers([prompt])[0] for prompt in pack]
+    trunk = Trunk(prompts[1].ids[:10])
+    found = score.branches(full, pack, [0, 10], trunk)
+    assert sizes == [2, 1]  # the second one is as long
+    whole = [reader.answers([prompt])[0] for prompt in pack]
+    assert found == whole
+    assert score.branches(full, pack, [0, 10], trunk) == whole
+    assert sizes == [2, 1]
 
 
 def test_a_function_of_a_users_own_is_not_stood_in_for(tokenizer):
@@ -444,9 +450,10 @@ def test_snapshots_score_as_whole_prompts(kind, tokenizer):
     assert read == sum(tokens_of(walk, prompts) for walk in walks(prompts, [latest(each, False) for each in prompts]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", FORGETFUL)
-def test_what_forgets_its_state_is_read_whole(kind):
-    how = forking(build_small(kind), max(LENGTHS))
+def test_what_forgets_its_state_is_read_whole(kind, dtype):
+    how = forking(build_small(kind).to(dtype), max(LENGTHS))
     assert "by snapshots: its numbers in branches differ" in str(how)
 
 
@@ -517,25 +524,101 @@ def test_a_mask_of_all_keys_is_cut(monkeypatch, tokenizer):
         assert score["answer_nll"] == pytest.approx(reader.answers([prompt])[0]["answer_nll"], abs=1e-4)
 
 
+def trail_of(tokenizer, model=None):
+    """Return a branch's own tokens, two rows of them, and a trail that branches leave at 20 and at 60."""
+    ids = tokenizer("a b c d e f g h " * 20).input_ids[:100]
+    return ids[:30], torch.tensor([0, 29]), snapshots.Trail(model or build_small("mamba2"), ids, [20, 60])
+
+
 @pytest.mark.parametrize("in_trunk", [True, False])
 def test_out_of_memory_on_the_way_begins_the_trunk_anew(in_trunk, tokenizer, monkeypatch):
-    """What a forward left half written is not read on from; a prompt that does not fit is read whole, no state beside it."""
-    model = build_small("mamba2")
-    _, prompts = trial(tokenizer)
-    right, _ = snapshots_of(model, tokenizer, prompts)
-    plain, trunk, failed = snapshots.read_on, [], []
+    """What a forward left half written is not read on from."""
+    own, rows, trail = trail_of(tokenizer)
+    right = [trail.logits(own, start, rows) for start in (20, 60)]
+    plain, read, failed = snapshots.read_on, [], []
 
     def full(model, ids, start, state, rows):
         found = plain(model, ids, start, state, rows)
-        if not len(rows):
-            trunk.append(start)
-        if len(trunk) == 3 and not failed and in_trunk is not bool(len(rows)):
+        read.append((start, len(rows)))
+        if start and not failed and in_trunk is not bool(len(rows)):
             failed.append(start)
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
 
+    _, _, trail = trail_of(tokenizer, trail.model)
+    trail.logits(own, 20, rows)
     monkeypatch.setattr(snapshots, "read_on", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        trail.logits(own, 60, rows)
+    read.clear()
+    assert torch.equal(trail.logits(own, 60, rows), right[1])
+    assert read == [(0, 0), (20, 0), (60, 2)]
+
+
+def test_prompts_as_long_as_one_that_did_not_fit_are_read_whole(tokenizer, monkeypatch):
+    """And not the trunk anew for each of them; the others are read from snapshots as before."""
+    model = build_small("mamba2")
+    _, prompts = trial(tokenizer)
+    right, _ = snapshots_of(model, tokenizer, prompts)
+    logits, answers, tried, whole = snapshots.Trail.logits, TransformersReader.answers, [], []
+
+    def full(trail, own, start, rows):
+        tried.append(start + len(own) + 1)
+        if tried[-1] == max(LENGTHS):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits(trail, own, start, rows)
+
+    def read_whole(reader, prompts, *rest):
+        whole.extend(prompts)
+        return answers(reader, prompts, *rest)
+
+    monkeypatch.setattr(snapshots.Trail, "logits", full)
+    monkeypatch.setattr(TransformersReader, "answers", read_whole)
     found, _ = snapshots_of(model, tokenizer, prompts)
-    assert trunk[3] == 0
+    assert tried.count(max(LENGTHS)) == 1
     close(found, right)
-    assert sum(one != other for one, other in zip(found, right, strict=True)) <= 1
+    assert whole == [prompt for prompt in prompts if len(prompt.ids) == max(LENGTHS)]
+    assert [one for one, prompt in zip(found, prompts, strict=True) if prompt not in whole] == [
+        one for one, prompt in zip(right, prompts, strict=True) if prompt not in whole
+    ]
+
+
+def test_no_state_is_left_of_a_walk_whose_prompts_are_read(tokenizer):
+    model = build_small("mamba2")
+    _, prompts = trial(tokenizer)
+    reader, states = TransformersReader(model, tokenizer), []
+    score = reader.in_memory(reader.answers, True)
+    calls = []
+    for _, call in branches(reader, score, reader.forked, prompts, False, by_snapshots=True):
+        calls.append(call)  # as one who reads them might keep them
+        call()
+        states += [weakref.ref(kept) for kept in call.args[0].func.__self__.state.values()]
+    gc.collect()
+    assert states
+    assert not [state for state in states if state() is not None]
+
+
+def test_a_branch_that_leaves_before_the_last_one_is_read_anew(tokenizer):
+    """Asked for out of order, a trail gives the logits that it gives in order."""
+    own, rows, trail = trail_of(tokenizer)
+    first, second = trail.logits(own, 20, rows), trail.logits(own, 60, rows)
+    assert not torch.equal(first, second)
+    assert torch.equal(trail.logits(own, 20, rows), first)
+    assert torch.equal(trail.logits(own, 60, rows), second)
+
+
+def test_a_mask_is_judged_though_the_model_cannot_be_read_so(monkeypatch):
+    """What was masked before an error is seen, whichever way of reading is proved."""
+    from transformers.models.llama import modeling_llama
+
+    model, plain = build("Llama", vocab_size=1024), modeling_llama.create_causal_mask
+
+    def chunked(*given, **options):
+        return plain(*given, **options, and_mask_function=lambda batch, head, row, key: row // 256 == key // 256)
+
+    def fails(module, given):
+        raise RuntimeError("not so")
+
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", chunked)
+    model.model.layers[0].register_forward_pre_hook(fails)
+    assert not forked_proof.hides_the_future_alone(model, 600)

@@ -1,5 +1,6 @@
 """Prompts that do not fit into memory: smaller batches, then smaller parts."""
 
+import math
 from typing import Protocol
 
 import torch
@@ -37,6 +38,7 @@ class InMemory:
 
     def __init__(self, model: PreTrainedModel, score: Scorer, halve: bool, chunk: int | None = None) -> None:
         self.model, self.score, self.halve, self.chunk = model, score, halve, chunk
+        self.no_branch = math.inf  # tokens of the shortest prompt that did not fit as a branch
 
     def __call__(self, prompts: list[Prompt]) -> list[Score]:
         """Score prompts of equal length."""
@@ -58,7 +60,9 @@ class InMemory:
         return self(prompts)
 
     def branches(self, score: BranchScorer, prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
-        """Score prompts as branches of a trunk; when memory runs out fewer together, then each whole."""
+        """Score prompts as branches of a trunk; when memory runs out fewer together, then each whole, and those as long as it."""
+        if min(len(prompt.ids) for prompt in prompts) >= self.no_branch:
+            return [each for prompt in prompts for each in self([prompt])]
         try:
             return score(prompts, starts, trunk)
         except RuntimeError as error:
@@ -67,6 +71,7 @@ class InMemory:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if len(prompts) == 1:
+            self.no_branch = len(prompts[0].ids)
             return self(prompts)
         middle = len(prompts) // 2
         return [

@@ -34,6 +34,10 @@ class Trail:
 
     def __init__(self, model: PreTrainedModel, ids: Sequence[int], starts: Sequence[int]) -> None:
         self.model, self.ids, self.cuts = model, list(ids), sorted(set(starts))
+        self.forget()
+
+    def forget(self) -> None:
+        """Give the state's memory back; the next branch reads the trunk anew."""
         self.at, self.state = 0, State()
 
     def logits(self, own: list[int], start: int, rows: Tensor) -> Tensor:
@@ -43,7 +47,7 @@ class Trail:
         """
         at, state = (self.at, self.state) if self.at <= start else (0, State())
         # what runs out of memory leaves no state half written, and all memory to the prompt that is then read whole
-        self.at, self.state = 0, State()
+        self.forget()
         for cut in self.cuts:
             if at < cut <= start:
                 _, state = read_on(self.model, self.ids[at:cut], at, state, torch.empty(0, dtype=torch.int64))
@@ -51,6 +55,20 @@ class Trail:
         logits, _ = read_on(self.model, own, start, copied(state), rows)
         self.at, self.state = at, state
         return logits
+
+    def score(
+        self, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], starts: list[int], trunk: Trunk
+    ) -> list[Score]:
+        """Score prompts, of any lengths, each from a copy of the state where it leaves its trunk, which is this one's.
+
+        Scores are those of answers.forced, to rounding.
+        """
+        scores = []
+        for prompt, start in zip(prompts, starts, strict=True):
+            own = prompt.ids[start:-1]
+            logits = self.logits(own, start, torch.arange(len(own) - prompt.answer_length, len(own)))
+            scores.append(score_rows(tokenizer, prompt, logits[0]))
+        return scores
 
 
 @torch.inference_mode()
@@ -85,18 +103,3 @@ def pieces(length: int, before: int) -> Iterator[tuple[int, int]]:
 def copied(state: State) -> State:
     """Return a copy of a state that a forward may write to."""
     return {name: copied_cache(kept) for name, kept in state.items()}
-
-
-def from_snapshots(
-    trail: Trail, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], starts: list[int], trunk: Trunk
-) -> list[Score]:
-    """Score prompts, of any lengths, each from a copy of the state where it leaves its trunk, which is the trail's.
-
-    Scores are those of answers.forced, to rounding.
-    """
-    scores = []
-    for prompt, start in zip(prompts, starts, strict=True):
-        own = prompt.ids[start:-1]
-        logits = trail.logits(own, start, torch.arange(len(own) - prompt.answer_length, len(own)))
-        scores.append(score_rows(tokenizer, prompt, logits[0]))
-    return scores

@@ -19,7 +19,7 @@ from .memory import BranchScorer, InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
 from .reader import AGAIN, ANSWERS, FORKED, GENERATE, NLL, WEIGHTS, refuse_lacking
-from .snapshots import Trail, from_snapshots
+from .snapshots import Trail
 
 
 class TransformersReader:
@@ -65,10 +65,10 @@ class TransformersReader:
         """Score prompts as answers does, each from where it leaves the trunk (forked.forked)."""
         return forked(self.model, self.tokenizer, prompts, starts, trunk, watches)
 
-    def snapshots(self, walk: Walk) -> BranchScorer:
-        """Return what scores the prompts of a walk as answers does, each from a snapshot where it leaves the trunk."""
+    def snapshots(self, walk: Walk) -> tuple[BranchScorer, Trail]:
+        """Return what scores the prompts of a walk as answers does, each from a snapshot where it leaves the trunk, and the trail."""
         trail = Trail(self.model, walk.trunk.ids, [branch.start for branch in walk.branches])
-        return partial(from_snapshots, trail, self.tokenizer)
+        return partial(trail.score, self.tokenizer), trail
 
     def again(
         self,
