@@ -96,7 +96,7 @@ def swept(folder: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def entries(folder: Path) -> list[Path]:
+def contents(folder: Path) -> list[Path]:
     """Return what a folder holds; the lock of a process that holds it is left out, and what was left half is taken away."""
     swept(folder)
     return [entry for entry in folder.iterdir() if entry.name != LOCK and not entry.name.startswith(HALF)]

@@ -72,7 +72,8 @@ def reading(what: str) -> Iterator[None]:
         raise
     except OF_A_VALUE as error:
         raise UserError(
-            f"{what}: it holds a value that cannot be used ({first_line(error)}; read in {place_of(error)}); mend it"
+            f"{what}: it holds a value that cannot be used ({first_line(error)}; read in {place_of(error)}); "
+            "mend it, or tell us if it is right"
         ) from error
 
 

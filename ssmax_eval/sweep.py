@@ -105,7 +105,7 @@ def read_sweep(file: Path) -> Sweep:
     asked = [
         one
         for kind, entry, line in zip(kinds, listed, lines, strict=True)
-        for one in entries(kind, common, entry, line, file)
+        for one in asked_by(kind, common, entry, line, file)
     ]
     imports = top.get("import", Value([], 1))
     return Sweep(file, asked, [Path(each) for each in texts("import", imports, file)], whole)
@@ -153,7 +153,7 @@ def refuse(name: str, line: int, allowed: Sequence[str], whose: str, file: Path)
     )
 
 
-def entries(
+def asked_by(
     kind: Kind[Any], common: Mapping[str, Value], entry: Mapping[str, Value], line: int, file: Path
 ) -> Iterator[Asked]:
     """Yield what one entry asks for: each combination of the values of options that take one."""

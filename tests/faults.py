@@ -711,7 +711,7 @@ def other_tokens_are_scored_in_shorter_documents(right, whole, length):
     return whole.ids[:length]
 
 
-@fault("test_trap_17_a_prompt", "harness.requests.reading")
+@fault("test_trap_17_a_prompt", "harness.requests.room_for")
 @contextmanager
 def a_length_that_was_set_is_nothing(right, lm, tokens):
     own, lm._max_length = lm._max_length, None
@@ -722,7 +722,7 @@ def a_length_that_was_set_is_nothing(right, lm, tokens):
         lm._max_length = own
 
 
-@fault("test_trap_17_a_length", "harness.requests.reading")
+@fault("test_trap_17_a_length", "harness.requests.room_for")
 @contextmanager
 def prompts_are_cut(right, lm, tokens):
     own = lm._max_length
@@ -775,11 +775,11 @@ def the_answer_is_a_token_longer(right, lm, doc):
 def lm_eval_scores_all_rows(right, self, requests):
     from lm_eval.models.huggingface import HFLM
 
-    from ssmax_eval.harness.model import prompt_of, reading
+    from ssmax_eval.harness.model import prompt_of, room_for
 
     prompts = [prompt_of(self, request.doc) for request in requests]
     pairs = [(None, each.ids[: -each.answer_length], each.ids[-each.answer_length :]) for each in prompts]
-    with reading(self, max(len(each.ids) for each in prompts)):
+    with room_for(self, max(len(each.ids) for each in prompts)):
         return list(HFLM._loglikelihood_tokens(self, pairs))
 
 

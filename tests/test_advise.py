@@ -22,7 +22,7 @@ SHORT = (
     "--depth-percents",
     "0,50,100",
     "--trials",
-    "10",
+    "12",
     "--task",
     "single",
     "--device",
@@ -132,8 +132,9 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
         "not checked on task multikey in haystack text: context length 96: shorter than" in err
     )  # said before the race
     assert err.index("not checked") < err.index("cost:")
-    # of 288 tokens at both lengths: needed scale 3 prompts, rounds 3 x 9, 3 x 4 and 3 x 3, checks of 15 and 5 by two settings
-    assert f"9 settings race, the best is checked; about {288 * (3 + 27 + 12 + 9 + 40):,} tokens in all" in err
+    # of 288 tokens at both lengths: needed scale 6 prompts, rounds 6 x 9, 6 x 4 and 6 x 3, checks of 18 and 6 by two settings
+    assert f"9 settings race, the best is checked; about {288 * (6 + 54 + 24 + 18 + 48):,} tokens in all" in err
+    assert advice["tokens"]["the whole list"] == 12 * 3 * 9 * 288  # 12 trials, 3 depths, 9 settings
     assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [9, 4, 3]
     page = (tmp_path / "a.html").read_text()
     assert page.index("<h2>Advice</h2>") < page.index("<h2>Verdict</h2>")
@@ -147,7 +148,7 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--trials", "4"), "trials 4: allowed are whole numbers from 10"),
+        (("--trials", "11"), "trials 11: allowed are whole numbers from 12"),
         (("--context-lengths", "many"), "context lengths 'many': allowed are whole numbers"),
         (("--task", "singel"), "singel"),
     ],

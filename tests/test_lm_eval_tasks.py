@@ -352,7 +352,7 @@ def test_an_api_is_told_the_length_that_it_takes():
     """lm-eval keeps one token of an API's max_length for itself."""
     from lm_eval.models.api_models import TemplateAPI
 
-    from ssmax_eval.harness.requests import reading
+    from ssmax_eval.harness.requests import room_for
 
     class Backend(TemplateAPI):
         max_length = 255
@@ -364,7 +364,7 @@ def test_an_api_is_told_the_length_that_it_takes():
 
     with (
         pytest.raises(UserError, match="the model's max_length is 255, .*put max_length=257 "),
-        reading(Backend(), 256),
+        room_for(Backend(), 256),
     ):
         pass
 

@@ -83,7 +83,7 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     from ssmax_eval.studies import advise as studies
     from ssmax_eval.studies import per_head
 
-    asked = Asked(str(checkpoint), (96, 128), (0, 100), 10, "single")
+    asked = Asked(str(checkpoint), (96, 128), (0, 100), 12, "single")
     options = RunOptions(device="cpu", output_path=tmp_path / "runs")
     monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("log-n"), Setting.of("ssmax")))
     swapped = lambda rows: next(str(name) for name in sorted(set(rows["series"])) if "swapped in" in name)  # noqa: E731

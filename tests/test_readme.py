@@ -147,7 +147,7 @@ def prepared(line, checkpoint):
     if words[0] == "loss":
         words = [word.replace("16384", "384").replace("4096", "128") for word in words] + ["--documents", "2"]
     if words[0] == "advise":
-        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "10"]
+        words += ["--context-lengths", "384", "--depth-percents", "50", "--trials", "12"]
     if words[0] == "reach":
         words = [word for i, word in enumerate(words) if "--precision" not in words[max(0, i - 1) : i + 1]]
         words += ["--context-lengths", "384,768", "--depth-percents", "50", "--limit-tokens", "6000"]

@@ -33,7 +33,7 @@ from ..readers.memory import BATCH_TOKENS, BranchScorer, Scorer
 from ..readers.reader import ANSWERS, GENERATE, WEIGHTS
 from ..readers.transformers import TransformersReader
 from ..setting import Setting
-from .requests import prompt_of, reading
+from .requests import prompt_of, room_for
 
 Pair = tuple[Any, list[int], list[int]]  # the texts or None, the context's ids, the continuation's
 HF_OPTIONS = "batch_size max_batch_size max_length enable_thinking think_end_token chat_template_args prefix_token_id"
@@ -151,7 +151,7 @@ class SSMaxLM(HFLM):
                 "a request has no tokens to score or none before them: its task and this tokenizer do not fit"
             )
         prompts = [prompt(context, continuation) for _, context, continuation in requests]
-        with reading(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
+        with room_for(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
                 # one-token choices after the same context: lm-eval reads it once for all of them
                 found = list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
@@ -181,7 +181,7 @@ class SSMaxLM(HFLM):
         """Score the prompts of our tasks' documents. read: as branches, where that changes no number and spares enough."""
         prompts = [prompt_of(self, request.doc) for request in requests]
         longest = max(len(each.ids) for each in prompts)
-        with reading(self, longest):
+        with room_for(self, longest):
             if masses:
                 self.reader.prove(longest, frozenset({ANSWERS, WEIGHTS}))
             trials: dict[Any, list[int]] = {}
@@ -252,7 +252,7 @@ class SSMaxLM(HFLM):
             len(self.tok_encode(text)) + normalize_gen_kwargs(dict(options), self.max_gen_toks)["max_gen_toks"]
             for text, options in (request.args for request in requests)
         ]
-        with reading(self, max(room)), torch.inference_mode(), finite_logits(self.model) as finite:
+        with room_for(self, max(room)), torch.inference_mode(), finite_logits(self.model) as finite:
             written = list(super().generate_until(requests, disable_tqdm=disable_tqdm))
             if not finite():
                 raise UserError(f"generation: {NOT_FINITE}, which is a failure and not a text; try another --dtype")

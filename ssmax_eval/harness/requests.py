@@ -55,7 +55,7 @@ def reads_as(lm: TemplateLM, prompt: Prompt, doc: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def reading(lm: Any, tokens: int) -> Iterator[None]:
+def room_for(lm: Any, tokens: int) -> Iterator[None]:
     """Let a model read sequences of `tokens`; raise UserError where it would cut off their start, or has no positions for them.
 
     A transformers model whose positions do not end has no length of its own, so where its user set no max_length, it is `tokens`
@@ -96,7 +96,7 @@ def exact_loglikelihood(self: LM, requests: Sequence[Instance]) -> list[tuple[fl
             log.warning("%s shows no token ids: prompts are sent as text, unchecked", type(self).__name__)
             return list(self.loglikelihood(list(requests)))
         prompts = [prompt_of(self, request.doc) for request in requests]
-        with reading(self, max(len(prompt.ids) for prompt in prompts)):
+        with room_for(self, max(len(prompt.ids) for prompt in prompts)):
             triples = [
                 (request.args, prompt.ids[: -prompt.answer_length], prompt.ids[-prompt.answer_length :])
                 for request, prompt in zip(requests, prompts, strict=True)

@@ -150,19 +150,22 @@ def load_tokenizer(
         tokenizer.decode(tokenizer("a 1é", verbose=False).input_ids)
     except Exception as error:
         raise UserError(
-            f"model {source.reference!r}: its tokenizer cannot be used ({first_line(error)}); mend its tokenizer_config.json"
+            f"model {source.reference!r}: its tokenizer cannot be used ({first_line(error)}); "
+            "mend its tokenizer_config.json or tokenizer.json"
         ) from error
     return tokenizer
 
 
 def refuse_tokenizer_code(source: ModelSource, folder: Path, trust_remote_code: bool) -> None:
     """Raise UserError for a tokenizer of code of its own that is not trusted, where transformers takes another, or that lies elsewhere."""
-    try:
-        # all that transformers takes as it is, and saves again
-        told, *_ = [json_in(file) if (file := folder / name).is_file() else {} for name in TOKENIZER_FILES]
-    except (OSError, ValueError) as error:
-        reason = f"cannot be loaded ({first_line(error)})"
-        raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error
+    said = []
+    for file in (folder / name for name in TOKENIZER_FILES):  # all that transformers takes as it is, and saves again
+        try:
+            said.append(json_in(file) if file.is_file() else {})
+        except (OSError, ValueError) as error:
+            reason = f"cannot be loaded ({file.name}: {first_line(error)})"
+            raise UserError(f"model {source.reference!r}: its tokenizer is missing or {reason}") from error
+    told = said[0]
     code = told.get("auto_map") if isinstance(told, dict) else None
     named = code.get("AutoTokenizer") if isinstance(code, dict) else code  # in its first releases a list alone
     places = [each for each in (named if isinstance(named, list) else [named]) if each]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..disk import entries, whole
+from ..disk import contents, whole
 from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import layer_indices
@@ -70,5 +70,5 @@ def retrofit(
 
 def refuse_occupied(folder: Path) -> None:
     """Raise UserError for a folder that holds something."""
-    if folder.exists() and (not folder.is_dir() or entries(folder)):
+    if folder.exists() and (not folder.is_dir() or contents(folder)):
         raise UserError(f"output {str(folder)!r}: it is there already and not empty; give another folder")

@@ -35,6 +35,7 @@ CANDIDATES = (
 )
 # of the trials, and of the candidates, those that are left: the model as trained always is
 ROUNDS = ((1 / 8, len(CANDIDATES) + 1), (1 / 8, 4), (1 / 8, 3))
+FEWEST = 12  # trials: of half of them, 6 checks, the exact test can be sure of a gain; of 5 it gives p = 2 * 2**-5 = .06 at best
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
@@ -62,9 +63,10 @@ class Asked:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.trials < 2 * statistics.FEWEST:
+        if self.trials < FEWEST:
             raise UserError(
-                f"trials {self.trials}: allowed are whole numbers from {2 * statistics.FEWEST}, half of which check the winner"
+                f"trials {self.trials}: allowed are whole numbers from {FEWEST}; half of them check the winner, and of fewer checks "
+                "no gain is sure, however clear"
             )
 
     @cached_property
@@ -150,11 +152,12 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
     laws = laws_of(needed, training_length(asked.model))
     if (fitted := fitted_scale(laws, training_length(asked.model))) is not None:
         left.append(fitted)
-    runs = read(asked, asked.grid(ROUNDS[0][0], 0), left, options)
+    first_grid = asked.grid(ROUNDS[0][0], 0)
+    runs = read(asked, first_grid, left, options)
     # the names that rows of all candidates have beside each other; rows of fewer would be told apart by less
     first = statistics.with_series(statistics.of_prompts(tables(runs))).drop_duplicates("run_id").set_index("run_id")
     series = {setting: str(first["series"][run.run_id]) for setting, run in zip(left, runs, strict=True)}
-    whole_list = round(tokens_of(runs) / ROUNDS[0][0])
+    whole_list = round(tokens_of(runs) * asked.trials / first_grid.trials)
     names = {run.run_id: series[setting] for setting, run in zip(left, runs, strict=True)}
 
     def rows_of(some: Sequence[Run]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def held(folder: Path) -> Iterator[None]:
 
 def occupied(folder: Path, key: dict[str, Any], fresh: bool) -> bool:
     """Tell whether a folder holds this very model, finished. Raises UserError if it holds anything but this run."""
-    if not folder.exists() or (folder.is_dir() and not disk.entries(folder)):
+    if not folder.exists() or (folder.is_dir() and not disk.contents(folder)):
         return False
     try:
         found = read_record(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..disk import entries
+from ..disk import contents
 from ..errors import UserError
 from ..launch import launched
 from ..mechanisms.files import import_file, imported_files
@@ -40,7 +40,7 @@ def paper_jobs(like: Job) -> list[Job]:
 def folder_after(folder: Path, job: Job) -> Path:
     """Return where configuration (e) goes, beside the softmax model in `folder`. Raises UserError if something else is there."""
     out = folder.with_name(f"{job.recipe.name}-ssmax-after-s{job.seed}")
-    if out.exists() and (not out.is_dir() or entries(out)):
+    if out.exists() and (not out.is_dir() or contents(out)):
         try:
             ours = read_record(out).get("retrofitted") == "ssmax"
         except (OSError, ValueError, AttributeError):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..disk import entries, is_full, json_in
+from ..disk import contents, is_full, json_in
 from ..environment import environment
 from ..errors import UserError
 from ..launch import launched
@@ -93,7 +93,7 @@ def train_held(
     compiled = where.type == "cuda" if compiled is None else compiled
     trainer = trainer_of(job, model, examples, folder, where, compiled, log_to)
     if fresh:
-        for entry in entries(folder):
+        for entry in contents(folder):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     if launched().is_first:
         write_record(folder, {"job": key, "finished": False})

@@ -54,7 +54,7 @@ LITTLE: dict[str, list[str]] = {
     "recipes": [],
     "fading": [],
     "lm-tasks-path": [],
-    "advise": ["--model", "ck", "--context-lengths", "64,96", "--trials", "10", "--output-path", NOWHERE],
+    "advise": ["--model", "ck", "--context-lengths", "64,96", "--trials", "12", "--output-path", NOWHERE],
     "league": [*SMALLEST, "--models-path", NOWHERE, "--output-path", NOWHERE],
     "paper": [*SMALLEST, "--models-path", NOWHERE, "--output-path", NOWHERE],
     "lm-eval": ["--model", "ssmax-eval", "--tasks", "nothing-of-this-name"],
