@@ -245,6 +245,19 @@ def test_the_haystacks_rows_are_sharpened_and_no_other(tokenizer):
         assert not torch.allclose(found, plain, atol=1e-3)
 
 
+def test_prompts_with_other_questions_beside_one_change_none_of_its_readings(tokenizer, low):
+    """A longer question elsewhere in the batch leaves no haystack row of a prompt unsharpened."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=100)
+    probe, reader, prompts = read(model, tokenizer)
+    assert len({prompt.question_start for prompt in prompts}) > 1
+    chosen = probe.chosen(reader)
+    beside = restore.outcomes(reader, prompts, chosen)
+    alone = [restore.outcomes(reader, [prompt], chosen)[0] for prompt in prompts]
+    for one, other in zip(beside, alone, strict=True):
+        assert one["restored_nll"] == pytest.approx(other["restored_nll"], abs=1e-3)
+    assert any(each["restored_nll"]["haystack"] != each["restored_nll"]["nothing"] for each in alone)
+
+
 # what is chosen
 
 

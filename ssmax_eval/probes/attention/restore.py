@@ -7,7 +7,7 @@ again over one prefill, with the scores of these heads moved in closed form unti
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -162,11 +162,13 @@ def outcomes(
         taken = {name: verdicts(again, edits) for name, edits in edited_by(chosen, tail, chosen.taken, False)}
     if again.whole is None:
         del again  # one cache at a time
-        scaled = dict.fromkeys(layers, Edit(ALL_ROWS, factor=sharpened(chosen.length)))
-        again = opened(tail.start, scaled)
-        restored[HAYSTACK] = verdicts(again, {})
+        again = opened(tail.start, dict.fromkeys(layers, Edit(ALL_ROWS, factor=sharpened(chosen.length))))
+        # where others of the batch have longer questions, some rows of the tail are haystack too
+        haystack = dict.fromkeys(layers, Edit(tail.rows, factor=sharpened(chosen.length, ~tail.asked)))
+        restored[HAYSTACK] = verdicts(again, haystack)
         together = dict(edited_by(chosen, tail, chosen.given, True)).get(TOGETHER, {})
-        restored[ALL] = verdicts(again, together)
+        shifted = {layer: replace(haystack[layer], shift=each.shift) for layer, each in together.items()}
+        restored[ALL] = verdicts(again, haystack | shifted)
     told = chosen.told()
     return [
         {
@@ -221,6 +223,14 @@ def nothing(scores: Tensor, seen: Seen) -> Tensor:
     return torch.zeros_like(scores)
 
 
-def sharpened(length: int) -> Callable[[Seen], Tensor]:
-    """Return an Edit's factor: ln n / ln length in rows that see more keys than `length`, 1 in those that do not."""
-    return lambda seen: (seen.n.log() / math.log(length)).clamp(min=1)
+def sharpened(length: int, rows: Tensor | None = None) -> Callable[[Seen], Tensor]:
+    """Return an Edit's factor: ln n / ln length in rows that see more keys than `length`, 1 in those that do not.
+
+    rows: which ones, bool (batch, rows), where others stay as they are.
+    """
+
+    def factor(seen: Seen) -> Tensor:
+        found = (seen.n.log() / math.log(length)).clamp(min=1)
+        return found if rows is None else found.where(rows[:, None].to(found.device), 1)
+
+    return factor
