@@ -306,21 +306,10 @@ def branches_are_always_like_the_whole(right, *arguments):
     return True
 
 
-@fault("test_rows_from_snapshots", "readers.snapshots.Trail.__init__")
-def the_trunk_is_cut_where_it_is_asked_for(right, self, model, ids, starts):
-    class Asked:
-        def __iter__(self):
-            return iter(self.asked)
-
-    right(self, model, ids, [])
-    self.cuts = Asked()
-    plain = self.logits
-
-    def logits(own, start, rows):
-        self.cuts.asked = [start]
-        return plain(own, start, rows)
-
-    self.logits = logits
+@fault("test_rows_from_snapshots", "readers.snapshots.Trail.snapshot")
+def the_trunk_is_cut_where_it_is_asked_for(right, self, model, start):
+    self.cuts = [start]
+    return right(self, model, start)
 
 
 @fault("test_out_of_memory_on_the_way", "readers.snapshots.Trail.logits")
@@ -331,6 +320,11 @@ def a_trunk_is_read_on_from_what_failed(right, self, *rest):
     except BaseException:
         self.at, self.state = before
         raise
+
+
+@fault("test_masses_from_snapshots", "readers.snapshots.empty_cache")
+def windows_forget(right, model, keep_all):
+    return right(model, False)
 
 
 @fault("test_models_that_are_not_the_same", "readers.parts.close")

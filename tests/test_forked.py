@@ -22,7 +22,7 @@ from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.behind import behind
 from ssmax_eval.position.rope import rope_scaled
 from ssmax_eval.probes.attention import restore
-from ssmax_eval.probes.attention.masses import AttentionMass, masses_of
+from ssmax_eval.probes.attention.masses import AttentionMass, branch_masses_of, masses_of
 from ssmax_eval.probes.attention.probe import RestoreProbe
 from ssmax_eval.probes.needed_scale.probe import NeededScaleProbe
 from ssmax_eval.probes.needle.branches import branches, latest
@@ -189,12 +189,15 @@ def alike(one, other):
         ("Gemma3Text", NeededScaleProbe, {"scale_whole_prompt": True, "controls": ("no-needle", "needle-only")}),
         ("Llama", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512), "controls": ("no-needle",)}),
         ("Qwen3", NeededScaleProbe, {"needle": Needle("multikey", ask="all"), "context_lengths": (400, 800)}),
+        ("qwen3_next", NeededScaleProbe, {"scale_random_heads": True}),
+        ("falcon_h1", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512)}),
     ],
 )
 def test_rows_read_again_fork_from_the_same_walk(family, kind, changes, tokenizer, monkeypatch):
     """Needed scale and restored attention: the rows of whole reading, and less of the prompts read."""
     monkeypatch.setattr(restore, "HOLDS", 0.03)  # let heads of a random model count as holding something
-    model = model_of(family, **(WINDOW if family == "Gemma3Text" else {}))
+    hybrid = family.islower()  # read from snapshots
+    model = build_small(family) if hybrid else model_of(family, **(WINDOW if family == "Gemma3Text" else {}))
     given = GRID | {"trials": 1} | changes
     if kind is RestoreProbe:
         model.config.max_position_embeddings = 256  # chosen on the shorter prompts, from which it is taken away too
@@ -209,7 +212,8 @@ def test_rows_read_again_fork_from_the_same_walk(family, kind, changes, tokenize
         with Setting()(model):
             reader = TransformersReader(model, tokenizer)
             if forks:
-                assert unlike_forked(model, max(probe.context_lengths), again=True) is None
+                how = forking(model, max(probe.context_lengths), probe.needs)
+                assert (how.why, how.by_snapshots) == (None, hybrid)
             tokens.clear()
             found.append({row["sample"]: row for batch in probe(reader) for row in batch})
         hook.remove()
@@ -405,6 +409,21 @@ STATEFUL = (
 )
 # whose own code begins each part of several tokens with an empty state, keeps the state in its layers, or reads one token otherwise
 FORGETFUL = ("bamba", "falcon_mamba", "jamba", "mamba", "recurrent_gemma", "zamba", "zamba2")
+# whose heads are seen: of hybrids, and of a model with windows and nothing that keeps it from packs
+ATTENDING = (
+    "bailing_hybrid",
+    "falcon_h1",
+    "gemma3_text",
+    "granitemoehybrid",
+    "kimi_linear",
+    "lfm2_moe",
+    "lfm3",
+    "nemotron_h",
+    "olmo_hybrid",
+    "qwen3_5_text",
+    "qwen3_next",
+    "zaya",
+)
 # that carry keys and values alone, off the interface or with scores that our function cannot express
 OTHERS = ("bloom", "deepseek_v4", "gemma2", "gpt_oss")
 
@@ -420,14 +439,13 @@ def test_short_prompts_are_not_read_from_snapshots(monkeypatch):
     assert forking(build_small("mamba2"), 301).by_snapshots
 
 
-def snapshots_of(model, tokenizer, prompts):
+def snapshots_of(model, tokenizer, prompts, masses=False):
     """Return the scores of prompts that are read from snapshots, and how many tokens forwards read for them."""
     reader, read, found = TransformersReader(model, tokenizer), [], {}
-    hook = model.register_forward_pre_hook(
-        lambda m, given, options: read.append(options["input_ids"].numel()), with_kwargs=True
-    )
-    score = reader.in_memory(reader.answers, True)
-    for (index,), call in branches(reader, score, reader.forked, prompts, False, by_snapshots=True):
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda m, given: read.append(given[0].numel()))
+    score = reader.in_memory(masses_of(reader) if masses else reader.answers, True)
+    read_so = branch_masses_of(reader) if masses else reader.forked
+    for (index,), call in branches(reader, score, read_so, prompts, masses, by_snapshots=True):
         found[index] = call()[0]
     hook.remove()
     return [found[i] for i in range(len(prompts))], sum(read)
@@ -448,6 +466,23 @@ def test_snapshots_score_as_whole_prompts(kind, tokenizer):
         assert one["correct"] == other["correct"]
         assert one["answer_nll"] == pytest.approx(other["answer_nll"], abs=1e-4)
     assert read == sum(tokens_of(walk, prompts) for walk in walks(prompts, [latest(each, False) for each in prompts]))
+
+
+@pytest.mark.parametrize("kind", ATTENDING)
+def test_masses_from_snapshots_are_those_of_whole_prompts(kind, tokenizer):
+    """What every head does in the answer's rows, and the haystack's nll; a prompt's tokens are read once."""
+    model = build_small(kind)
+    _, prompts = trial(tokenizer)
+    with Setting()(model):
+        how = forking(model, max(LENGTHS), frozenset({WEIGHTS}))
+        assert (how.why, how.by_snapshots) == (
+            None,
+            kind != "gemma3_text",
+        )  # which is read in packs, and can be read so
+        score = masses_of(TransformersReader(model, tokenizer))
+        found, read = snapshots_of(model, tokenizer, prompts, masses=True)
+        close(found, [score([prompt])[0] for prompt in prompts])
+    assert read == sum(tokens_of(walk, prompts) for walk in walks(prompts, [latest(each, True) for each in prompts]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -492,12 +527,15 @@ def test_a_state_that_branches_share_or_lose_is_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("needs", [AGAIN, WEIGHTS])
-def test_rows_that_are_looked_at_are_not_read_from_snapshots(needs):
-    model = build_small("qwen3_next")
+@pytest.mark.parametrize(
+    ("kind", "why"), [("inkling_text", "(ValueError)"), ("minimax", "(ValueError)"), ("mamba2", "no attention layers")]
+)
+def test_rows_that_are_looked_at_need_caches_of_transformers_own(kind, why, needs):
+    """A model whose code takes only a cache of its own, in which windows forget, is read whole for these."""
+    model = build_small(kind)
     assert forking(model, 300, frozenset({ANSWERS})).by_snapshots
-    how = forking(model, 300, frozenset({needs}))
-    assert how.why
-    assert not how.by_snapshots
+    if kind != "mamba2" or needs == AGAIN:  # whose masses are refused before
+        assert why in str(forking(model, 300, frozenset({needs})))
 
 
 def test_a_mechanism_of_whole_sequences_has_no_snapshots():
@@ -524,17 +562,22 @@ def test_a_mask_of_all_keys_is_cut(monkeypatch, tokenizer):
         assert score["answer_nll"] == pytest.approx(reader.answers([prompt])[0]["answer_nll"], abs=1e-4)
 
 
-def trail_of(tokenizer, model=None):
+def trail_of(tokenizer):
     """Return a branch's own tokens, two rows of them, and a trail that branches leave at 20 and at 60."""
     ids = tokenizer("a b c d e f g h " * 20).input_ids[:100]
-    return ids[:30], torch.tensor([0, 29]), snapshots.Trail(model or build_small("mamba2"), ids, [20, 60])
+    return ids[:30], torch.tensor([0, 29]), snapshots.Trail(ids, [20, 60])
+
+
+def logits_at(trail, model, own, start, rows):
+    return trail.logits(model, [own], [start], [rows])[0]
 
 
 @pytest.mark.parametrize("in_trunk", [True, False])
 def test_out_of_memory_on_the_way_begins_the_trunk_anew(in_trunk, tokenizer, monkeypatch):
     """What a forward left half written is not read on from."""
+    model = build_small("mamba2")
     own, rows, trail = trail_of(tokenizer)
-    right = [trail.logits(own, start, rows) for start in (20, 60)]
+    right = [logits_at(trail, model, own, start, rows) for start in (20, 60)]
     plain, read, failed = snapshots.read_on, [], []
 
     def full(model, ids, start, state, rows):
@@ -545,13 +588,13 @@ def test_out_of_memory_on_the_way_begins_the_trunk_anew(in_trunk, tokenizer, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return found
 
-    _, _, trail = trail_of(tokenizer, trail.model)
-    trail.logits(own, 20, rows)
+    _, _, trail = trail_of(tokenizer)
+    logits_at(trail, model, own, 20, rows)
     monkeypatch.setattr(snapshots, "read_on", full)
     with pytest.raises(torch.OutOfMemoryError):
-        trail.logits(own, 60, rows)
+        logits_at(trail, model, own, 60, rows)
     read.clear()
-    assert torch.equal(trail.logits(own, 60, rows), right[1])
+    assert torch.equal(logits_at(trail, model, own, 60, rows), right[1])
     assert read == [(0, 0), (20, 0), (60, 2)]
 
 
@@ -560,19 +603,19 @@ def test_prompts_as_long_as_one_that_did_not_fit_are_read_whole(tokenizer, monke
     model = build_small("mamba2")
     _, prompts = trial(tokenizer)
     right, _ = snapshots_of(model, tokenizer, prompts)
-    logits, answers, tried, whole = snapshots.Trail.logits, TransformersReader.answers, [], []
+    score, answers, tried, whole = snapshots.Trail.score, TransformersReader.answers, [], []
 
-    def full(trail, own, start, rows):
-        tried.append(start + len(own) + 1)
+    def full(trail, model, tokenizer, prompts, *rest):
+        tried.append(len(prompts[0].ids))
         if tried[-1] == max(LENGTHS):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return logits(trail, own, start, rows)
+        return score(trail, model, tokenizer, prompts, *rest)
 
     def read_whole(reader, prompts, *rest):
         whole.extend(prompts)
         return answers(reader, prompts, *rest)
 
-    monkeypatch.setattr(snapshots.Trail, "logits", full)
+    monkeypatch.setattr(snapshots.Trail, "score", full)
     monkeypatch.setattr(TransformersReader, "answers", read_whole)
     found, _ = snapshots_of(model, tokenizer, prompts)
     assert tried.count(max(LENGTHS)) == 1
@@ -592,7 +635,7 @@ def test_no_state_is_left_of_a_walk_whose_prompts_are_read(tokenizer):
     for _, call in branches(reader, score, reader.forked, prompts, False, by_snapshots=True):
         calls.append(call)  # as one who reads them might keep them
         call()
-        states += [weakref.ref(kept) for kept in call.args[0].func.__self__.state.values()]
+        states += [weakref.ref(kept) for kept in call.args[-1].state.values()]
     gc.collect()
     assert states
     assert not [state for state in states if state() is not None]
@@ -600,11 +643,11 @@ def test_no_state_is_left_of_a_walk_whose_prompts_are_read(tokenizer):
 
 def test_a_branch_that_leaves_before_the_last_one_is_read_anew(tokenizer):
     """Asked for out of order, a trail gives the logits that it gives in order."""
-    own, rows, trail = trail_of(tokenizer)
-    first, second = trail.logits(own, 20, rows), trail.logits(own, 60, rows)
+    model, (own, rows, trail) = build_small("mamba2"), trail_of(tokenizer)
+    first, second = (logits_at(trail, model, own, start, rows) for start in (20, 60))
     assert not torch.equal(first, second)
-    assert torch.equal(trail.logits(own, 20, rows), first)
-    assert torch.equal(trail.logits(own, 60, rows), second)
+    assert torch.equal(logits_at(trail, model, own, 20, rows), first)
+    assert torch.equal(logits_at(trail, model, own, 60, rows), second)
 
 
 def test_a_mask_is_judged_though_the_model_cannot_be_read_so(monkeypatch):

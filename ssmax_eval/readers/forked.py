@@ -29,9 +29,10 @@ PACK_ROWS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 
 
 class Trunk:
-    """A beginning that prompts share. ids: its tokens, which are read when a first branch needs them.
+    """A beginning that prompts share, and how they are read from where they leave it: here several by one forward.
 
-    edits: by layer, under which all its rows are read, and what branches have before rows that are read again.
+    ids: its tokens, which are read when a first branch needs them. edits: by layer, under which all its rows are read, and what
+    branches have before rows that are read again.
     """
 
     def __init__(self, ids: Sequence[int], edits: Mapping[int, Edit] | None = None) -> None:
@@ -58,6 +59,71 @@ class Trunk:
     def forget(self) -> None:
         """Give its memory back."""
         self.kept = self.other = None
+
+    def logits(
+        self, model: PreTrainedModel, texts: list[list[int]], starts: list[int], rows: list[Tensor]
+    ) -> list[Tensor]:
+        """Return the logits (1, chosen, vocabulary) of some rows of each text; texts have the tokens from their starts on."""
+        segments = segments_of(texts, starts)
+        chosen = torch.cat([each + segment.start for each, segment in zip(rows, segments, strict=True)])
+        logits, _ = read_pack(model, texts, starts, Pack(segments, self.read(model)), chosen)
+        return list(logits.split([len(each) for each in rows], 1))
+
+    @torch.inference_mode()
+    def score(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[Prompt],
+        starts: list[int],
+        watches: Sequence[Watch] = (),
+    ) -> list[Score]:
+        """Score prompts, of any lengths, from where they leave the trunk: only their own parts are read.
+
+        starts: how many of each prompt's first tokens the trunk has. watches: one for each prompt. Scores are those of
+        answers.forced, to rounding.
+        """
+        texts = [prompt.ids[start:-1] for prompt, start in zip(prompts, starts, strict=True)]
+        recorders = [
+            Recorder(watch.rows - start, watch.reduce) for watch, start in zip(watches, starts, strict=bool(watches))
+        ]
+        segments = segments_of(texts, starts)
+        pack = Pack(segments, self.read(model), recorders=recorders)
+        rows = [torch.arange(s.stop - p.answer_length, s.stop) for s, p in zip(segments, prompts, strict=True)]
+        logits, decoded = read_pack(model, texts, starts, pack, torch.cat(rows))
+        parts = logits[0].split([prompt.answer_length for prompt in prompts])
+        scores = [score_rows(tokenizer, prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
+        ids = torch.tensor([[token for text in texts for token in text]], device=reads_on(model))
+        for i, watch in enumerate(watches):
+            watch.kept = recorders[i].kept
+            watch.nll = mean_nll(
+                model, decoded, ids, [[at - starts[i] + segments[i].start for at in watch.positions[0]]]
+            )
+        return scores
+
+    @torch.inference_mode()
+    def cache(self, model: PreTrainedModel, ids: list[list[int]], starts: list[int], stop: int) -> DynamicCache:
+        """Return the KV cache of the first `stop` tokens of texts, each read from where it leaves the trunk, under its edits."""
+        # each reads a token at least: one that shares more reads its last one again
+        starts = [min(start, stop - 1) for start in starts]
+        own = [text[start:stop] for text, start in zip(ids, starts, strict=True)]
+        front, segments = self.read(model), segments_of(own, starts)
+        pack = Pack(segments, front, keeps=True)
+        with edited(model, self.edits) if self.edits else nullcontext():
+            read_pack(model, own, starts, pack, torch.tensor([0]))
+        cache = DynamicCache()  # of whole layers: those with a window keep what lies behind it
+        for name, module in attention_modules(model).items():
+            pair = [
+                torch.cat(
+                    [
+                        torch.cat([*([front[name][i][:, :, :before]] if before else []), each[:, :, start:stop]], 2)
+                        for start, stop, before in segments
+                    ]
+                )
+                for i, each in enumerate(pack.kept[name])
+            ]
+            cache.update(*pair, module.layer_idx)
+        return cache
 
 
 def read_pack(
@@ -160,62 +226,6 @@ def walk_of(prompts: Sequence[Prompt], latest: Sequence[int], members: list[int]
     if spared <= 0:
         trunk, found = [], np.zeros_like(found)
     return Walk(Trunk(trunk), [Branch(i, int(start)) for i, start in zip(members, found, strict=True)])
-
-
-@torch.inference_mode()
-def forked(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[Prompt],
-    starts: list[int],
-    trunk: Trunk,
-    watches: Sequence[Watch] = (),
-) -> list[Score]:
-    """Score prompts, of any lengths, from where they leave their trunk: by one forward over their own parts.
-
-    starts: how many of each prompt's first tokens the trunk has. watches: one for each prompt. Scores are those of
-    answers.forced, to rounding.
-    """
-    texts = [prompt.ids[start:-1] for prompt, start in zip(prompts, starts, strict=True)]
-    recorders = [
-        Recorder(watch.rows - start, watch.reduce) for watch, start in zip(watches, starts, strict=bool(watches))
-    ]
-    segments = segments_of(texts, starts)
-    pack = Pack(segments, trunk.read(model), recorders=recorders)
-    rows = [torch.arange(s.stop - p.answer_length, s.stop) for s, p in zip(segments, prompts, strict=True)]
-    logits, decoded = read_pack(model, texts, starts, pack, torch.cat(rows))
-    parts = logits[0].split([prompt.answer_length for prompt in prompts])
-    scores = [score_rows(tokenizer, prompt, part) for prompt, part in zip(prompts, parts, strict=True)]
-    ids = torch.tensor([[token for text in texts for token in text]], device=reads_on(model))
-    for i, watch in enumerate(watches):
-        watch.kept = recorders[i].kept
-        watch.nll = mean_nll(model, decoded, ids, [[at - starts[i] + segments[i].start for at in watch.positions[0]]])
-    return scores
-
-
-@torch.inference_mode()
-def cached(model: PreTrainedModel, texts: list[list[int]], starts: list[int], stop: int, trunk: Trunk) -> DynamicCache:
-    """Return the KV cache of the first `stop` tokens of texts, each read from where it leaves its trunk, under its edits."""
-    # each reads a token at least: one that shares more reads its last one again
-    starts = [min(start, stop - 1) for start in starts]
-    own = [ids[start:stop] for ids, start in zip(texts, starts, strict=True)]
-    front, segments = trunk.read(model), segments_of(own, starts)
-    pack = Pack(segments, front, keeps=True)
-    with edited(model, trunk.edits) if trunk.edits else nullcontext():
-        read_pack(model, own, starts, pack, torch.tensor([0]))
-    cache = DynamicCache()  # of whole layers: those with a window keep what lies behind it
-    for name, module in attention_modules(model).items():
-        pair = [
-            torch.cat(
-                [
-                    torch.cat([*([front[name][i][:, :, :before]] if before else []), each[:, :, start:stop]], 2)
-                    for start, stop, before in segments
-                ]
-            )
-            for i, each in enumerate(pack.kept[name])
-        ]
-        cache.update(*pair, module.layer_idx)
-    return cache
 
 
 def segments_of(texts: list[list[int]], starts: list[int]) -> list[Segment]:

@@ -17,7 +17,7 @@ from ..models.encoders import is_encoder
 from ..position.rope import rope_that_turns
 from .again import Again
 from .attention_proof import ROWS
-from .forked import Trunk, cached, read_pack, segments_of
+from .forked import Trunk, read_pack
 from .head import logits_of, nll_of
 from .preflight import FOUND
 from .reader import AGAIN, WEIGHTS
@@ -25,8 +25,8 @@ from .snapshots import LEAST, Trail
 from .thresholds import lowered, proof_length
 from .tolerance import close, difference
 
-# returns the logits (1, chosen, vocabulary) of rows of each text: of a model, the texts' own tokens, their starts, trunk and rows
-Branches = Callable[[PreTrainedModel, list[list[int]], list[int], Trunk, list[Tensor]], list[Tensor]]
+# makes a trunk of tokens, of the starts of its branches, and of whether all layers keep all keys
+Branches = Callable[[list[int], list[int], bool], Trunk]
 
 
 class Forking(NamedTuple):
@@ -42,15 +42,15 @@ class Forking(NamedTuple):
 def forking(model: PreTrainedModel, longest: int, needs: frozenset[str] = frozenset()) -> Forking:
     """Return how a model reads prompts that begin alike, so that its numbers stay the same.
 
-    longest: tokens of the longest prompt to come. needs: what a reader is asked for; snapshots give no rows that are looked at
-    or read again.
+    longest: tokens of the longest prompt to come. needs: what a reader is asked for.
     """
-    why = unlike_forked(model, longest, AGAIN in needs)
-    if why is None or why == why_whole(model) or needs & {AGAIN, WEIGHTS}:
+    again = AGAIN in needs
+    why = unlike_forked(model, longest, again)
+    if why is None or why == why_whole(model):
         return Forking(why)
     if longest < (least := LEAST[reads_on(model).type]):
         return Forking(f"{why}; by snapshots: prompts of fewer than {least} tokens are read sooner whole")
-    other = unlike_forked(model, longest, by_snapshots=True)
+    other = unlike_forked(model, longest, again, by_snapshots=True, keep_all=bool(needs & {AGAIN, WEIGHTS}))
     return Forking(None, True) if other is None else Forking(f"{why}; by snapshots: {other}")
 
 
@@ -64,38 +64,41 @@ def why_whole(model: PreTrainedModel) -> str | None:
     return None if own == "softmax" else f"it attends with a function of a user's own ({own})"
 
 
-def unlike_forked(model: PreTrainedModel, longest: int, again: bool = False, by_snapshots: bool = False) -> str | None:
+def unlike_forked(
+    model: PreTrainedModel, longest: int, again: bool = False, by_snapshots: bool = False, keep_all: bool = False
+) -> str | None:
     """Return why a model cannot be read in branches of a trunk; None if its numbers stay the same.
 
     longest: tokens of the longest prompt to come. again: whether rows are read again over what was read so. by_snapshots: whether
-    branches are read from snapshots, rather than in packs.
+    branches are read from snapshots, rather than in packs. keep_all: whether these hold every key of windowed layers.
     """
     if (why := why_whole(model)) is not None:
         return why
     setting = tuple((name, type(each).__name__) for name, each in mechanisms_of(model).items())
     known = FOUND.setdefault(model, {})
-    key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again, by_snapshots)
+    key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again, by_snapshots, keep_all)
     if key not in known:
-        known[key] = compare_forked(model, key[1], longest, from_snapshots if by_snapshots else in_packs, again)
+        branches = from_snapshots if by_snapshots else in_packs
+        known[key] = compare_forked(model, key[1], longest, branches, again, keep_all)
     return known[key]
 
 
 @torch.inference_mode()
 def compare_forked(
-    model: PreTrainedModel, length: int, longest: int, branches: Branches, again: bool = False
+    model: PreTrainedModel, length: int, longest: int, branches: Branches, again: bool = False, keep_all: bool = False
 ) -> str | None:
     """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing."""
     try:
         if not hides_the_future_alone(model, longest):
             return "its mask hides more than what comes later"
-        pairs = whole_and_forked(model, length, branches, again)
+        pairs = whole_and_forked(model, length, branches, again, keep_all)
     except UserError as error:  # a mechanism that reads whole sequences only says so
         return str(error)
     except Exception as error:  # a model may take no positions, in as many ways as there are models
         return f"it cannot be read in branches ({type(error).__name__})"
     with lowered(model, length, longest) as thresholds:
         try:
-            pairs += whole_and_forked(model, length, branches, again) if thresholds else []
+            pairs += whole_and_forked(model, length, branches, again, keep_all) if thresholds else []
         except Exception:  # some shape hangs on a threshold
             return f"what lies beyond its {', '.join(sorted(thresholds))} could not be proved"
     if all(close(*pair, model.dtype) for pair in pairs):
@@ -114,26 +117,18 @@ def hides_the_future_alone(model: PreTrainedModel, longest: int) -> bool:
     return all(is_causal(mask, longest) for mask in pack.masks)
 
 
-def in_packs(
-    model: PreTrainedModel, texts: list[list[int]], starts: list[int], trunk: Trunk, rows: list[Tensor]
-) -> list[Tensor]:
-    segments = segments_of(texts, starts)
-    chosen = torch.cat([each + segment.start for each, segment in zip(rows, segments, strict=True)])
-    logits, _ = read_pack(model, texts, starts, Pack(segments, trunk.read(model)), chosen)
-    return list(logits.split([len(each) for each in rows], 1))
+def in_packs(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
+    return Trunk(ids)
 
 
-def from_snapshots(
-    model: PreTrainedModel, texts: list[list[int]], starts: list[int], trunk: Trunk, rows: list[Tensor]
-) -> list[Tensor]:
+def from_snapshots(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
     # with parts of one token, and of fewer than a convolution reaches, at the beginning and further on: often read by other code
     further = starts[0]
-    trail = Trail(model, trunk.ids, [1, 2, 4, 7, *starts, further + 1, further + 3, further + 6])
-    return [trail.logits(*each) for each in zip(texts, starts, rows, strict=True)]
+    return Trail(ids, [1, 2, 4, 7, *starts, further + 1, further + 3, further + 6], keep_all)
 
 
 def whole_and_forked(
-    model: PreTrainedModel, length: int, branches: Branches, again: bool = False
+    model: PreTrainedModel, length: int, branches: Branches, again: bool = False, keep_all: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
     """Return, of each of three texts, some tokens' nll by a whole forward, and as a branch: of its first and its last rows.
 
@@ -145,15 +140,17 @@ def whole_and_forked(
     for i, start in enumerate(starts):
         drawn[i, :start] = drawn[-1, :start]
     texts = [ids[start:-1].tolist() for ids, start in zip(drawn, starts, strict=True)]
-    trunk = Trunk(drawn[-1, : max(starts)].tolist())
+    trunk = branches(drawn[-1, : max(starts)].tolist(), starts, keep_all)
     chosen = [torch.tensor([*range(ROWS), *range(len(text) - ROWS, len(text))]) for text in texts]
-    logits = branches(model, texts, starts, trunk, chosen)
+    logits = trunk.logits(model, texts, starts, chosen)
     if again:
         stop = length - 1 - ROWS
-        last = Again(
-            model, drawn[:, :-1].to(reads_on(model)), stop, cache=cached(model, drawn.tolist(), starts, stop, trunk)
-        )
-        read_again = last.logits(ROWS)
+        at_once = 1 if isinstance(trunk, Trail) else len(starts)
+        parts = []
+        for own, where in zip(drawn.split(at_once), torch.tensor(starts).split(at_once), strict=True):
+            cache = trunk.cache(model, own.tolist(), where.tolist(), stop)
+            parts.append(Again(model, own[:, :-1].to(reads_on(model)), stop, cache=cache).logits(ROWS))
+        read_again = torch.cat(parts)
     pairs = []
     for i, (own, start, found) in enumerate(zip(chosen, starts, logits, strict=True)):
         at = (own + start).to(reads_on(model))

@@ -38,13 +38,19 @@ def prefill(model: PreTrainedModel, ids: Tensor, stop: int, chunk: int, keep_all
 
     keep_all: windowed layers keep the keys behind their window too, so that every layer's keys are the prompt's tokens.
     """
+    cache = empty_cache(model, keep_all)
+    for start, end in chunks(model, stop, chunk):
+        logits_of(model, ids[:, start:end], slice(-1, None), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def empty_cache(model: PreTrainedModel, keep_all: bool) -> DynamicCache:
+    """Return a cache that nothing was read into. keep_all: as prefill's."""
     cache = DynamicCache(config=model.config)
     if keep_all:
         cache.layers = [
             DynamicLayer() if isinstance(each, DynamicSlidingWindowLayer) else each for each in cache.layers
         ]
-    for start, end in chunks(model, stop, chunk):
-        logits_of(model, ids[:, start:end], slice(-1, None), past_key_values=cache, use_cache=True)
     return cache
 
 

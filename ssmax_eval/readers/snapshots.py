@@ -4,7 +4,8 @@ A recurrent state holds all that was read and cannot be cropped. So the trunk is
 reads on from a copy. The trunk is cut wherever a branch leaves it, done or not, so that numbers hang on tokens alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,61 +13,105 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
+from ..mechanisms.edit import Edit
+from ..mechanisms.interface import edited, recording
 from ..mechanisms.layers import reads_on
-from .answers import Score, score_rows
+from ..mechanisms.recorder import Recorder
+from .answers import Score, Watch, last_part, mean_nll, score_rows
 from .forked import Trunk
 from .head import logits_of
 from .parts import MASK_ENTRIES
-from .prefill import copied_cache
+from .prefill import copied_cache, empty_cache
 
 State = dict[str, Any]  # what a forward is told of what was read before, by the name of its argument; {} for nothing
 # tokens that the longest prompt has at least. A prompt takes two forwards more than whole reading, which takes several prompts in
 # one, and spares about .4 of its tokens. On a CPU models of 1 to 4 million parameters break even at 512; the others are estimates
 LEAST = {"cpu": 512, "cuda": 8192, "mps": 2048}
+NO_ROWS = torch.empty(0, dtype=torch.int64)
 NAMES = ("past_key_values", "cache_params", "state")  # under which models take it and return it
 
 
-class Trail:
-    """A trunk that is read on as far as its branches come, and the model's state there.
+class Trail(Trunk):
+    """A trunk that is read on as far as its branches come, and the model's state there. Its branches are read one by one.
 
-    ids: the trunk's tokens. starts: where branches leave it.
+    ids: its tokens. starts: where branches leave it. keep_all: windowed layers keep the keys behind their window too, so that every
+    layer's keys are the prompt's tokens; for rows that are looked at, or read again. edits: as a trunk's.
     """
 
-    def __init__(self, model: PreTrainedModel, ids: Sequence[int], starts: Sequence[int]) -> None:
-        self.model, self.ids, self.cuts = model, list(ids), sorted(set(starts))
+    def __init__(
+        self,
+        ids: Sequence[int],
+        starts: Sequence[int],
+        keep_all: bool = False,
+        edits: Mapping[int, Edit] | None = None,
+    ) -> None:
+        super().__init__(ids, edits)
+        self.cuts, self.keep_all = sorted(set(starts)), keep_all
         self.forget()
+
+    def under(self, edits: Mapping[int, Edit]) -> "Trail":
+        if self.other is None:
+            self.other = Trail(self.ids, self.cuts, self.keep_all, edits)
+        assert isinstance(self.other, Trail)
+        return self.other
 
     def forget(self) -> None:
-        """Give the state's memory back; the next branch reads the trunk anew."""
+        super().forget()
         self.at, self.state = 0, State()
 
-    def logits(self, own: list[int], start: int, rows: Tensor) -> Tensor:
-        """Return the logits (1, chosen, vocabulary) of rows, in order, of a branch: of `own`, its tokens from `start` on.
+    @contextmanager
+    def snapshot(self, model: PreTrainedModel, start: int) -> Iterator[State]:
+        """Yield a copy of the model's state at one of the starts; after a later one the trunk is read anew.
 
-        start: one of the starts; after a later one the trunk is read anew.
+        What fails in the block, or before it, leaves no state half written, and all memory to the prompt that is then read whole.
         """
         at, state = (self.at, self.state) if self.at <= start else (0, State())
-        # what runs out of memory leaves no state half written, and all memory to the prompt that is then read whole
-        self.forget()
+        self.at, self.state = 0, State()
+        if not at and self.keep_all:
+            state = {"past_key_values": empty_cache(model, keep_all=True)}
         for cut in self.cuts:
             if at < cut <= start:
-                _, state = read_on(self.model, self.ids[at:cut], at, state, torch.empty(0, dtype=torch.int64))
+                state = self.read_on(model, self.ids[at:cut], at, state)
                 at = cut
-        logits, _ = read_on(self.model, own, start, copied(state), rows)
+        yield copied(state)
         self.at, self.state = at, state
-        return logits
+
+    def read_on(self, model: PreTrainedModel, ids: list[int], start: int, state: State) -> State:
+        """Return the state after ids, none of whose rows are wanted, under the edits."""
+        with edited(model, self.edits) if self.edits else nullcontext():
+            return read_on(model, ids, start, state, NO_ROWS)[1] if ids else state
+
+    def logits(
+        self, model: PreTrainedModel, texts: list[list[int]], starts: list[int], rows: list[Tensor]
+    ) -> list[Tensor]:
+        found = []
+        for own, start, chosen in zip(texts, starts, rows, strict=True):
+            with self.snapshot(model, start) as state:
+                found.append(read_on(model, own, start, state, chosen)[0])
+        return found
+
+    def cache(self, model: PreTrainedModel, ids: list[list[int]], starts: list[int], stop: int) -> Any:
+        assert len(ids) == 1
+        with self.snapshot(model, starts[0]) as state:
+            return self.read_on(model, ids[0][starts[0] : stop], starts[0], state)["past_key_values"]
 
     def score(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], starts: list[int], trunk: Trunk
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[Prompt],
+        starts: list[int],
+        watches: Sequence[Watch] = (),
     ) -> list[Score]:
-        """Score prompts, of any lengths, each from a copy of the state where it leaves its trunk, which is this one's.
-
-        Scores are those of answers.forced, to rounding.
-        """
         scores = []
-        for prompt, start in zip(prompts, starts, strict=True):
-            own = prompt.ids[start:-1]
-            logits = self.logits(own, start, torch.arange(len(own) - prompt.answer_length, len(own)))
+        for i, (prompt, start) in enumerate(zip(prompts, starts, strict=True)):
+            own, watch = prompt.ids[start:-1], watches[i] if watches else None
+            with self.snapshot(model, start) as state:
+                if watch is None:
+                    rows = torch.arange(len(own) - prompt.answer_length, len(own))
+                    logits, _ = read_on(model, own, start, state, rows)
+                else:
+                    logits = watched(model, prompt, start, state, watch)
             scores.append(score_rows(tokenizer, prompt, logits[0]))
         return scores
 
@@ -91,6 +136,24 @@ def read_on(model: PreTrainedModel, ids: list[int], start: int, state: State, ro
         state = {name: kept for name in NAMES if (kept := getattr(returned[0], name, None)) is not None}
         parts.append(logits)
     return torch.cat(parts, 1), state
+
+
+@torch.inference_mode()
+def watched(model: PreTrainedModel, prompt: Prompt, start: int, state: State, watch: Watch) -> Tensor:
+    """Return the logits (1, answer tokens, vocabulary) of a prompt from `start` on, its last rows looked at.
+
+    state: what was read before, which may be written to. All rows that are looked at are read by one forward.
+    """
+    first = last_part(len(prompt.ids) - 1 - prompt.answer_length, watch.positions)
+    if first > start:
+        _, state = read_on(model, prompt.ids[start:first], start, state, NO_ROWS)
+    recorder = Recorder(watch.rows - first, watch.reduce)
+    ids = torch.tensor([prompt.ids[first:-1]], device=reads_on(model))
+    with recording(model, recorder):
+        logits, decoded = logits_of(model, ids, slice(-prompt.answer_length, None), use_cache=True, **state)
+    watch.kept = recorder.kept
+    watch.nll = mean_nll(model, decoded, ids, [[at - first for at in watch.positions[0]]])
+    return logits
 
 
 def pieces(length: int, before: int) -> Iterator[tuple[int, int]]:

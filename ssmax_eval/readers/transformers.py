@@ -1,7 +1,6 @@
 """The reader of transformers models: on one device, or spread over several by a device map."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,13 +12,12 @@ from ..mechanisms.edit import Edit
 from ..mechanisms.layers import reads_on
 from .again import Again
 from .answers import Score, Watch, forced, generate
-from .forked import Trunk, Walk, cached, forked
+from .forked import Trunk
 from .forked_proof import Forking, forking
-from .memory import BranchScorer, InMemory, Scorer
+from .memory import InMemory, Scorer
 from .nll import token_nll
 from .preflight import preflight
 from .reader import AGAIN, ANSWERS, FORKED, GENERATE, NLL, WEIGHTS, refuse_lacking
-from .snapshots import Trail
 
 
 class TransformersReader:
@@ -62,13 +60,8 @@ class TransformersReader:
     def forked(
         self, prompts: list[Prompt], starts: list[int], trunk: Trunk, watches: Sequence[Watch] = ()
     ) -> list[Score]:
-        """Score prompts as answers does, each from where it leaves the trunk (forked.forked)."""
-        return forked(self.model, self.tokenizer, prompts, starts, trunk, watches)
-
-    def snapshots(self, walk: Walk) -> tuple[BranchScorer, Trail]:
-        """Return what scores the prompts of a walk as answers does, each from a snapshot where it leaves the trunk, and the trail."""
-        trail = Trail(self.model, walk.trunk.ids, [branch.start for branch in walk.branches])
-        return partial(trail.score, self.tokenizer), trail
+        """Score prompts as answers does, each from where it leaves the trunk (Trunk.score)."""
+        return trunk.score(self.model, self.tokenizer, prompts, starts, watches)
 
     def again(
         self,
@@ -86,7 +79,7 @@ class TransformersReader:
         texts = [prompt.ids[: self.inputs(prompt)] for prompt in prompts]
         cache = None
         if start and trunk is not None and starts is not None:
-            cache = cached(self.model, texts, starts, start, trunk.under(before) if before else trunk)
+            cache = (trunk.under(before) if before else trunk).cache(self.model, texts, starts, start)
         ids = torch.tensor(texts, device=reads_on(self.model))
         return Again(self.model, ids, start, chunk, before, cache)
 

@@ -9,7 +9,7 @@ from ...data.needles import Asked
 from ...data.prompts import Prompt
 from ...mechanisms.layers import reads_on
 from ...readers.answers import Score, last_part
-from ...readers.forked import PACK_ROWS, Trunk, tokens_of, walks
+from ...readers.forked import PACK_ROWS, tokens_of, walks
 from ...readers.forked_proof import Forking
 from ...readers.memory import BranchScorer, InMemory
 from ...readers.reader import FORKED, InOrder, Reader
@@ -110,17 +110,17 @@ def branches(
     # no more rows than the longest prompt has: some models count rows where they should count positions
     rows = min(most, max(len(prompt.ids) for prompt in prompts))
     for walk in walks(prompts, [latest(prompt, masses, again) for prompt in prompts]):
-        kept: Trunk | Trail = walk.trunk
+        trunk = walk.trunk
         if by_snapshots:
-            read, kept = reader.snapshots(walk)
+            trunk = Trail(trunk.ids, [branch.start for branch in walk.branches], keep_all=masses or again)
             packs = walk.in_order()
         else:
             packs = walk.batches(prompts, most) if again else walk.packs(prompts, rows)
         for pack in packs:
             indices = [branch.index for branch in pack]
             own, starts = [prompts[i] for i in indices], [branch.start for branch in pack]
-            yield indices, partial(score.branches, read, own, starts, walk.trunk)
-        kept.forget()  # the next one needs the memory
+            yield indices, partial(score.branches, read, own, starts, trunk)
+        trunk.forget()  # the next one needs the memory
 
 
 def latest(prompt: Prompt, masses: bool, again: bool = False) -> int:
