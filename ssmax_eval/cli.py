@@ -21,7 +21,7 @@ from .commands.probing import register
 from .commands.stored import pack_command, report_command
 from .commands.studies import advise_command, league_command, paper_command, reach_command
 from .commands.training import recipes_command, retrofit_command, train_command
-from .errors import UserError, failed_import, nearest, origins
+from .errors import UserError, failed_import, first_line, is_out_of_memory, nearest, origins
 from .launch import launched
 from .printable import inner, nowhere, occupy, printable_streams
 from .probes import PROBES
@@ -82,6 +82,7 @@ def options_of_all(
 EVERYWHERE = ("--quiet", "--verbose")  # before or after the command
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 STOPPED = 128 + signal.SIGTERM  # as a shell says it
+TRAINS = ("train", "league", "paper")
 STORES = (*PROBES, "run", "train", "league", "reach")  # commands that keep what they did before it
 SHARED = (
     *PROBES,
@@ -167,6 +168,13 @@ def run(given: list[str]) -> int:
                 return failed(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
             elif is_full(error):
                 return failed("output: No space left on device; what was stored is kept")
+            elif is_out_of_memory(error):
+                less = (
+                    "fewer tokens (--set tokens_per_step=N)" if command in TRAINS else "fewer tokens, --dtype bfloat16"
+                )
+                return failed(
+                    f"memory: it does not suffice ({first_line(error)}); take {less} or a smaller model; what was stored is kept"
+                )
             elif library := failed_import(error):  # an environment variable, another version
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 return failed(

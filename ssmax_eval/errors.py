@@ -40,6 +40,13 @@ def failed_import(error: BaseException) -> str | None:
     return found
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that there is no memory left: Python's, a GPU's, or torch's on a processor."""
+    kinds, text = (each.__name__ for each in type(error).__mro__), str(error)
+    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    return not {"MemoryError", "OutOfMemoryError"}.isdisjoint(kinds) or any(sign in text for sign in signs)
+
+
 def refuse_half_characters(what: str, text: str) -> None:
     """Raise UserError for a text that no file, row or tokenizer can hold: one with half of a character, as `\\ud800` writes it."""
     try:

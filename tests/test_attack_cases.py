@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -602,3 +603,32 @@ def test_a_library_that_cannot_be_imported_is_named(tmp_path):
         "ssmax-eval: error: library torch: it cannot be imported here (ValueError: Invalid log"
     )
     assert len(found.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "command", "less"),
+    [
+        (MemoryError(), "recipes", "fewer tokens"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "recipes", "fewer tokens"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "train",
+            "fewer tokens (--set tokens_per_step=N)",
+        ),
+    ],
+)
+def test_no_memory_left_is_one_line(capsys, monkeypatch, tmp_path, error, command, less):
+    """Wherever it runs out; a line that says what to take less of, and no advice about the environment."""
+    monkeypatch.chdir(tmp_path)
+    if command == "train":
+        monkeypatch.setattr("ssmax_eval.training.train.WeightedTrainer", Mock(side_effect=error))
+        asked = ("train", "--recipe", "smoke", "--attention", "softmax", "--out", "out", "--device", "cpu")
+    else:
+        monkeypatch.setattr("ssmax_eval.terminal.print_table", Mock(side_effect=error))
+        asked = (command,)
+    code, _, err = call(capsys, *asked)
+    assert code == 2
+    line = err.strip().splitlines()[-1]
+    assert line.startswith(f"ssmax-eval: error: memory: it does not suffice ({type(error).__name__}")
+    assert f"take {less}" in line
+    assert "Traceback" not in err

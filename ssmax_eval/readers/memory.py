@@ -7,11 +7,11 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.prompts import Prompt
+from ..errors import is_out_of_memory
 from ..mechanisms.layers import reads_on
 from .answers import UNSCORED, Score
 from .forked import Trunk
 from .parts import smaller_chunk
-from .prefill import is_out_of_memory
 
 # tokens a forward pass works well with; beyond, batching gains nothing
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}

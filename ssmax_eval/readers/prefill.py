@@ -8,7 +8,6 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -62,9 +61,3 @@ def copied_cache(cache: Any) -> Any:
     # a layer of keys and values makes new tensors when it grows; states of other kinds are written over
     own.layers = [copy.copy(each) if type(each) is DynamicLayer else copy.deepcopy(each) for each in cache.layers]
     return own
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in signs)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +69,13 @@ def write_log(file: Path, lines: list[dict[str, Any]]) -> None:
     """Write a training log anew, all of it or none."""
     with disk.whole(file) as half:
         half.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def whole_checkpoints(work: Path) -> dict[int, Path]:
+    """Return the Trainer's checkpoints by step; one without its state, or with half of it, which it writes last, was cut off."""
+    found = {}
+    for file in work.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError):
+            disk.json_in(file)
+            found[int(file.parent.name.split("-")[1])] = file.parent
+    return found

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from ..disk import contents, is_full, json_in
+from ..disk import contents, is_full
 from ..environment import environment
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..launch import launched
 from ..mechanisms.attach import attach, learned_of
 from ..models.checkpoint import cast, refuse_packed, save_model, try_saving, with_mechanism
@@ -22,7 +22,7 @@ from ..progress import Progress
 from .architecture import bias_of, build, check_position, position_of
 from .corpus import Corpus, read_sentences, train_tokenizer
 from .examples import Examples, collate
-from .folder import LOG, WORK, held, occupied, read_log, write_log, write_record
+from .folder import LOG, WORK, held, occupied, read_log, whole_checkpoints, write_log, write_record
 from .job import Job
 from .length import continue_at
 from .loggers import check_loggers, keep_logs
@@ -228,6 +228,8 @@ def trainer_of(
         arguments._n_gpu = min(1, arguments.n_gpu)
         trainer = WeightedTrainer(recipe, model=model, args=arguments, train_dataset=examples, data_collator=collate)
     except (ValueError, ImportError, RuntimeError) as error:  # all that we give is valid, so it comes from elsewhere
+        if is_out_of_memory(error):
+            raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"training: it cannot be set up here ({type(error).__name__}: {why}); "
@@ -264,7 +266,7 @@ def run(
             for half in {*(folder / WORK).glob("checkpoint-*")} - {*whole_checkpoints(folder / WORK).values()}:
                 shutil.rmtree(half, ignore_errors=True)
             raise
-        if not whole or watch.stepped:
+        if is_out_of_memory(error) or not whole or watch.stepped:
             raise
         raise UserError(
             f"output {str(folder)!r}: its checkpoint {whole[reached].name} cannot be read ({type(error).__name__}); "
@@ -273,16 +275,6 @@ def run(
     finally:
         watch.close()
     return watch.seconds
-
-
-def whole_checkpoints(work: Path) -> dict[int, Path]:
-    """Return the Trainer's checkpoints by step; one without its state, or with half of it, which it writes last, was cut off."""
-    found = {}
-    for file in work.glob("checkpoint-*/trainer_state.json"):
-        with suppress(ValueError):
-            json_in(file)
-            found[int(file.parent.name.split("-")[1])] = file.parent
-    return found
 
 
 def static_shapes() -> Any:

@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.documents import Documents, Window
-from ...errors import UserError
+from ...errors import UserError, is_out_of_memory
 from ...models.encoders import is_encoder
 from ...readers.parts import smaller_chunk
-from ...readers.prefill import is_out_of_memory
 from ...readers.reader import NLL, Reader, Unread
 from ...rows import Fields
 from ..budget import within
