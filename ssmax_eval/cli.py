@@ -164,17 +164,14 @@ def run(given: list[str]) -> int:
                 return failed(f"code that was run ended the process ({error!r}); what was stored is kept")
             elif isinstance(error, UserError):
                 return failed(str(error))
+            elif any(map(is_out_of_memory, origins(error))):
+                return failed(
+                    f"memory: it does not suffice ({first_line(error)}); {less_memory(command)}; what was stored is kept"
+                )
             elif isinstance(error, OSError):  # no space, no permission, a name too long: the user's to mend
                 return failed(f"{error.filename or 'output'}: {error.strerror or error}; what was stored is kept")
             elif is_full(error):
                 return failed("output: No space left on device; what was stored is kept")
-            elif is_out_of_memory(error):
-                less = (
-                    "fewer tokens (--set tokens_per_step=N)" if command in TRAINS else "fewer tokens, --dtype bfloat16"
-                )
-                return failed(
-                    f"memory: it does not suffice ({first_line(error)}); take {less} or a smaller model; what was stored is kept"
-                )
             elif library := failed_import(error):  # an environment variable, another version
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 return failed(
@@ -193,6 +190,15 @@ def run(given: list[str]) -> int:
         elif first:
             messages.summarise()
     return code if isinstance(code, int) else 0
+
+
+def less_memory(command: str) -> str:
+    """Return what makes do with less memory."""
+    if command in TRAINS:
+        return "take fewer tokens (--set tokens_per_step=N) or a smaller model"
+    if command in STORES:
+        return "take shorter contexts, --dtype bfloat16 or a smaller model"
+    return "take less at a time, or a machine with more"
 
 
 def interruption_in(error: BaseException | None) -> int | None:

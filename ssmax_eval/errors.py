@@ -41,9 +41,9 @@ def failed_import(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that there is no memory left: Python's, a GPU's, or torch's on a processor."""
+    """Tell whether an error says that there is no memory left: Python's, a GPU's, torch's on a processor, or the system's."""
     kinds, text = (each.__name__ for each in type(error).__mro__), str(error)
-    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory")
+    signs = ("out of memory", "DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "bad_alloc")
     return not {"MemoryError", "OutOfMemoryError"}.isdisjoint(kinds) or any(sign in text for sign in signs)
 
 

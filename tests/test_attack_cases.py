@@ -608,8 +608,13 @@ def test_a_library_that_cannot_be_imported_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("error", "command", "less"),
     [
-        (MemoryError(), "recipes", "fewer tokens"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "recipes", "fewer tokens"),
+        (MemoryError(), "recipes", "less at a time"),
+        (OSError(12, "Cannot allocate memory"), "recipes", "less at a time"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "needle",
+            "shorter contexts, --dtype bfloat16",
+        ),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             "train",
@@ -623,6 +628,9 @@ def test_no_memory_left_is_one_line(capsys, monkeypatch, tmp_path, error, comman
     if command == "train":
         monkeypatch.setattr("ssmax_eval.training.train.WeightedTrainer", Mock(side_effect=error))
         asked = ("train", "--recipe", "smoke", "--attention", "softmax", "--out", "out", "--device", "cpu")
+    elif command == "needle":
+        monkeypatch.setattr("ssmax_eval.run.run_probes", Mock(side_effect=error))
+        asked = (command,)
     else:
         monkeypatch.setattr("ssmax_eval.terminal.print_table", Mock(side_effect=error))
         asked = (command,)

@@ -12,6 +12,7 @@ from architectures import build_small
 from test_prefill import JAMBA, close
 from tiny import build, needed_by
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -191,6 +192,7 @@ def alike(one, other):
         ("Qwen3", NeededScaleProbe, {"needle": Needle("multikey", ask="all"), "context_lengths": (400, 800)}),
         ("qwen3_next", NeededScaleProbe, {"scale_random_heads": True}),
         ("falcon_h1", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512)}),
+        ("lfm3", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512)}),  # with windows
     ],
 )
 def test_rows_read_again_fork_from_the_same_walk(family, kind, changes, tokenizer, monkeypatch):
@@ -415,6 +417,7 @@ ATTENDING = (
     "falcon_h1",
     "gemma3_text",
     "granitemoehybrid",
+    "inkling_text",
     "kimi_linear",
     "lfm2_moe",
     "lfm3",
@@ -475,10 +478,8 @@ def test_masses_from_snapshots_are_those_of_whole_prompts(kind, tokenizer):
     _, prompts = trial(tokenizer)
     with Setting()(model):
         how = forking(model, max(LENGTHS), frozenset({WEIGHTS}))
-        assert (how.why, how.by_snapshots) == (
-            None,
-            kind != "gemma3_text",
-        )  # which is read in packs, and can be read so
+        # Gemma 3 is read in packs, and can be read so
+        assert (how.why, how.by_snapshots) == (None, kind != "gemma3_text")
         score = masses_of(TransformersReader(model, tokenizer))
         found, read = snapshots_of(model, tokenizer, prompts, masses=True)
         close(found, [score([prompt])[0] for prompt in prompts])
@@ -526,15 +527,36 @@ def test_a_state_that_branches_share_or_lose_is_seen(monkeypatch):
     assert forking(build_small("mamba2"), 300).by_snapshots
 
 
+def test_the_proof_reads_on_behind_a_window_that_is_full(monkeypatch):
+    """Keys that are spoilt only once a window has lost some, of 100 tokens as well as of few."""
+    model = build_small("gemma2")
+    model.config.sliding_window = 100
+    for module in model.modules():
+        if getattr(module, "sliding_window", None):
+            module.sliding_window = 100
+    assert forking(model, 600).by_snapshots
+    FOUND.pop(model)
+    plain = DynamicSlidingWindowLayer.update
+
+    def spoils(layer, keys, values, *rest):
+        if layer.cumulative_length >= layer.sliding_window:
+            layer.keys = layer.keys / 2
+        return plain(layer, keys, values, *rest)
+
+    monkeypatch.setattr(DynamicSlidingWindowLayer, "update", spoils)
+    assert "by snapshots: its numbers in branches differ" in str(forking(model, 600))
+
+
 @pytest.mark.parametrize("needs", [AGAIN, WEIGHTS])
 @pytest.mark.parametrize(
-    ("kind", "why"), [("inkling_text", "(ValueError)"), ("minimax", "(ValueError)"), ("mamba2", "no attention layers")]
+    ("kind", "why"),
+    [("minimax", "(ValueError)"), ("mamba2", "its state (cache_params) is no cache of keys and values")],
 )
 def test_rows_that_are_looked_at_need_caches_of_transformers_own(kind, why, needs):
     """A model whose code takes only a cache of its own, in which windows forget, is read whole for these."""
     model = build_small(kind)
     assert forking(model, 300, frozenset({ANSWERS})).by_snapshots
-    if kind != "mamba2" or needs == AGAIN:  # whose masses are refused before
+    if kind != "mamba2" or needs == AGAIN:  # masses of what has no attention are refused elsewhere
         assert why in str(forking(model, 300, frozenset({needs})))
 
 
@@ -603,15 +625,17 @@ def test_prompts_as_long_as_one_that_did_not_fit_are_read_whole(tokenizer, monke
     model = build_small("mamba2")
     _, prompts = trial(tokenizer)
     right, _ = snapshots_of(model, tokenizer, prompts)
-    score, answers, tried, whole = snapshots.Trail.score, TransformersReader.answers, [], []
+    score, answers, tried, whole, trails = snapshots.Trail.score, TransformersReader.answers, [], [], []
 
     def full(trail, model, tokenizer, prompts, *rest):
+        trails.append(trail)
         tried.append(len(prompts[0].ids))
         if tried[-1] == max(LENGTHS):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return score(trail, model, tokenizer, prompts, *rest)
 
     def read_whole(reader, prompts, *rest):
+        assert not trails[-1].state  # which has the memory
         whole.extend(prompts)
         return answers(reader, prompts, *rest)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_prompts_of_a_length_count_as_fewer_where_depths_are_asked_unevenly():
     assert 0.9 / cells.TOGETHER < more[1, 0] < 1 / cells.TOGETHER
 
 
-def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean(monkeypatch):
+def test_what_a_prompt_tells_is_the_entropy_of_the_side_that_it_takes_on_the_mean(monkeypatch):
     monkeypatch.setattr(cells, "TOGETHER", 1.0)  # of prompts that stand alone, on one grid
     monkeypatch.setattr(curves.Levels, "closer", lambda self, chance: self)
     ladder = Ladder(100, 200, (50.0,), 1.25)
@@ -106,9 +107,24 @@ def test_what_a_prompt_tells_is_the_entropy_that_it_takes_on_the_mean(monkeypatc
         likely = np.linalg.lstsq(np.array([each.chance for each in after]).T, found.chance, rcond=None)[
             0
         ]  # the posterior is the mean of those to come
-        told = entropy(found.chance) - sum(p * entropy(each.chance) for p, each in zip(likely, after, strict=True))
+        before, *then = (entropy(found.sides @ each.chance) for each in (found, *after))
+        told = before - sum(p * each for p, each in zip(likely, then, strict=True))
         assert likely.sum() == pytest.approx(1, abs=1e-5)
         assert found.information[place, 0] == pytest.approx(told, rel=1e-4)
+
+
+def test_the_window_is_the_likeliest_of_those_that_are_narrow_enough():
+    ladder = Ladder(100, 400, (50.0,), 1.25)  # of seven steps, two of which are narrow enough
+    found = crossing(ladder, ladder.nothing())
+    for chance, inside in (
+        ([0.1, 0, 0.3, 0.3, 0.2, 0, 0, 0.1], [2, 3]),
+        ([0.9, 0, 0, 0, 0, 0, 0, 0.1], [0, 1]),
+        ([0, 0, 0.4, 0, 0, 0.1, 0.1, 0.4], [5, 6, 7]),  # what lies beyond the longest widens nothing
+    ):
+        sides = replace(found, chance=np.array(chance)).sides
+        assert np.flatnonzero(sides[1]).tolist() == inside
+        assert np.flatnonzero(sides[0]).tolist() == [*range(inside[0])]
+        assert sides.sum(0).tolist() == [1.0] * 8
 
 
 def test_a_kernel_is_of_chances_whatever_the_step():
@@ -171,14 +187,16 @@ def test_two_series_stop_when_the_difference_is_known_or_too_small():
 
 def test_lengths_that_do_not_fit_into_memory_are_left_out():
     holds = answering(LADDER, lambda *_: 0.98)
-    lengths = LADDER.lengths
+    lengths, asked = LADDER.lengths, []
 
     def ask(name, cell, visit):
-        return holds(name, cell, visit) * (lengths[cell[0]] < 2000)
+        asked.append(lengths[cell[0]])
+        return holds(name, cell, visit) * (asked[-1] < 2000)
 
     *_, end = narrowing(LADDER, ["m"], ask, 10**6, 1.5)
     found = end.crossings["m"]
-    assert max(found.ladder.lengths) < 2000
+    assert max(found.ladder.lengths) < min(each for each in asked if each >= 2000)
+    assert not found.curves.counts[1, np.array(found.ladder.lengths) >= 2000].any()
     assert math.isinf(found.interval[1])
     assert found.precise
     assert end.tokens["m"] == (end.counts["m"][1].sum(1) * found.ladder.lengths).sum()

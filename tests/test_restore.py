@@ -371,7 +371,7 @@ def test_rows_tell_it_and_a_stopped_run_is_the_whole_one(capsys, short, tmp_path
     assert call(capsys, *plain, "--output-path", tmp_path)[0] == 0
     runs = {"restore" in each.record()["parameters"]: each for each in find_runs(tmp_path / "attention")}
     assert {key: runs[True].record()["parameters"].get(key) for key in ("restore", "trials")} == {
-        "restore": 1,
+        "restore": 2,
         "trials": 2,
     }
     mine = ("restored", "restored_nll", "taken", "taken_nll", "restored_length", "restored_heads")

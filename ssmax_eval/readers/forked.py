@@ -35,6 +35,8 @@ class Trunk:
     branches have before rows that are read again.
     """
 
+    caches = 2**31  # of so many texts at once
+
     def __init__(self, ids: Sequence[int], edits: Mapping[int, Edit] | None = None) -> None:
         self.ids, self.edits = list(ids), edits
         self.kept: dict[str, Pair] | None = None

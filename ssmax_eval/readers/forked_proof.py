@@ -25,8 +25,8 @@ from .snapshots import LEAST, Trail
 from .thresholds import lowered, proof_length
 from .tolerance import close, difference
 
-# makes a trunk of tokens, of the starts of its branches, and of whether all layers keep all keys
-Branches = Callable[[list[int], list[int], bool], Trunk]
+# of its tokens, the starts of its branches, and whether windowed layers keep all keys
+MakeTrunk = Callable[[list[int], list[int], bool], Trunk]
 
 
 class Forking(NamedTuple):
@@ -78,27 +78,30 @@ def unlike_forked(
     known = FOUND.setdefault(model, {})
     key = ("forked", proof_length(model, longest), longest, setting, model.dtype, again, by_snapshots, keep_all)
     if key not in known:
-        branches = from_snapshots if by_snapshots else in_packs
-        known[key] = compare_forked(model, key[1], longest, branches, again, keep_all)
+        make = trail if by_snapshots else pack_trunk
+        known[key] = compare_forked(model, key[1], longest, make, again, keep_all)
     return known[key]
 
 
 @torch.inference_mode()
 def compare_forked(
-    model: PreTrainedModel, length: int, longest: int, branches: Branches, again: bool = False, keep_all: bool = False
+    model: PreTrainedModel, length: int, longest: int, make: MakeTrunk, again: bool = False, keep_all: bool = False
 ) -> str | None:
-    """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing."""
+    """Return what differs when three texts of `length` tokens are read as branches of a trunk; None for nothing.
+
+    make: returns the trunk; again, keep_all: as unlike_forked's.
+    """
     try:
         if not hides_the_future_alone(model, longest):
             return "its mask hides more than what comes later"
-        pairs = whole_and_forked(model, length, branches, again, keep_all)
+        pairs = whole_and_forked(model, length, make, again, keep_all)
     except UserError as error:  # a mechanism that reads whole sequences only says so
         return str(error)
     except Exception as error:  # a model may take no positions, in as many ways as there are models
         return f"it cannot be read in branches ({type(error).__name__})"
     with lowered(model, length, longest) as thresholds:
         try:
-            pairs += whole_and_forked(model, length, branches, again, keep_all) if thresholds else []
+            pairs += whole_and_forked(model, length, make, again, keep_all) if thresholds else []
         except Exception:  # some shape hangs on a threshold
             return f"what lies beyond its {', '.join(sorted(thresholds))} could not be proved"
     if all(close(*pair, model.dtype) for pair in pairs):
@@ -110,42 +113,42 @@ def compare_forked(
 def hides_the_future_alone(model: PreTrainedModel, longest: int) -> bool:
     """Tell whether all masks that a model makes are causal, with a window or none, for as many tokens as are to come."""
     pack = Pack([Segment(0, ROWS, 0)], {}, keeps=True)
-    with suppress(
-        Exception
-    ):  # not all make theirs by the interface, nor can be read so: what they made till then is judged
+    # not all make theirs by the interface, nor can be read so: what they made till then is judged
+    with suppress(Exception):
         read_pack(model, [[0] * ROWS], [0], pack, torch.tensor([ROWS - 1]))
     return all(is_causal(mask, longest) for mask in pack.masks)
 
 
-def in_packs(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
+def pack_trunk(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
     return Trunk(ids)
 
 
-def from_snapshots(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
+def trail(ids: list[int], starts: list[int], keep_all: bool) -> Trunk:
     # with parts of one token, and of fewer than a convolution reaches, at the beginning and further on: often read by other code
     further = starts[0]
     return Trail(ids, [1, 2, 4, 7, *starts, further + 1, further + 3, further + 6], keep_all)
 
 
 def whole_and_forked(
-    model: PreTrainedModel, length: int, branches: Branches, again: bool = False, keep_all: bool = False
+    model: PreTrainedModel, length: int, make: MakeTrunk, again: bool = False, keep_all: bool = False
 ) -> list[tuple[Tensor, Tensor]]:
     """Return, of each of three texts, some tokens' nll by a whole forward, and as a branch: of its first and its last rows.
 
     again: of the last ones also read again over a cache that was read so.
     """
     generator = torch.Generator().manual_seed(0)
-    starts = [length // 4, length // 2, length // 2]
+    # the last one behind a window that was full before, wherever windows are shorter than the input
+    starts = [length // 4, length // 2, length - 1 - 2 * ROWS]
     drawn = torch.randint(len(model.get_input_embeddings().weight), (len(starts), length), generator=generator)
     for i, start in enumerate(starts):
         drawn[i, :start] = drawn[-1, :start]
     texts = [ids[start:-1].tolist() for ids, start in zip(drawn, starts, strict=True)]
-    trunk = branches(drawn[-1, : max(starts)].tolist(), starts, keep_all)
+    trunk = make(drawn[-1, : max(starts)].tolist(), starts, keep_all)
     chosen = [torch.tensor([*range(ROWS), *range(len(text) - ROWS, len(text))]) for text in texts]
     logits = trunk.logits(model, texts, starts, chosen)
     if again:
         stop = length - 1 - ROWS
-        at_once = 1 if isinstance(trunk, Trail) else len(starts)
+        at_once = min(trunk.caches, len(starts))
         parts = []
         for own, where in zip(drawn.split(at_once), torch.tensor(starts).split(at_once), strict=True):
             cache = trunk.cache(model, own.tolist(), where.tolist(), stop)

@@ -60,8 +60,12 @@ class InMemory:
         return self(prompts)
 
     def branches(self, score: BranchScorer, prompts: list[Prompt], starts: list[int], trunk: Trunk) -> list[Score]:
-        """Score prompts as branches of a trunk; when memory runs out fewer together, then each whole, and those as long as it."""
+        """Score prompts as branches of a trunk; when memory runs out fewer together, then one alone, then whole.
+
+        Those at least as long as one that failed alone are read whole at once; nothing of the trunk is kept beside them.
+        """
         if min(len(prompt.ids) for prompt in prompts) >= self.no_branch:
+            trunk.forget()
             return [each for prompt in prompts for each in self([prompt])]
         try:
             return score(prompts, starts, trunk)
@@ -72,6 +76,7 @@ class InMemory:
             torch.cuda.empty_cache()
         if len(prompts) == 1:
             self.no_branch = len(prompts[0].ids)
+            trunk.forget()
             return self(prompts)
         middle = len(prompts) // 2
         return [

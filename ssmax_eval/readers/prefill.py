@@ -18,6 +18,7 @@ from .head import logits_of
 
 # rows of a chunk times all keys: beyond 2**32 CUDA's memory-efficient attention reads other rows of the mask (PyTorch issue 187225)
 MOST_MASK_ENTRIES = 2**31
+ENDLESS = 2**31  # tokens of a window that hides nothing
 
 
 def chunks(model: PreTrainedModel, stop: int, chunk: int) -> Iterator[tuple[int, int]]:
@@ -46,10 +47,11 @@ def prefill(model: PreTrainedModel, ids: Tensor, stop: int, chunk: int, keep_all
 def empty_cache(model: PreTrainedModel, keep_all: bool) -> DynamicCache:
     """Return a cache that nothing was read into. keep_all: as prefill's."""
     cache = DynamicCache(config=model.config)
-    if keep_all:
-        cache.layers = [
-            DynamicLayer() if isinstance(each, DynamicSlidingWindowLayer) else each for each in cache.layers
-        ]
+    for i, layer in enumerate(cache.layers if keep_all else []):
+        if type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[i] = DynamicLayer()
+        elif isinstance(layer, DynamicSlidingWindowLayer):  # with the state of a recurrence beside its keys
+            layer.sliding_window = ENDLESS
     return cache
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
+from ..errors import UserError
 from ..mechanisms.edit import Edit
 from ..mechanisms.interface import edited, recording
 from ..mechanisms.layers import reads_on
@@ -25,7 +26,8 @@ from .prefill import copied_cache, empty_cache
 
 State = dict[str, Any]  # what a forward is told of what was read before, by the name of its argument; {} for nothing
 # tokens that the longest prompt has at least. A prompt takes two forwards more than whole reading, which takes several prompts in
-# one, and spares about .4 of its tokens. On a CPU models of 1 to 4 million parameters break even at 512; the others are estimates
+# one, and spares about .4 of its tokens; looked at, or read again, it takes more of both. On a CPU models of 1 to 4 million
+# parameters break even at 512, as measured of plain answers; the others are estimates
 LEAST = {"cpu": 512, "cuda": 8192, "mps": 2048}
 NO_ROWS = torch.empty(0, dtype=torch.int64)
 NAMES = ("past_key_values", "cache_params", "state")  # under which models take it and return it
@@ -37,6 +39,8 @@ class Trail(Trunk):
     ids: its tokens. starts: where branches leave it. keep_all: windowed layers keep the keys behind their window too, so that every
     layer's keys are the prompt's tokens; for rows that are looked at, or read again. edits: as a trunk's.
     """
+
+    caches = 1
 
     def __init__(
         self,
@@ -91,9 +95,12 @@ class Trail(Trunk):
         return found
 
     def cache(self, model: PreTrainedModel, ids: list[list[int]], starts: list[int], stop: int) -> Any:
-        assert len(ids) == 1
-        with self.snapshot(model, starts[0]) as state:
-            return self.read_on(model, ids[0][starts[0] : stop], starts[0], state)["past_key_values"]
+        (text,), (start,) = ids, starts
+        with self.snapshot(model, start) as state:
+            state = self.read_on(model, text[start:stop], start, state)
+        if "past_key_values" not in state:
+            raise UserError(f"its state ({', '.join(state) or 'none is returned'}) is no cache of keys and values")
+        return state["past_key_values"]
 
     def score(
         self,

@@ -1,9 +1,11 @@
 """The effective context length between tested lengths: its posterior over a ladder of lengths, and where the next prompt tells most.
 
 Half of the prior is curves of any shape, half those that fall smoothly (curves.py); the prompts decide which tells more. The next
-prompts are those that are expected to reduce the entropy of the effective length most, per token (Kontsevich and Tyler 1999,
-Vision Research 39, 2729, who do it for threshold and slope; QUEST, Watson and Pelli 1983, Perception and Psychophysics 33, 113;
-nuisance parameters beside the one that is wanted: Prins 2013, Journal of Vision 13(7):3).
+prompts are those that are expected to tell most, per token, of what keeps the interval wide: whether the effective length is below,
+in or above the likeliest window that is as narrow as wanted. (Least expected entropy: Kontsevich and Tyler 1999, Vision Research 39,
+2729, of threshold and slope; QUEST, Watson and Pelli 1983, Perception and Psychophysics 33, 113; nuisance parameters beside the one
+that is wanted: Prins 2013, Journal of Vision 13(7):3. Of the whole length's entropy tails are a small part, and of the interval all:
+asking for that takes up to twice the tokens, benchmarks/reach_simulation.py.)
 """
 
 import math
@@ -69,7 +71,8 @@ class Crossing:
     """What is known of the effective length.
 
     chance: of each cell between the ladder's edges. accuracy, low, high: of each length, mean over depths, with its 95% interval.
-    information: nats about the effective length that the next prompt is expected to give, (lengths, depths).
+    information: nats that the next prompt is expected to tell of the side of the window on which the effective length is,
+    (lengths, depths).
     smooth: the chance that the curve is of those that fall smoothly.
     """
 
@@ -83,7 +86,22 @@ class Crossing:
 
     @cached_property
     def information(self) -> Floats:
-        return self.curves.told(self.chance, self.smooth)
+        return self.curves.told(self.chance, self.smooth, self.sides)
+
+    @property
+    def sides(self) -> Floats:
+        """Which cells lie below, in and above the likeliest window that would be precise enough, 0 or 1, (3, cells)."""
+        edges = np.minimum(self.ladder.edges, self.ladder.lengths[-1])
+        widest = edges[:-1] * self.ladder.precision**2 * (1 + 1e-9)
+        ends = (
+            np.searchsorted(edges, widest, side="right") - 1
+        )  # of windows by their first cell; the last ones hold all beyond
+        sums = np.append(0.0, np.cumsum(self.chance))
+        first = int(
+            np.argmax(np.round(sums[ends] - sums[:-1], 6))
+        )  # of equals the first, so that no order of sums decides
+        side = np.digitize(np.arange(len(self.chance)), [first, ends[first]])
+        return np.eye(3)[side].T
 
     def cell(self, quantile: float) -> int:
         """Return the cell in which a quantile of the effective length lies."""
@@ -147,14 +165,19 @@ class Curves:
     any_shape: AnyShape
     smooth: Smooth
 
-    def told(self, chance: Floats, smooth: float) -> Floats:
-        """Return the mutual information of the effective length and the next prompt's answer, nats, (lengths, depths)."""
+    def told(self, chance: Floats, smooth: float, groups: Floats) -> Floats:
+        """Return the mutual information of the effective length's group and the next prompt's answer, nats, (lengths, depths).
+
+        groups: which cells each holds, 0 or 1, (groups, cells).
+        """
         parts = [
             (1 - smooth, self.any_shape.posterior.chance, self.any_shape.answers(self.found)),
             (smooth, self.smooth.posterior.chance, self.smooth.answers(self.found)),
         ]
         mean = sum(weight * each[:, None] * right for weight, each, right in parts) / np.maximum(chance, 1e-30)[:, None]
-        each = entropy((chance[:, None] * mean).sum(1)) - (chance[:, None] * entropy(mean)).sum(1)
+        of_group = groups @ chance
+        in_group = (groups * chance) @ mean / np.maximum(of_group, 1e-30)[:, None]
+        each = entropy((chance[:, None] * mean).sum(1)) - (of_group[:, None] * entropy(in_group)).sum(1)
         return np.maximum(each, 0.0) * gain(self.counts[1])
 
 

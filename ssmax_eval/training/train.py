@@ -177,6 +177,8 @@ def try_out(model: PreTrainedModel) -> None:
         try:
             model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"attention: the model cannot be trained ({type(error).__name__}: {error})") from error
     model.zero_grad()
 

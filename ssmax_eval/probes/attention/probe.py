@@ -26,7 +26,7 @@ from . import PROBE
 from .options import AttentionOptions
 from .restore import Chosen, branch_restored_by, choose, restored_by, tail_masses
 
-RESTORE = 1  # format: raise it when the same parameters come to mean other rows
+RESTORE = 2  # format: raise it when the same parameters come to mean other rows
 CHOSEN_ON = 16  # prompts of a length, at least
 
 
