@@ -191,7 +191,6 @@ def alike(one, other):
         ("Llama", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512), "controls": ("no-needle",)}),
         ("Qwen3", NeededScaleProbe, {"needle": Needle("multikey", ask="all"), "context_lengths": (400, 800)}),
         ("qwen3_next", NeededScaleProbe, {"scale_random_heads": True}),
-        ("falcon_h1", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512)}),
         ("lfm3", RestoreProbe, {"attention_mass": True, "context_lengths": (256, 512)}),  # with windows
     ],
 )
