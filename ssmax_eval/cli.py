@@ -3,9 +3,7 @@
 import importlib.metadata
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from .printable import inner, nowhere, occupy, printable_streams
 from .probes import PROBES
 from .processes import Said
 from .quiet import Messages, gathered, say
+from .stopping import INTERRUPTED, STOPPED, interruption_in, stoppable
 
 app = typer.Typer(
     name="ssmax-eval",
@@ -80,17 +79,10 @@ def options_of_all(
 
 
 EVERYWHERE = ("--quiet", "--verbose")  # before or after the command
-INTERRUPTED = 130  # what typer makes of Ctrl-C
-STOPPED = 128 + signal.SIGTERM  # as a shell says it
 TRAINS = ("train", "league", "paper")
 STORES = (*PROBES, "run", "train", "league", "reach")  # commands that keep what they did before it
-SHARED = (
-    *PROBES,
-    "run",
-    "train",
-    "lm-eval",
-    "reach",
-)  # commands that several processes share; any other is the first one's alone
+# commands that several processes share; any other is the first one's alone
+SHARED = (*PROBES, "run", "train", "lm-eval", "reach")
 
 
 def dashed(argument: str) -> str:
@@ -124,9 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
                 sys.stdout.flush()
             except BrokenPipeError:
                 raise
-            except (
-                OSError
-            ) as error:  # what is still in its buffer could not be written, and would be tried again at the end
+            except OSError as error:
+                # what is still in its buffer could not be written, and would be tried again at the end
                 code = failed(f"output: {error.strerror or error}; what was stored is kept")
                 nowhere(inner(sys.stdout))
     except BrokenPipeError:  # whoever read us has seen enough
@@ -201,16 +192,6 @@ def less_memory(command: str) -> str:
     return "take less at a time, or a machine with more"
 
 
-def interruption_in(error: BaseException | None) -> int | None:
-    """Return the exit code of the interruption that an error is, or comes from: libraries make errors of their own of it; else None."""
-    for each in origins(error):
-        if isinstance(each, KeyboardInterrupt):
-            return INTERRUPTED
-        if isinstance(each, SystemExit) and each.code == STOPPED:
-            return STOPPED
-    return None
-
-
 def refuse_nowhere() -> None:
     """Raise UserError in a folder that is gone: paths count from nowhere there, and torch's libraries end the process."""
     try:
@@ -227,36 +208,6 @@ def refuse_bytes(given: list[str]) -> None:
         except UnicodeEncodeError:
             shown = argument.encode(errors="surrogateescape").decode(errors="replace")
             raise UserError(f"argument {shown!r}: it is not UTF-8 text; rename the file or folder") from None
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """End a block in order when the process is told to terminate, as launchers and schedulers do: what it holds is let go of."""
-    if threading.current_thread() is not threading.main_thread():  # no other can be told
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise SystemExit(STOPPED)
-
-    def again(lost: Any) -> None:
-        """Send a signal once more whose exception fell into a destructor, where Python drops what is raised; in here too."""
-        number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
-        if number is None:
-            hook(lost)
-            return
-        if number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, stop)
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-
-    before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
-    sys.unraisablehook = again
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ TOP = Path(ssmax_eval.__file__).parent
 FLOORS = (
     ("errors", "printable", "rows", "record"),
     ("disk", "launch", "progress", "statistics", "data", "position", "yaml_lines"),
-    ("quiet", "store", "processes", "verdict", "mechanisms"),
+    ("quiet", "stopping", "store", "processes", "verdict", "mechanisms"),
     ("headline",),
     ("report.figures",),
     ("report.context",),

@@ -35,7 +35,8 @@ CANDIDATES = (
 )
 # of the trials, and of the candidates, those that are left: the model as trained always is
 ROUNDS = ((1 / 8, len(CANDIDATES) + 1), (1 / 8, 4), (1 / 8, 3))
-FEWEST = 12  # trials: of half of them, 6 checks, the exact test can be sure of a gain; of 5 it gives p = 2 * 2**-5 = .06 at best
+# trials: half of them check. Of 6 checks the exact test can be sure of a gain; of 5 it gives p = 2 * 2**-5 = .06 at best
+FEWEST = 12
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
