@@ -1,9 +1,9 @@
-"""Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--context-lengths N,...] [--device D] [--output-path DIR]
+"""Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--seed N] [--output-path DIR]
 
 For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw (another seed, 8 trials, 3
 depths). Printed: what advice chose, the best of the list and how far the choice is below it at each length, and the tokens of
 choosing and of the whole list. A choice that does not help for sure counts as the model as trained, as advice says. All of it is
-stored, and goes on.
+stored, and goes on. --seed: other prompts throughout; what was thought of with some prompts in sight is judged on others.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--context-lengths", default="")
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output-path", type=Path, default=Path("results"))
@@ -49,7 +50,7 @@ def main() -> None:
     options = RunOptions(device=given.device, dtype=given.dtype, output_path=given.output_path)
     lengths = tuple(int(each) for each in given.context_lengths.split(",") if each)
     for model in given.models:
-        asked = Asked(model, lengths, trials=given.trials)
+        asked = Asked(model, lengths, trials=given.trials, seed=given.seed)
         advice = advise(asked, options)
         taken = advice.setting if helps(advice) else AS_TRAINED
         settings = [each for each in LIST if each not in advice.refused]

@@ -43,8 +43,28 @@ def test_candidates_are_ranked_by_mean_accuracy_and_probability():
     assert table.loc["late", ["accuracy", "probability", "lost"]].tolist() == pytest.approx([0.8, 0.9, 0.3])
     assert [*table.index] == ["late", "even"]  # 1.7 against 1.4
     assert table["prompts"].tolist() == [20, 20]
-    assert statistics.chosen(rows) == "even"  # neither is near the best everywhere: the one that loses least
-    assert statistics.chosen(pd.concat([rows, found("best", {64: 9, 128: 10})])) == "best"
+    assert (
+        statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1])) == "even"
+    )  # neither is near: the one that loses least
+    rows = pd.concat([rows, found("best", {64: 9, 128: 10})])
+    assert statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1, 0])) == "best"
+
+
+@pytest.mark.parametrize(
+    ("nats", "taken"),
+    [
+        ({"first": 0.13, "second": 0.06, "far": 0.0}, "second"),
+        ({"first": 0.061, "second": 0.056, "far": 0.0}, "first"),  # both .06
+        ({"first": -0.01, "second": 0.0, "far": 0.0}, "first"),
+        ({"first": np.nan, "second": 0.5, "far": 0.0}, "second"),  # the loss was no number
+        ({"first": 0.13, "second": np.nan, "far": 0.0}, "first"),
+    ],
+)
+def test_of_settings_that_the_race_does_not_tell_apart_the_cheaper_is_chosen(nats, taken):
+    """Of 20 prompts a length the second loses one at one length, as much as may be lost; the third loses two."""
+    lines = [("first", 0.975, 0.05), ("second", 0.975, 0.05), ("far", 0.9, 0.1)]
+    table = pd.DataFrame(lines, columns=["series", "accuracy", "lost"])
+    assert statistics.chosen(table.assign(nats=table["series"].map(nats))) == taken
 
 
 def test_the_price_is_the_mean_difference_over_documents():
@@ -95,7 +115,8 @@ def test_words_name_the_task_and_what_is_not_shown_elsewhere():
     price = pd.DataFrame([{"series": "new", "nats": 0.0, "low": 0.0, "high": 0.0, "documents": 16}])
     tokens = {"choosing": 10, "checking": 10, "the whole list": 100}
     refused = {yarn: "rope scaling yarn:2: this model already uses RoPE scaling proportional; change its theta instead"}
-    advice = Advice("m", log_n, 64, [], {AS_TRAINED: "own", log_n: "new"}, held_out, price, refused, tokens)
+    race = [statistics.ranked(held_out).assign(nats=0.0)]
+    advice = Advice("m", log_n, 64, race, {AS_TRAINED: "own", log_n: "new"}, held_out, price, refused, tokens)
     said = [*sentences(advice)]
     where = "each prompt its own haystack"
     assert said[0].startswith(
@@ -109,6 +130,25 @@ def test_words_name_the_task_and_what_is_not_shown_elsewhere():
     assert said[2].endswith(", 20 prompts, no gain is shown.")
     assert said[3].startswith("At 64 tokens it costs nothing, by construction: it changes nothing at that length")
     assert said[-1] == "yarn:2 could not be tried: this model already uses RoPE scaling proportional."
+
+
+def test_words_name_the_dearer_setting_that_came_first():
+    """Theta x8 finds as much and costs more: theta x4 is taken, and the reader is told of both."""
+    x4, x8 = Setting.of(rope_theta_factor=4), Setting.of(rope_theta_factor=8)
+    rows = pd.concat(
+        [found("own", {64: 10, 128: 0}), found("x4", {64: 10, 128: 9}), found("x8", {64: 10, 128: 9}, 0.1)]
+    )
+    series = {AS_TRAINED: "own", x4: "x4", x8: "x8"}
+    race = statistics.ranked(rows[rows["series"] != "own"]).iloc[::-1].assign(nats=[0.131, 0.062])
+    price = pd.DataFrame([{"series": "x4", "nats": 0.062, "low": 0.05, "high": 0.07, "documents": 16}])
+    tokens = {"choosing": 10, "checking": 10, "the whole list": 100}
+    held_out = rows[rows["series"] != "x8"].assign(plan=1)
+    said = [*sentences(Advice("m", x4, 64, [race], series, held_out, price, {}, tokens))]
+    assert said[0].startswith("Read m with --rope-theta-factor 4: ")
+    assert said[2] == (
+        "x8 came first in the race (0.95 against 0.95), too near to tell them apart, and costs more at 64 tokens: +0.13 nats a token "
+        "against +0.06."
+    )
 
 
 def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path):
@@ -133,9 +173,12 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
     )  # said before the race
     assert err.index("not checked") < err.index("cost:")
     # of 288 tokens at both lengths: needed scale 6 prompts, rounds 6 x 9, 6 x 4 and 6 x 3, checks of 18 and 6 by two settings
-    assert f"9 settings race, the best is checked; about {288 * (6 + 54 + 24 + 18 + 48):,} tokens in all" in err
+    # and 16 documents of 96 tokens, by three settings to choose and by two to check
+    asked_for = 288 * (6 + 54 + 24 + 18 + 48) + 16 * 96 * (3 + 2)
+    assert f"9 settings race, the best is checked; about {asked_for:,} tokens in all" in err
     assert advice["tokens"]["the whole list"] == 12 * 3 * 9 * 288  # 12 trials, 3 depths, 9 settings
     assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [9, 4, 3]
+    assert ["nats" in line for line in advice["race"]] == [line["round"] == 3 for line in advice["race"]]
     page = (tmp_path / "a.html").read_text()
     assert page.index("<h2>Advice</h2>") < page.index("<h2>Verdict</h2>")
     before = sorted((tmp_path / "runs").rglob("rows.jsonl"))

@@ -1,4 +1,4 @@
-"""Which setting to read a model with: candidates ranked on few prompts, and the one that is left judged on others."""
+"""Which setting to read a model with: candidates ranked on few prompts and by their price, and the one that is left judged on others."""
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,7 @@ from .clusters import CONFIDENCE
 from .kinds import on_documents, on_prompts
 
 NEAR = 0.05  # of accuracy: what a choice may find less than the best at any one length
+ALIKE = 0.01  # nats a token, 1% of perplexity: a price is told to this, and less decides nothing
 
 
 @on_prompts
@@ -31,12 +32,16 @@ def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     return out.loc[order].reset_index(drop=True)
 
 
-@on_prompts
-def chosen(rows: pd.DataFrame) -> str:
-    """Return the series to take: the best ranked of those that lose at most NEAR at any length, else that which loses least."""
-    table = ranked(rows)
+def chosen(table: pd.DataFrame) -> str:
+    """Return the series to take of a ranked table that also has nats, what each costs a token at short length.
+
+    Of those that lose at most NEAR at any length the one that costs least, to ALIKE; of those that cost the same the best ranked.
+    Few prompts cannot tell such series apart, and a price can. Where none is near: that which loses least.
+    """
     near = table[table["lost"] <= NEAR + 1e-9]
-    return str((near if len(near) else table.sort_values("lost", kind="stable"))["series"].iloc[0])
+    if near.empty:
+        return str(table.sort_values("lost", kind="stable")["series"].iloc[0])
+    return str(near.loc[(near["nats"] / ALIKE).round().sort_values(kind="stable").index[0], "series"])
 
 
 @on_documents

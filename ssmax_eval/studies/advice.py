@@ -115,6 +115,7 @@ def checks(advice: Advice) -> pd.DataFrame:
 def sentences(advice: Advice) -> Iterator[str]:
     """Yield the advice in words, the line to act on first."""
     yield from verdict(advice)
+    yield from dearer(advice)
     shortest = int(advice.held_out["context_length"].min())
     for cost in advice.price.to_dict("records"):
         same = f"the loss of {cost['documents']} documents is the same"
@@ -144,7 +145,7 @@ def verdict(advice: Advice) -> Iterator[str]:
     if advice.setting == AS_TRAINED:
         best = advice.race[-1].set_index("series")["accuracy"]
         rivals = best.drop(advice.own)
-        beside = f" Of the others {rivals.idxmax()} came nearest: {rivals.max():.2f} against {best[advice.own]:.2f}."
+        beside = f" Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
         yield f"Nothing helps: read {advice.model} as it was trained.{beside if len(rivals) else ''}"
         return
     lines = gains(advice)
@@ -168,6 +169,19 @@ def verdict(advice: Advice) -> Iterator[str]:
     )
     if others := [f"{names[other['check']]}: {gain(other)}, {shown(other)}" for other in lines[1:].to_dict("records")]:
         yield f"The difference elsewhere, over all lengths: {'; '.join(others)}."
+
+
+def dearer(advice: Advice) -> Iterator[str]:
+    """Yield which setting the race ranked first, where one that it does not tell apart from it is taken for its price."""
+    last = advice.race[-1].set_index("series")
+    first, taken = last.iloc[0], last.loc[advice.name]
+    if first.name == taken.name or first["lost"] > statistics.NEAR:
+        return
+    yield (
+        f"{first.name} came first in the race ({first['accuracy']:.2f} against {taken['accuracy']:.2f}), too near to tell them apart, "
+        f"and costs more at {advice.held_out['context_length'].min():,} tokens: {sign(first['nats'])} nats a token against "
+        f"{sign(taken['nats'])}."
+    )
 
 
 def gain(line: "pd.Series[Any] | dict[str, Any]") -> str:
@@ -219,6 +233,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
         "share found",
         "probability of the answer",
         "largest drop at any length, below the best",
+        "nats a token that it costs at short length",
     ]
     return columns, [
         [
@@ -226,6 +241,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
             line["series"],
             str(line["prompts"]),
             *(f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
+            sign(line["nats"]) if "nats" in line else "",
         ]
         for number, table in enumerate(advice.race, 1)
         for line in table.to_dict("records")

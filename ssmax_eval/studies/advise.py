@@ -1,7 +1,6 @@
 """Which setting to read a model with beyond its training length, if any: candidates race, and the winner is checked on other prompts."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +16,12 @@ from ..probes import PROBES
 from ..probes.by_model import default_lengths, default_task, training_length
 from ..probes.defaults import DEPTH_PERCENTS
 from ..probes.loss.options import LossOptions
-from ..probes.needed_scale.options import NeededScaleOptions
 from ..probes.needle.options import NeedleOptions
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
 from ..store import Run
+from .fitted import fitted_scale, laws_of, needed_scale
 
 log = logging.getLogger(__name__)
 AS_TRAINED = Setting()
@@ -40,8 +39,7 @@ FEWEST = 12
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
-SPELLED = ("a", "s ln n", "a + b ln n")  # laws of the needed scale that a mechanism of ours is
-SEED = 999  # of the needed scale, apart from the rounds
+SEED = 999  # of the needed scale and of the documents whose loss chooses, apart from the rounds and from the documents that check
 OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
 
 
@@ -50,7 +48,8 @@ class Asked:
     """What advice is asked about: a model, at which lengths, and with how many prompts.
 
     lengths: the first is the training length, or near it. trials: what a whole grid of each candidate would take; the race takes
-    under half of those tokens. haystack: another one, that the choice is checked on. documents: that tell the price.
+    under half of those tokens. haystack: another one, that the choice is checked on. documents: that tell the price, and as many
+    others that choose.
     """
 
     model: str | Mapping[str, Any]
@@ -107,7 +106,8 @@ class Asked:
 class Advice:
     """What to do with a model, and why.
 
-    setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round. held_out: rows
+    setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round, the last one
+    with nats, what each costs a token at the shortest length (of documents that chose). held_out: rows
     of the model as trained and in its setting, of held-out prompts: the same task, another haystack, another task.
     price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list. runs:
     the needed scale's and the checks', which the page shows; the race's prompts chose, so they prove nothing. fitted: the s of
@@ -149,7 +149,7 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         f"{at_most(asked, len(left) + 1, grids):,}",
         f"{max(asked.context_lengths):,}",
     )
-    needed = needed_scale(asked, options)
+    needed = needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
     laws = laws_of(needed, training_length(asked.model))
     if (fitted := fitted_scale(laws, training_length(asked.model))) is not None:
         left.append(fitted)
@@ -177,11 +177,14 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         rows = rows_of(runs)
         rows = rows[rows["series"].isin([series[each] for each in left])]
         race.append(statistics.ranked(rows))
-    winner = next(each for each in left if series[each] == statistics.chosen(rows))
+    priced = more(losses(asked, SEED, left, options), left)
+    own = series[AS_TRAINED]
+    nats = statistics.price(rows_of(priced), own).set_index("series")["nats"].to_dict()
+    race[-1] = race[-1].assign(nats=race[-1]["series"].map({own: 0.0, **nats}))
+    winner = next(each for each in left if series[each] == statistics.chosen(race[-1]))
     pair = [AS_TRAINED] if winner == AS_TRAINED else [AS_TRAINED, winner]
     checks = [run for grid in grids for run in more(read(asked, grid, pair, options), pair)]
-    document = LossOptions(context_length=asked.context_lengths[0], documents=asked.documents, seed=asked.seed)
-    losses = more(run_probes([PROBES["loss"].make(asked.models, document)], asked.models, pair, options), pair)
+    documents = more(losses(asked, 0, pair, options), pair)
     return Advice(
         subject.label,
         winner,
@@ -189,15 +192,15 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         race,
         series,
         rows_of(checks),
-        statistics.price(rows_of(losses), series[AS_TRAINED]),
+        statistics.price(rows_of(documents), own),
         refused,
         # the list: a whole grid for each candidate, at what these prompts took
         {
-            "choosing": tokens_of(needed) + tokens_of(runs),
-            "checking": tokens_of(checks) + tokens_of(losses),
+            "choosing": tokens_of(needed) + tokens_of(runs) + tokens_of(priced),
+            "checking": tokens_of(checks) + tokens_of(documents),
             "the whole list": whole_list,
         },
-        [*needed, *checks, *losses],
+        [*needed, *checks, *documents],
         None if laws.empty else float(laws.loc["s ln n", "s"]),
     )
 
@@ -210,7 +213,8 @@ def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int
 
     race = sum(prompts(asked.grid(share, 0)) * min(keep, settings) for share, keep in ROUNDS)
     whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
-    return whole * sum(asked.context_lengths)
+    losses = asked.documents * asked.context_lengths[0] * (min(ROUNDS[-1][1], settings) + 2)
+    return whole * sum(asked.context_lengths) + losses
 
 
 def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
@@ -218,47 +222,10 @@ def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options
     return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
 
 
-def needed_scale(asked: Asked, options: RunOptions) -> list[Run]:
-    """Measure the factor that the model's answers need at each length; no run of a model whose attention is out of reach."""
-    grid = asked.grid(NEEDED[0], SEED, NEEDED[1])
-    same = {
-        name: getattr(grid, name)
-        for name in ("context_lengths", "depth_percents", "trials", "seed", "task", "haystack")
-    }
-    try:
-        return run_probes(
-            [PROBES["needed-scale"].make(asked.models, NeededScaleOptions(**same))], asked.models, [AS_TRAINED], options
-        )
-    except UserError as error:
-        log.warning("ssmax-eval: note: no query scale is fitted: %s", error)
-        return []
-
-
-def laws_of(runs: Sequence[Run], train_length: int | None) -> pd.DataFrame:
-    """Return the laws of the needed scale by their names, of a model that attends by softmax; empty for others.
-
-    What another mechanism needs beside its own C(n) is no mechanism of ours.
-    """
-    if not runs or runs[0].record()["attention"]["attention"] != "softmax":
-        return pd.DataFrame()
-    rows = statistics.with_series(tables(runs))
-    found = statistics.scale_laws(statistics.best_factors(rows), dict.fromkeys(rows["series"], train_length))
-    return found.set_index("law")
-
-
-def fitted_scale(laws: pd.DataFrame, train_length: int | None) -> Setting | None:
-    """Return the query scale whose law (laws_of) comes nearest to the needed one at lengths left out; None without laws."""
-    if laws.empty:
-        return None
-    known = laws.loc[[law for law in SPELLED if law in laws.index and laws.loc[law, "error"] == laws.loc[law, "error"]]]
-    if known.empty or (law := known["error"].idxmin()) is None:
-        return None
-    line = known.loc[law]
-    if law == "a":
-        return None if not train_length else Setting.of(f"constant-n:s={line['a'] / math.log(train_length):.4g}")
-    return Setting.of(
-        f"ssmax:s={line['s']:.4g}" if law == "s ln n" else f"ssmax-bias:s={line['b']:.4g},b={line['a']:.4g}"
-    )
+def losses(asked: Asked, seed: int, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
+    """Read documents of the shortest length, whose loss is the price, in several settings, and return a run for each."""
+    document = LossOptions(context_length=asked.context_lengths[0], documents=asked.documents, seed=asked.seed + seed)
+    return run_probes([PROBES["loss"].make(asked.models, document)], asked.models, settings, options)
 
 
 def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dict[Setting, str], list[NeedleOptions]]:
