@@ -3,7 +3,8 @@
 For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw (another seed, 8 trials, 3
 depths). Printed: what advice chose, the best of the list and how far the choice is below it at each length, and the tokens of
 choosing and of the whole list. A choice that does not help for sure counts as the model as trained, as advice says. All of it is
-stored, and goes on. --seed: other prompts throughout; what was thought of with some prompts in sight is judged on others.
+stored, and goes on. --seed, a multiple of 2,000: other prompts throughout; what was thought of with some in sight is judged on
+others.
 """
 
 import argparse
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--output-path", type=Path, default=Path("results"))
     given = parser.parse_args()
+    if given.seed % (2 * SEED):  # a few seeds up to SEED above it are used
+        parser.error(f"--seed {given.seed}: allowed are multiples of {2 * SEED:,}, so that no prompt is another seed's")
     logging.getLogger("ssmax_eval").setLevel(logging.ERROR)
     options = RunOptions(device=given.device, dtype=given.dtype, output_path=given.output_path)
     lengths = tuple(int(each) for each in given.context_lengths.split(",") if each)
@@ -62,6 +65,12 @@ def main() -> None:
             tokens["the whole list"] * len(settings) / len(advice.series)
         )
         print(f"{model}: advice {taken}; {share:.0%} of the list's tokens", flush=True)
+        print(
+            advice.race[-1].round(3).to_string(index=False),
+            advice.price.round(3).to_string(index=False),
+            sep="\n",
+            flush=True,
+        )
         print(table.assign(**{"best of the list": best, "below it": short}).round(2).to_string(), flush=True)
         print(f"  most below the best of the list: {short.max():+.2f}; mean over lengths {table[str(taken)].mean():.2f}, the list's best "
               f"single setting {table[[str(each) for each in settings]].mean().max():.2f}", flush=True)  # fmt: skip

@@ -14,11 +14,11 @@ from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of, sentences
-from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, ROUNDS, Advice, Asked
+from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, PRICED, ROUNDS, Advice, Asked
 
 SHORT = (
     "--context-lengths",
-    "96,192",
+    "192,96",
     "--depth-percents",
     "0,50,100",
     "--trials",
@@ -43,28 +43,39 @@ def test_candidates_are_ranked_by_mean_accuracy_and_probability():
     assert table.loc["late", ["accuracy", "probability", "lost"]].tolist() == pytest.approx([0.8, 0.9, 0.3])
     assert [*table.index] == ["late", "even"]  # 1.7 against 1.4
     assert table["prompts"].tolist() == [20, 20]
-    assert (
-        statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1])) == "even"
-    )  # neither is near: the one that loses least
+    table = statistics.ranked(rows).assign(nats=[0, 1])
+    assert statistics.chosen(table, "late") == "even"  # neither is near the best everywhere: the one that loses least
     rows = pd.concat([rows, found("best", {64: 9, 128: 10})])
-    assert statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1, 0])) == "best"
+    assert statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1, 0]), "even") == "best"
 
 
 @pytest.mark.parametrize(
     ("nats", "taken"),
     [
-        ({"first": 0.13, "second": 0.06, "far": 0.0}, "second"),
-        ({"first": 0.061, "second": 0.056, "far": 0.0}, "first"),  # both .06
-        ({"first": -0.01, "second": 0.0, "far": 0.0}, "first"),
-        ({"first": np.nan, "second": 0.5, "far": 0.0}, "second"),  # the loss was no number
-        ({"first": 0.13, "second": np.nan, "far": 0.0}, "first"),
+        ({"first": 0.13, "second": 0.06}, "second"),
+        ({"first": 0.069, "second": 0.06}, "first"),  # .01 decides nothing
+        ({"first": -0.01, "second": 0.0}, "first"),
+        ({"first": np.nan, "second": 0.5}, "second"),  # the loss was no number
+        ({"first": 0.13, "second": np.nan}, "first"),
+        ({"first": np.nan, "second": np.nan}, "first"),
     ],
 )
-def test_of_settings_that_the_race_does_not_tell_apart_the_cheaper_is_chosen(nats, taken):
-    """Of 20 prompts a length the second loses one at one length, as much as may be lost; the third loses two."""
-    lines = [("first", 0.975, 0.05), ("second", 0.975, 0.05), ("far", 0.9, 0.1)]
-    table = pd.DataFrame(lines, columns=["series", "accuracy", "lost"])
-    assert statistics.chosen(table.assign(nats=table["series"].map(nats))) == taken
+@pytest.mark.parametrize("own", ["last", "middle"])
+def test_of_settings_that_the_race_does_not_tell_apart_the_cheaper_is_chosen(nats, taken, own):
+    """Of 20 prompts a length the second loses one at one length, as much as may be lost; the third loses two.
+
+    The model as trained costs nothing wherever it stands, and is taken for that nowhere: other prompts are to say if more is found.
+    """
+    lines = [("first", 0.05), ("second", 0.05), ("far", 0.1)]
+    lines.insert(3 if own == "last" else 1, ("own", 0.05))
+    table = pd.DataFrame(lines, columns=["series", "lost"])
+    assert statistics.chosen(table.assign(nats=table["series"].map(nats | {"own": 0.0, "far": -1.0})), "own") == taken
+
+
+def test_the_model_as_trained_is_chosen_where_it_comes_first_or_alone_is_near():
+    table = pd.DataFrame([("own", 0.0, 0.0), ("other", 0.05, -0.1)], columns=["series", "lost", "nats"])
+    assert statistics.chosen(table, "own") == "own"
+    assert statistics.chosen(table.iloc[::-1].assign(lost=[0.06, 0.0]), "own") == "own"
 
 
 def test_the_price_is_the_mean_difference_over_documents():
@@ -88,6 +99,8 @@ def test_a_race_takes_under_half_of_a_grid_for_each(refused):
     asked = Asked("softmax-bible-2m")
     first, *later = ((asked.grid(share, 0).trials * len(asked.depths), keep) for share, keep in ROUNDS)
     needed = asked.grid(NEEDED[0], 0, NEEDED[1])
+    texts = 2 * asked.texts(1, 0).documents + ROUNDS[-1][1] * asked.texts(*PRICED).documents
+    prices = texts * min(asked.context_lengths) / sum(asked.context_lengths)  # in prompts of every length
     race = (
         needed.trials * len(needed.depth_percents)
         + first[0] * (first[1] - refused)
@@ -96,7 +109,7 @@ def test_a_race_takes_under_half_of_a_grid_for_each(refused):
     checks = 2 * sum(
         (grid := asked.grid(share, 0, depths)).trials * len(grid.depth_percents) for share, depths in CHECKS
     )
-    assert race + checks < asked.trials * len(asked.depths) * (len(CANDIDATES) - 1 - refused) / 2
+    assert race + checks + prices < asked.trials * len(asked.depths) * (len(CANDIDATES) - 1 - refused) / 2
 
 
 def test_options_are_those_of_the_command_line():
@@ -146,9 +159,11 @@ def test_words_name_the_dearer_setting_that_came_first():
     said = [*sentences(Advice("m", x4, 64, [race], series, held_out, price, {}, tokens))]
     assert said[0].startswith("Read m with --rope-theta-factor 4: ")
     assert said[2] == (
-        "x8 came first in the race (0.95 against 0.95), too near to tell them apart, and costs more at 64 tokens: +0.13 nats a token "
-        "against +0.06."
+        "x8 came first in the race and is not taken: x4 finds at most 0.05 less than the best at any length there (mean 0.95, 0.95), "
+        "and its loss is higher at short length (+0.13 nats a token against as trained, +0.06)."
     )
+    unread = Advice("m", x4, 64, [race.assign(nats=[np.nan, 0.06])], series, held_out, price, {}, tokens)
+    assert [*sentences(unread)][2].endswith("(mean 0.95, 0.95), and no loss of it could be read.")
 
 
 def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path):
@@ -173,12 +188,18 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
     )  # said before the race
     assert err.index("not checked") < err.index("cost:")
     # of 288 tokens at both lengths: needed scale 6 prompts, rounds 6 x 9, 6 x 4 and 6 x 3, checks of 18 and 6 by two settings
-    # and 16 documents of 96 tokens, by three settings to choose and by two to check
-    asked_for = 288 * (6 + 54 + 24 + 18 + 48) + 16 * 96 * (3 + 2)
-    assert f"9 settings race, the best is checked; about {asked_for:,} tokens in all" in err
+    # and of documents of 96 tokens 8, by three settings, to choose, and 16, by two, to check
+    asked_for = 288 * (6 + 54 + 24 + 18 + 48) + 96 * (8 * 3 + 16 * 2)
+    assert f"9 settings race, the choice is checked; about {asked_for:,} tokens in all" in err
     assert advice["tokens"]["the whole list"] == 12 * 3 * 9 * 288  # 12 trials, 3 depths, 9 settings
     assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [9, 4, 3]
     assert ["nats" in line for line in advice["race"]] == [line["round"] == 3 for line in advice["race"]]
+    losses = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "loss").rglob("run.json")]
+    asked_of = [
+        (each["parameters"]["seed"], each["parameters"]["documents"], each["parameters"]["context_length"])
+        for each in losses
+    ]
+    assert set(asked_of) == {(0, 16, 96), (999, 8, 96)}  # the documents that choose are not those that tell the price
     page = (tmp_path / "a.html").read_text()
     assert page.index("<h2>Advice</h2>") < page.index("<h2>Verdict</h2>")
     before = sorted((tmp_path / "runs").rglob("rows.jsonl"))
@@ -215,9 +236,22 @@ def test_a_model_saved_with_another_rope_computes_as_in_that_setting(checkpoint,
         assert torch.allclose(saved(input_ids=ids).logits, expected, atol=1e-5)
 
 
+def test_the_price_of_what_could_not_be_read_has_no_line():
+    rows = pd.DataFrame(
+        [{"probe": "loss", "series": "other", "document": "d", "measure": "position", "nll_sum": 1.0, "tokens": 10}]
+    )
+    assert statistics.price(rows, "own").empty
+
+
 def test_advice_on_what_has_no_settings_is_refused(tmp_path):
     from ssmax_eval.models.subjects import RunOptions
     from ssmax_eval.studies.advise import advise
 
     with pytest.raises(UserError, match="no function or server"):
         advise(Asked({"mine": lambda context, question: "x"}, lengths=(96,)), RunOptions(output_path=tmp_path))
+
+
+def test_a_model_in_memory_is_asked_as_its_checkpoint_is(checkpoint):
+    from_memory, from_disk = Asked({"mine": load_model(str(checkpoint))}), Asked(str(checkpoint))
+    assert from_memory.context_lengths == from_disk.context_lengths
+    assert from_memory.own_task == from_disk.own_task

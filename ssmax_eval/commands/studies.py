@@ -134,7 +134,7 @@ def advise_command(
     ],
     context_lengths: Annotated[
         str | None,
-        typer.Option(metavar="N,...", help="Tokens; the first tells the price. Default: as the needle takes them."),
+        typer.Option(metavar="N,...", help="Tokens; the shortest tells the price. Default: as the needle takes them."),
     ] = None,
     depth_percents: Annotated[
         str, typer.Option(metavar="D,...", help="Needle depths, 0 (start) to 100.")
@@ -146,7 +146,7 @@ def advise_command(
         str | None, typer.Option(help="What is asked. Default: what our recipe trained, else single.")
     ] = None,
     haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="Of the race.")] = "text",
-    other_haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="That the winner is checked on.")] = "bible",
+    other_haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="That the choice is checked on.")] = "bible",
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = SEED,
     output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results"),
     page: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/advice.html"),

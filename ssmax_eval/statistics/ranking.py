@@ -1,5 +1,7 @@
 """Which setting to read a model with: candidates ranked on few prompts and by their price, and the one that is left judged on others."""
 
+import math
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -8,7 +10,7 @@ from .clusters import CONFIDENCE
 from .kinds import on_documents, on_prompts
 
 NEAR = 0.05  # of accuracy: what a choice may find less than the best at any one length
-ALIKE = 0.01  # nats a token, 1% of perplexity: a price is told to this, and less decides nothing
+ALIKE = 0.01  # nats a token, 1% of perplexity: a smaller difference of price decides nothing
 
 
 @on_prompts
@@ -32,29 +34,35 @@ def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     return out.loc[order].reset_index(drop=True)
 
 
-def chosen(table: pd.DataFrame) -> str:
+def chosen(table: pd.DataFrame, baseline: str) -> str:
     """Return the series to take of a ranked table that also has nats, what each costs a token at short length.
 
-    Of those that lose at most NEAR at any length the one that costs least, to ALIKE; of those that cost the same the best ranked.
-    Few prompts cannot tell such series apart, and a price can. Where none is near: that which loses least.
+    It is one of those that lose at most NEAR at any length: the baseline if it is the best ranked of them or alone, else the best
+    ranked of those whose price is the lowest but for ALIKE. Few prompts cannot tell such series apart, and a price can. That the
+    baseline costs nothing does not count for it: whether another finds more is for other prompts to say. Where none is near: that
+    which loses least.
     """
-    near = table[table["lost"] <= NEAR + 1e-9]
+    near = table[table["lost"] <= NEAR + 1e-9].set_index("series")
     if near.empty:
         return str(table.sort_values("lost", kind="stable")["series"].iloc[0])
-    return str(near.loc[(near["nats"] / ALIKE).round().sort_values(kind="stable").index[0], "series"])
+    if near.index[0] == baseline:
+        return baseline
+    nats = near["nats"].drop(baseline, errors="ignore").fillna(math.inf)
+    return str(nats.index[nats <= nats.min() + ALIKE + 1e-9][0])
 
 
 @on_documents
 def price(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Return a line for each series but the baseline: what it costs on the same documents, nats a token, and documents.
 
-    The mean over documents of the difference of their mean nll, with Student's t interval low, high (95%).
+    The mean over documents of the difference of their mean nll, with Student's t interval low, high (95%). No line where nothing
+    of the baseline could be read.
     """
     part = rows[(rows["measure"] == "position") & rows["nll_sum"].notna()]
     sums = part.groupby(["series", "document"], sort=False)[["nll_sum", "tokens"]].sum()
     loss = (sums["nll_sum"].astype(float) / sums["tokens"]).unstack("document")
     lines = []
-    for name in loss.index.drop(baseline):
+    for name in loss.index.drop(baseline) if baseline in loss.index else ():
         difference = (loss.loc[name] - loss.loc[baseline]).dropna()
         half = stats.t.ppf((1 + CONFIDENCE) / 2, max(1, len(difference) - 1)) * difference.sem()
         mean = float(difference.mean())

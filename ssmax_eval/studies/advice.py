@@ -146,7 +146,7 @@ def verdict(advice: Advice) -> Iterator[str]:
         best = advice.race[-1].set_index("series")["accuracy"]
         rivals = best.drop(advice.own)
         beside = f" Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
-        yield f"Nothing helps: read {advice.model} as it was trained.{beside if len(rivals) else ''}"
+        yield f"Nothing helps: read {advice.model} as it was trained.{beside if rivals.max() > 0 else ''}"
         return
     lines = gains(advice)
     names = {check_of(part.iloc[0]): name for _, name, part in by_task(advice.held_out)}
@@ -159,8 +159,8 @@ def verdict(advice: Advice) -> Iterator[str]:
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
     else:
         yield (
-            f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the best of "
-            f"the race, {told}{ceiling(line, advice)}"
+            f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the choice "
+            f"of the race, {told}{ceiling(line, advice)}"
         )
     reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
     yield (
@@ -172,15 +172,17 @@ def verdict(advice: Advice) -> Iterator[str]:
 
 
 def dearer(advice: Advice) -> Iterator[str]:
-    """Yield which setting the race ranked first, where one that it does not tell apart from it is taken for its price."""
+    """Yield which setting the race ranked first, where one near it is taken for its price."""
     last = advice.race[-1].set_index("series")
     first, taken = last.iloc[0], last.loc[advice.name]
-    if first.name == taken.name or first["lost"] > statistics.NEAR:
+    if advice.setting == AS_TRAINED or first.name == taken.name or first["lost"] > statistics.NEAR + 1e-9:
         return
+    reason = "no loss of it could be read"
+    if not math.isnan(first["nats"]):
+        reason = f"its loss is higher at short length ({sign(first['nats'])} nats a token against as trained, {sign(taken['nats'])})"
     yield (
-        f"{first.name} came first in the race ({first['accuracy']:.2f} against {taken['accuracy']:.2f}), too near to tell them apart, "
-        f"and costs more at {advice.held_out['context_length'].min():,} tokens: {sign(first['nats'])} nats a token against "
-        f"{sign(taken['nats'])}."
+        f"{first.name} came first in the race and is not taken: {taken.name} finds at most {statistics.NEAR:g} less than the best at any "
+        f"length there (mean {taken['accuracy']:.2f}, {first['accuracy']:.2f}), and {reason}."
     )
 
 
@@ -233,7 +235,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
         "share found",
         "probability of the answer",
         "largest drop at any length, below the best",
-        "nats a token that it costs at short length",
+        "nats a token that it costs at short length (other documents than below)",
     ]
     return columns, [
         [
@@ -241,7 +243,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
             line["series"],
             str(line["prompts"]),
             *(f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
-            sign(line["nats"]) if "nats" in line else "",
+            "" if math.isnan(line.get("nats", math.nan)) else sign(line["nats"]),
         ]
         for number, table in enumerate(advice.race, 1)
         for line in table.to_dict("records")

@@ -1,4 +1,4 @@
-"""Which setting to read a model with beyond its training length, if any: candidates race, and the winner is checked on other prompts."""
+"""Which setting to read a model with beyond its training length, if any: candidates race, and the choice is checked on other prompts."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,8 @@ FEWEST = 12
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
-SEED = 999  # of the needed scale and of the documents whose loss chooses, apart from the rounds and from the documents that check
+SEED = 999  # of the needed scale, apart from the rounds
+PRICED = (1 / 2, SEED)  # of the documents, which ones: those whose loss chooses
 OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
 
 
@@ -47,9 +48,9 @@ OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
 class Asked:
     """What advice is asked about: a model, at which lengths, and with how many prompts.
 
-    lengths: the first is the training length, or near it. trials: what a whole grid of each candidate would take; the race takes
-    under half of those tokens. haystack: another one, that the choice is checked on. documents: that tell the price, and as many
-    others that choose.
+    lengths: the shortest, at which the price is told, is the training length, or near it. trials: of a whole grid for each
+    candidate; the race takes under half of those tokens. haystack: another one, that the choice is checked on. documents: that
+    tell the price; half as many others choose.
     """
 
     model: str | Mapping[str, Any]
@@ -65,7 +66,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.trials < FEWEST:
             raise UserError(
-                f"trials {self.trials}: allowed are whole numbers from {FEWEST}; half of them check the winner, and of fewer checks "
+                f"trials {self.trials}: allowed are whole numbers from {FEWEST}; half of them check the choice, and of fewer checks "
                 "no gain is sure, however clear"
             )
 
@@ -78,13 +79,26 @@ class Asked:
         """The model by its label, as runs take it."""
         return {self.subject.label: self.model} if isinstance(self.model, str) else dict(self.model)
 
+    @property
+    def bare(self) -> Any:
+        """The model without a label, as what it is gets known."""
+        return self.model if isinstance(self.model, str) else next(iter(self.model.values()))
+
     @cached_property
     def own_task(self) -> str:
-        return self.task or default_task(self.model)
+        return self.task or default_task(self.bare)
 
     @cached_property
     def context_lengths(self) -> tuple[int, ...]:
-        return self.lengths or default_lengths(self.model)
+        return self.lengths or default_lengths(self.bare)
+
+    def texts(self, share: float, seed: int) -> LossOptions:
+        """Return a share of the documents of the shortest length, which are those of no other seed."""
+        return LossOptions(
+            context_length=min(self.context_lengths),
+            documents=max(1, round(share * self.documents)),
+            seed=self.seed + seed,
+        )
 
     def grid(
         self, share: float, seed: int, depths: int | None = None, haystack: str | None = None, task: str | None = None
@@ -133,25 +147,25 @@ class Advice:
 
     @property
     def name(self) -> str:
-        """The series of the model in the setting that won the race."""
+        """The series of the model in the setting."""
         return self.series[self.setting]
 
 
 def advise(asked: Asked, options: RunOptions) -> Advice:
-    """Let candidates race, and check the one that is left. Raises UserError for what cannot be read."""
+    """Let candidates race, choose one of those that are left, and check it. Raises UserError for what cannot be read."""
     subject = asked.subject
     refused, grids = applicable(subject, asked, options)
     # a model's own mechanism is the model as trained
     left = list(dict.fromkeys(as_it_is(subject, setting) for setting in CANDIDATES if setting not in refused))
     log.warning(
-        "ssmax-eval: cost: %d settings race, the best is checked; about %s tokens in all, %s in the longest",
+        "ssmax-eval: cost: %d settings race, the choice is checked; about %s tokens in all, %s in the longest",
         len(left) + 1,
         f"{at_most(asked, len(left) + 1, grids):,}",
         f"{max(asked.context_lengths):,}",
     )
     needed = needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
-    laws = laws_of(needed, training_length(asked.model))
-    if (fitted := fitted_scale(laws, training_length(asked.model))) is not None:
+    laws = laws_of(needed, training_length(asked.bare))
+    if (fitted := fitted_scale(laws, training_length(asked.bare))) is not None:
         left.append(fitted)
     first_grid = asked.grid(ROUNDS[0][0], 0)
     runs = read(asked, first_grid, left, options)
@@ -177,18 +191,19 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         rows = rows_of(runs)
         rows = rows[rows["series"].isin([series[each] for each in left])]
         race.append(statistics.ranked(rows))
-    priced = more(losses(asked, SEED, left, options), left)
     own = series[AS_TRAINED]
+    priced = more(read_texts(asked, asked.texts(*PRICED), left, options), left)
     nats = statistics.price(rows_of(priced), own).set_index("series")["nats"].to_dict()
     race[-1] = race[-1].assign(nats=race[-1]["series"].map({own: 0.0, **nats}))
-    winner = next(each for each in left if series[each] == statistics.chosen(race[-1]))
-    pair = [AS_TRAINED] if winner == AS_TRAINED else [AS_TRAINED, winner]
+    name = statistics.chosen(race[-1], own)
+    choice = next(each for each in left if series[each] == name)
+    pair = [AS_TRAINED] if choice == AS_TRAINED else [AS_TRAINED, choice]
     checks = [run for grid in grids for run in more(read(asked, grid, pair, options), pair)]
-    documents = more(losses(asked, 0, pair, options), pair)
+    documents = more(read_texts(asked, asked.texts(1, 0), pair, options), pair)
     return Advice(
         subject.label,
-        winner,
-        training_length(asked.model),
+        choice,
+        training_length(asked.bare),
         race,
         series,
         rows_of(checks),
@@ -213,8 +228,8 @@ def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int
 
     race = sum(prompts(asked.grid(share, 0)) * min(keep, settings) for share, keep in ROUNDS)
     whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
-    losses = asked.documents * asked.context_lengths[0] * (min(ROUNDS[-1][1], settings) + 2)
-    return whole * sum(asked.context_lengths) + losses
+    documents = min(ROUNDS[-1][1], settings) * asked.texts(*PRICED).documents + 2 * asked.documents
+    return whole * sum(asked.context_lengths) + documents * min(asked.context_lengths)
 
 
 def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
@@ -222,10 +237,9 @@ def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options
     return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
 
 
-def losses(asked: Asked, seed: int, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
-    """Read documents of the shortest length, whose loss is the price, in several settings, and return a run for each."""
-    document = LossOptions(context_length=asked.context_lengths[0], documents=asked.documents, seed=asked.seed + seed)
-    return run_probes([PROBES["loss"].make(asked.models, document)], asked.models, settings, options)
+def read_texts(asked: Asked, texts: LossOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
+    """Run the loss of documents on the model in several settings, and return a run for each."""
+    return run_probes([PROBES["loss"].make(asked.models, texts)], asked.models, settings, options)
 
 
 def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dict[Setting, str], list[NeedleOptions]]:
@@ -247,6 +261,7 @@ def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dic
             refused[setting] = str(error)
     if AS_TRAINED in refused:
         raise UserError(refused[AS_TRAINED])
+    PROBES["loss"].make(asked.models, asked.texts(1, 0)).check(model, tokenizer)
     others = ((None, None), (asked.other_haystack, None), (None, OTHER_TASK.get(asked.own_task, "single")))
     checks: list[NeedleOptions] = []
     for number, (how, other) in enumerate(zip(CHECKS, others, strict=True), len(ROUNDS)):
