@@ -235,7 +235,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
         "share found",
         "probability of the answer",
         "largest drop at any length, below the best",
-        "nats a token that it costs at short length (other documents than below)",
+        "nats a token more than as trained, at short length",
     ]
     return columns, [
         [
