@@ -79,14 +79,14 @@ def test_a_fit_is_taken_where_its_interval_is_above_0():
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
-    """A whole race whose winner is a query scale; the interval of the last step is given."""
+    """A whole race whose choice is a query scale; the interval of the last step is given."""
     from ssmax_eval.studies import advise as studies
     from ssmax_eval.studies import per_head
 
     asked = Asked(str(checkpoint), (96, 128), (0, 100), 12, "single")
     options = RunOptions(device="cpu", output_path=tmp_path / "runs")
     monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("log-n"), Setting.of("ssmax")))
-    swapped = lambda rows: next(str(name) for name in sorted(set(rows["series"])) if "swapped in" in name)  # noqa: E731
+    swapped = lambda table, _: next(str(name) for name in sorted(set(table["series"])) if "swapped in" in name)  # noqa: E731
     monkeypatch.setattr(studies.statistics, "chosen", swapped)
     advice = advise(asked, options)
     assert advice.setting.attention is not None
