@@ -166,6 +166,20 @@ def test_words_name_the_dearer_setting_that_came_first():
     assert [*sentences(unread)][2].endswith("(mean 0.95, 0.95), and no loss of it could be read.")
 
 
+@pytest.mark.parametrize("rival", [None, 0, 5])
+def test_words_where_nothing_helps_name_what_found_most_if_anything_did(rival):
+    rows = pd.concat([found("own", {64: 10}), *([] if rival is None else [found("x2", {64: rival})])]).assign(plan=1)
+    race = [statistics.ranked(rows).assign(nats=0.0)]
+    price = pd.DataFrame(columns=["series", "nats", "low", "high", "documents"])
+    held_out = rows[rows["series"] == "own"]
+    tokens = {"choosing": 10, "checking": 10, "the whole list": 100}
+    said = [*sentences(Advice("m", AS_TRAINED, 64, race, {AS_TRAINED: "own"}, held_out, price, {}, tokens))]
+    assert said[0] == "Nothing helps: read m as it was trained."
+    assert [line for line in said if "found most" in line] == (
+        ["Of the others x2 found most: 0.50 against 1.00."] if rival else []
+    )
+
+
 def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path):
     out = (
         "--output-path",

@@ -145,8 +145,9 @@ def verdict(advice: Advice) -> Iterator[str]:
     if advice.setting == AS_TRAINED:
         best = advice.race[-1].set_index("series")["accuracy"]
         rivals = best.drop(advice.own)
-        beside = f" Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
-        yield f"Nothing helps: read {advice.model} as it was trained.{beside if rivals.max() > 0 else ''}"
+        yield f"Nothing helps: read {advice.model} as it was trained."
+        if rivals.max() > 0:  # there may be none
+            yield f"Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
         return
     lines = gains(advice)
     names = {check_of(part.iloc[0]): name for _, name, part in by_task(advice.held_out)}
