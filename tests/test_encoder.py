@@ -19,9 +19,11 @@ from ssmax_eval.mechanisms.seen import Forward, Seen
 from ssmax_eval.models.encoders import is_encoder
 from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.models.shape import work_of
+from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.masked import MaskedReader
+from ssmax_eval.studies.advise import Asked, advise
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, TEXT, VALUE, WORDS, Examples
 from ssmax_eval.training.job import Job
@@ -363,6 +365,9 @@ def test_what_an_encoder_cannot_be_asked_is_said(trained, with_mask, tokenizer, 
     model, own = load_model(str(trained["softmax"]))
     with pytest.raises(UserError, match="loss: not applicable to EuroBertForMaskedLM, an encoder"):
         LossProbe(context_length=64).check(model, own)
+    with pytest.raises(UserError, match="loss: not applicable to EuroBertForMaskedLM, an encoder"):
+        advise(Asked(str(trained["softmax"]), (64, 96), task="recall"), RunOptions(output_path=tmp_path / "advice"))
+    assert not [*tmp_path.rglob("run.json")]  # before the race
     with pytest.raises(UserError, match="chunk 16: .* it is an encoder, which reads a text whole"):
         NeedleProbe(context_lengths=(64,), needle=api_needle(), chunk=16).check(model, own)
     with pytest.raises(UserError, match="an encoder writes nothing"):
