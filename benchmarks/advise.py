@@ -1,10 +1,10 @@
 """Is advice as good as trying everything? python benchmarks/advise.py MODEL... [--seed N] [--output-path DIR]
 
-For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw (another seed, 8 trials, 3
-depths). Printed: what advice chose, the best of the list and how far the choice is below it at each length, and the tokens of
-choosing and of the whole list. A choice that does not help for sure counts as the model as trained, as advice says. All of it is
-stored, and goes on. --seed, a multiple of 2,000: other prompts throughout; what was thought of with some in sight is judged on
-others.
+For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw: another seed, 8 trials at each
+depth that advice is asked about, as some settings lose the middle and some the ends. Printed: what advice chose, the best of the
+list and how far the choice is below it at each length, and the tokens of choosing and of the whole list. A choice that does not
+help for sure counts as the model as trained, as advice says. All of it is stored, and goes on. --seed, a multiple of 2,000: other
+prompts throughout; what was thought of with some in sight is judged on others.
 """
 
 import argparse
@@ -29,7 +29,7 @@ SEED = 1000
 
 def measured(asked: Asked, settings: list[Setting], options: RunOptions) -> pd.DataFrame:
     """Return accuracy by length, a column for each setting, on prompts of another seed."""
-    grid = asked.grid(1 / 2, SEED, 3)
+    grid = asked.grid(1 / 2, SEED)
     runs = run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
     names = {run.run_id: str(setting) for run, setting in zip(runs, settings, strict=True)}
     rows = tables(runs)

@@ -320,16 +320,15 @@ def test_code_put_over_a_model_type_of_another_modules_name_is_seen(monkeypatch)
     assert list(unknown_library_code({"gemma3_text"}, {"sdpa"}))
 
 
-def test_the_fingerprint_of_an_object_is_every_processs(tokenizer):
+def test_the_fingerprint_of_an_object_is_every_processs():
     code = "import sys; sys.path.insert(0, 'tests'); import conftest; from tiny import build; "
     code += "from ssmax_eval.models.identity import identify; "
     code += "print(identify(build('Llama', vocab_size=1024), conftest.make_tokenizer('digits')).fingerprint)"
     top = Path(__file__).parent.parent
-    seen = [
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], cwd=top, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(top)},
-            capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]  # fmt: skip
-    assert seen[0] == seen[1]
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    other = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=top, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(top)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    own = identify(build("Llama", vocab_size=1024), make_tokenizer("digits")).fingerprint
+    assert other.stdout.strip() == own
