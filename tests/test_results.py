@@ -1,18 +1,21 @@
 """Stored rows as tables: whose they are, whether they belong to their record, and their details read later."""
 
 import json
+import random
 import shutil
+from itertools import islice
 
 import pytest
 
 import ssmax_eval
-from ssmax_eval import report
+from ssmax_eval import report, statistics
 from ssmax_eval.data.needles import Needle
+from ssmax_eval.data.prose import prose
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.probes.needle.sections import prompts
-from ssmax_eval.results import find_runs, load_results
+from ssmax_eval.results import details_of, find_runs, load_results
 from ssmax_eval.run import run_probes
 from ssmax_eval.store import Run
 
@@ -103,3 +106,23 @@ def test_a_row_that_is_not_as_its_schema_says_is_named(runs, tmp_path, change, s
     other.rows_path.write_text(json.dumps(json.loads(line) | change) + "\n" + rest)
     with pytest.raises(UserError, match=says):
         load_results(other.folder)
+
+
+def test_texts_of_one_name_are_never_pooled(checkpoint, tmp_path):
+    """Two folders have a file of one name, or it is edited between two runs: the prompts are not of one task."""
+    options = RunOptions(output_path=tmp_path / "runs")
+    for seed in (0, 1):
+        text = tmp_path / str(seed) / "hay.txt"
+        text.parent.mkdir()
+        text.write_text(" ".join(islice(prose(random.Random(seed)), 2000)))
+        grid = {"context_lengths": (96,), "depth_percents": (0, 100), "trials": 2, "needle": Needle()}
+        run_probes([NeedleProbe(haystack=str(text), **grid)], str(checkpoint), options=options)
+    runs = find_runs(tmp_path / "runs")
+    assert [load_results(run)["haystack"].unique().tolist() for run in runs] == [["hay.txt"]] * 2
+    rows = load_results(*runs)
+    shas = sorted(run.record()["parameters"]["haystack_sha256"][:6] for run in runs)
+    assert sorted(rows["haystack"].unique()) == [f"hay.txt ({sha})" for sha in shas]
+    assert len(statistics.lengths(rows)) == 2
+    assert statistics.compare(rows, rows["series"].iloc[0], ()).empty
+    read_again = details_of(runs, rows[["run_id", "sample"]])
+    assert sorted(read_again["haystack"].unique()) == sorted(rows["haystack"].unique())
