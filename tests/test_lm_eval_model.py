@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,16 @@ def test_samples_of_lm_evals_own_model_type_and_masses_are_read(capsys, monkeypa
     stock_rows = load_results(tmp_path / "hf")
     assert set(stock_rows["model"]) == {"ssmax-bible-2m"}
     assert set(stock_rows["attention"]) == {"ssmax"}  # the mechanism of its config
+    # a model of another folder, but of one name: lm-eval does not say that its weights are others
+    other = shutil.copytree(tmp_path / "hf", tmp_path / "other")
+    told = next(other.rglob("results_*.json"))
+    told.write_text(told.read_text().replace(str(folder), "elsewhere/ssmax-bible-2m"))
+    logged = next(other.rglob("samples_*.jsonl"))
+    logged.write_text(re.sub(r'"nll": [0-9.e-]+', '"nll": 1.5', logged.read_text()))
+    both = load_results(tmp_path / "hf", other)
+    assert both["series"].nunique() == 2
+    assert len(both) == 2 * len(stock_rows)
+    shutil.rmtree(other)
     assert all(isinstance(mass, list) for mass in load_results(tmp_path / "ssmax-eval")["mass_answer"])
     assert call(capsys, monkeypatch, "report", tmp_path, "--out", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()

@@ -20,6 +20,8 @@ from ..rows import Fields, Row, checked, columns, line_of
 from ..store import FORMAT, Run
 
 TEXTS = ("context", "answer")  # of a document; a row names its prompt by its hash
+# of lm-eval's config, what says which weights it loaded, and how
+LOADED = ("model", "model_args", "model_revision", "model_sha", "delta_sha", "peft_sha")
 UNTOLD = dict.fromkeys(
     ("predicted", "predicted_tokens", "expected_tokens", "first_correct", "answer_ranks", "margin")
 )  # by a log-likelihood
@@ -89,7 +91,10 @@ class Samples(Run):
             "label": self.parameters.get("model", os.path.basename(str(named).rstrip("/"))),
             "architecture": f"lm-eval's {config['model']}",
             "parameters": config.get("model_num_parameters") or 0,
-            "fingerprint": "weights not recorded",
+            # lm-eval does not record the weights: two models of one name are told apart by what it was asked to load
+            "fingerprint": hashlib.sha256(
+                json.dumps([config.get(name) for name in LOADED], sort_keys=True).encode()
+            ).hexdigest()[:16],
             "dtype": str(config.get("model_dtype", "not recorded")).removeprefix("torch."),
         }
         # they run a checkpoint as it is, so its mechanism is the one in its config
