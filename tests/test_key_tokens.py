@@ -24,6 +24,7 @@ from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.probes.loss.sections.keys import SECTION
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.report.context import Context
+from ssmax_eval.report.section import Table
 from ssmax_eval.rows import checked
 from ssmax_eval.statistics.losses import over_clusters
 from ssmax_eval.store import run_id_of
@@ -257,3 +258,14 @@ def test_models_are_compared_on_the_same_tokens_alone():
     found = statistics.key_loss(two)
     assert found["documents"].tolist() == [3, 4, 1]
     assert found["judges"].tolist() == [False, False, True]
+
+
+def test_judges_of_one_name_but_other_weights_are_two_tables():
+    first = [judged_rows(name, [2.0, 4.0], [2, 2]) for name in "ab"]
+    second = [rows.assign(key_judge_fingerprint="other") for rows in first]
+    rows = statistics.with_series(pd.concat([*first, *second], ignore_index=True)).assign(nll_sum_near=None)
+    found = SECTION.numbers(rows, Context())
+    titles = [each.title.rpartition("judged by ")[2] for each in SECTION.tables(found) if isinstance(each, Table)]
+    assert len({*titles}) == 2
+    assert titles[1].endswith("(other)")
+    assert [len(each.compared) for each in found] == [1, 1]

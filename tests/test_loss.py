@@ -2,20 +2,28 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_tokenizer
 from tiny import ARCHITECTURES, build
 
+from ssmax_eval import statistics
 from ssmax_eval.data.documents import Documents, prose_ids
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.rope import rope_scaled
 from ssmax_eval.probes.loss.probe import LossProbe
+from ssmax_eval.probes.loss.sections.losses import SECTION as LOSSES
 from ssmax_eval.readers import head
 from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.report import context_of
+from ssmax_eval.results import load_results
+from ssmax_eval.run import run_probes
 
 LENGTH = 200
 
@@ -276,3 +284,47 @@ def test_bos_is_part_of_the_length(tokenizer):
     ids = torch.tensor([[window.ids[0], *window.ids[96:128]]])
     assert gain["nll_sum_near"] == pytest.approx(float(full_nll(model, ids)[0, 1:].sum()), rel=1e-5)
     assert np.isfinite(gain["nll_sum"])
+
+
+def test_losses_of_unlike_tokens_are_not_ranked(tmp_path):
+    """A token of one tokenizer is not as much text as another's; the documents of a seed tell that they are not the same."""
+    kinds = {"a": "digits", "b": "multidigit", "c": "digits"}
+    models = {
+        name: (build("Llama", vocab_size=1024, max_position_embeddings=512), make_tokenizer(kind))
+        for name, kind in kinds.items()
+    }
+    options = RunOptions(output_path=tmp_path)
+    runs = [
+        *run_probes([LossProbe(context_length=96, documents=2, window=16)], models, options=options),
+        # of another seed no document is the same, and nothing says that the tokens are not
+        *run_probes(
+            [LossProbe(context_length=96, documents=2, window=16, seed=1)], {"d": models["a"]}, options=options
+        ),
+    ]
+    rows = load_results(*runs)
+    assert statistics.same_tokens(rows) == [["a", "c", "d"], ["b"]]
+    context = context_of(runs)
+    found = LOSSES.numbers(rows, context)
+    said = next(iter(LOSSES.tables(found)))
+    assert said.startswith("Not to be compared: a, c, d | b. Their tokenizers make other tokens of the text")
+    for shown in (LOSSES.lead(found, context), LOSSES.page(found, context)):
+        assert str(shown).count("Not to be compared: a, c, d | b.") == 1
+    lead = str(LOSSES.lead(found, context))
+    assert "Less is better" not in lead
+    costs = lead[lead.index("costs, in nats") :]
+    assert max(costs.index(f"{name} 7.") for name in "acd") < costs.index("b 7.")
+    alike = LOSSES.numbers(rows[rows["series"] != "b"], context)
+    assert "Less is better" in str(LOSSES.lead(alike, context))
+    assert "compared" not in str(LOSSES.page(alike, context))
+
+
+def test_the_first_sentence_is_of_the_longest_text_whatever_the_order(tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    probes = [LossProbe(context_length=length, documents=1, window=16) for length in (192, 64)]
+    runs = run_probes(probes, {"a": (model, tokenizer)}, options=RunOptions(output_path=tmp_path))
+    leads = [
+        LOSSES.lead(LOSSES.numbers(load_results(*order), context_of(order)), context_of(order))
+        for order in (runs, runs[::-1])
+    ]
+    assert leads[0] == leads[1]
+    assert int(re.search(r"With (\d+) tokens or more in front", str(leads[0]))[1]) > 64

@@ -9,7 +9,7 @@ from .heads import HEAD, fading, head_scores, heads, top_heads
 from .kinds import of_documents, of_prompts
 from .laws import LAWS, growth_told_twice, law_values, scale_growth, scale_laws
 from .league import LEARNED, attention_standings, concordance, loss_standings, standings
-from .losses import ITSELF, compare_key_loss, context_gain, key_loss, loss_by_position, mean_loss
+from .losses import ITSELF, compare_key_loss, context_gain, key_loss, loss_by_position, mean_loss, same_tokens
 from .needed import Needed, best_factors, needed_scale
 from .paired import Beside, beside, compare
 from .ranking import NEAR, chosen, price, ranked
@@ -94,6 +94,7 @@ __all__ = [
     "ruler_lengths",
     "ruler_means",
     "ruler_scores",
+    "same_tokens",
     "scale_growth",
     "scale_laws",
     "smallest_difference",

@@ -1,6 +1,7 @@
 """Losses over documents: by position, on key tokens, and the gain of far context."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,27 @@ def mean_loss(rows: pd.DataFrame) -> pd.DataFrame:
         ],
         columns=columns,
     )
+
+
+@on_documents
+def same_tokens(rows: pd.DataFrame) -> list[list[str]]:
+    """Return the series of one text and length, those together that read the same tokens; the losses of others cannot be compared.
+
+    Another tokenizer makes other tokens of the documents of a seed. Series that have no document of one seed and name in common
+    read other parts of one text, and count as the same where nothing says otherwise.
+    """
+    groups: list[tuple[list[str], dict[Any, str]]] = []
+    for name, part in rows.groupby("series", sort=False):
+        each = part.drop_duplicates(["seed", "document"])
+        own = dict(zip(zip(each["seed"], each["document"], strict=True), each["document_sha256"], strict=True))
+        for names, known in groups:
+            if all(known.get(key, own[key]) == own[key] for key in own):
+                names.append(str(name))
+                known.update(own)
+                break
+        else:
+            groups.append(([str(name)], own))
+    return [names for names, _ in groups]
 
 
 @on_documents

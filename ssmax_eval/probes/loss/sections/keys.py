@@ -55,11 +55,16 @@ class KeyTokens(Section[Keys]):
                 own = {column: f"{name}_{column}" for column in ("low", "high")}
                 table = table[["series", name, *own]].rename(columns=own)
                 found = found.merge(table, on="series", how="left") if len(found) else found
-            for (near, judge, _), each in found.groupby(statistics.JUDGED, sort=False, dropna=False):
+            judges = found.groupby("key_judge")["key_judge_fingerprint"].nunique()
+            for (near, judge, weights), each in found.groupby(statistics.JUDGED, sort=False, dropna=False):
                 first = each.iloc[0]
                 where = f"{statistics.where_of(first['text'])}, {int(first['context_length']):,} tokens"
-                title = f"loss of key tokens, nats, {where}, near context {near:,.0f}"
+                by = "each model itself" if judge == statistics.ITSELF else judge
+                by += f" ({weights})" if judge != statistics.ITSELF and judges[judge] > 1 else ""
+                title = f"loss of key tokens, nats, {where}, near context {near:,.0f}, judged by {by}"
                 same = compared[(compared["key_context"] == near) & (compared["key_judge"] == judge)]
+                if judge != statistics.ITSELF and not pd.isna(weights):
+                    same = same[same["key_judge_fingerprint"] == weights]
                 out.append(Keys(title, judge, baseline, each, same))
         return out
 
@@ -94,9 +99,7 @@ class KeyTokens(Section[Keys]):
                         f"{line['documents']}" + (f" ({line['failed']} failed)" if line["failed"] else ""),
                     ]
                 )
-            yield Table(
-                f"{each.title}, judged by {'each model itself' if itself else each.judge}", ["series", *names], lines
-            )
+            yield Table(each.title, ["series", *names], lines)
             yield " ".join([WHAT, *notes(each)])
 
     def summary(self, found: Sequence[Keys]) -> dict[str, Any]:

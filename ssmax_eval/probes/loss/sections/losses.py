@@ -17,7 +17,7 @@ SAID = 4  # series that the first sentence names
 
 @dataclass(frozen=True)
 class Losses:
-    """The loss by position and the context gain on one text at one length."""
+    """The loss by position and the context gain on one text at one length; alike: statistics.same_tokens."""
 
     number: int
     rows: pd.DataFrame
@@ -26,6 +26,7 @@ class Losses:
     text: str
     context_length: int
     window: int
+    alike: list[list[str]]
 
 
 class LossByPosition(Section[Losses]):
@@ -41,13 +42,15 @@ class LossByPosition(Section[Losses]):
             first = part.iloc[0]
             curve, gain = statistics.loss_by_position(part), statistics.context_gain(part)
             told = str(first["text"]), int(first["context_length"]), int(first["window"])
-            out.append(Losses(number, part, curve, gain, *told))
+            out.append(Losses(number, part, curve, gain, *told, statistics.same_tokens(part)))
         return out
 
     def tables(self, found: Sequence[Losses]) -> Iterator[Table | str]:
         """Yield the loss by position and the context gain, a column for each series."""
         for each in found:
             series = each.rows["series"].unique().tolist()
+            if len(each.alike) > 1:
+                yield apart(each.alike)
             for table, value, title in (
                 (
                     each.curve,
@@ -77,8 +80,10 @@ class LossByPosition(Section[Losses]):
         }
 
     def lead(self, found: Sequence[Losses], context: Context) -> Markup:
-        parts = [[said] for each in found if (said := in_short(each.curve, each.text))]
-        return context.lead("Loss", parts[-1:]) if parts else Markup("")  # of several lengths the longest stands last
+        for each in sorted(found, key=lambda each: each.context_length, reverse=True):
+            if said := in_short(each.curve, each.text, each.alike):
+                return context.lead("Loss", [[said, apart(each.alike)] if len(each.alike) > 1 else [said]])
+        return Markup("")
 
     def page(self, found: Sequence[Losses], context: Context) -> Markup:
         return self.rendered(context, sections=[section(each, context) for each in found])
@@ -87,22 +92,33 @@ class LossByPosition(Section[Losses]):
 SECTION = LossByPosition()
 
 
-def in_short(curve: pd.DataFrame, text: str) -> str:
-    """Say what the tokens that stand furthest back cost under each series, the cheapest first; "" without losses."""
+def in_short(curve: pd.DataFrame, text: str, alike: Sequence[Sequence[str]]) -> str:
+    """Say what the tokens that stand furthest back cost under each series, the cheapest of the same tokens first; "" without losses."""
     known = curve.dropna(subset=["loss"])
     if known.empty:
         return ""
     start = int(known.groupby("series")["position_start"].max().min())
-    far = known[known["position_start"] == start].sort_values("loss", kind="stable")
+    group = {name: number for number, names in enumerate(alike) for name in names}
+    far = known[known["position_start"] == start]
+    far = far.assign(group=far["series"].map(group)).sort_values(["group", "loss"], kind="stable")
     parts = [
         f"{line['series']} {line['loss']:.2f}"
         + ("" if pd.isna(line["low"]) else f" (95% interval {line['low']:.2f} to {line['high']:.2f})")
         for line in far.to_dict("records")[:SAID]
     ]
     more = f", and {len(far) - SAID} more" if len(far) > SAID else ""
+    better = "Less is better; " if len(alike) == 1 else ""
     return (
         f"With {start:,} tokens or more in front, a token {statistics.where_of(text)} costs, in nats: {'; '.join(parts)}{more}. "
-        f"Less is better; {int(far['documents'].min())} documents."
+        f"{better}{int(far['documents'].min())} documents."
+    )
+
+
+def apart(alike: Sequence[Sequence[str]]) -> str:
+    """Say which series read other tokens than others."""
+    return (
+        f"Not to be compared: {' | '.join(', '.join(names) for names in alike)}. Their tokenizers make other tokens of the text, "
+        "so a token of one is not as much text as a token of another."
     )
 
 
@@ -121,6 +137,7 @@ def section(found: Losses, context: Context) -> dict[str, Any]:
         "documents": curve.groupby("series", sort=False)["documents"].max().to_dict(),
         "failed": int(curve.groupby("series")["failed"].max().sum()),
         "window": found.window,
+        "apart": apart(found.alike) if len(found.alike) > 1 else "",
         "positions": lined(curve, "loss", ["position_start", "position_end"], series),
         "gains": lined(gain, "context_gain", ["position_end"], series),
     }
