@@ -215,3 +215,27 @@ def test_the_figure_has_a_line_for_each(three):
     assert colours[0] == colours[1] != colours[2]
     assert len({line.get_color() for line in right.lines if line.get_marker() in "o>"}) == 2
     assert len(left.texts) == 9
+
+
+def test_who_has_no_score_of_the_longest_length_does_not_reach_furthest(three):
+    """Its windows or memory end there: it holds to the longest length that it read, which is not the league's."""
+    rows, known = three
+    short = pd.concat([found(f"d{seed}", {64: 10, 128: 10, 256: 0}) for seed in (0, 1)])
+    short.loc[short["context_length"] == 256, "correct"] = pd.NA
+    known = known | {"d0": ("d", 0), "d1": ("d", 1)}
+    table = statistics.standings(pd.concat([rows, short]), known).set_index("configuration")
+    assert [*table.index] == ["a", "d", "b", "c"]
+    assert table.loc["d", ["beyond", "scored", "effective_length"]].tolist() == [2, 128, 128]
+    assert table.loc["a", ["scored", "longest"]].tolist() == [256, 256]
+    assert math.isnan(table.loc["d", "accuracy"])  # of two lengths it would be another number than that of three
+    lines = table.reset_index().assign(family="x")
+    for name in ("softmax", "ssmax"):
+        lines[[f"vs {name}", f"vs {name} low", f"vs {name} high"]] = math.nan
+    made = {name: Entry(name, "rope", True) for name in "abcd"}
+    told = [*sentences(Standings(lines, pd.DataFrame(), made, math.nan, 64, 2, {}, {}, 10, 16))]
+    assert told[0].startswith("Of 4 attention mechanisms, a reaches furthest")
+    assert (
+        "d has no score beyond 128 tokens, others have to 256: how far it reaches beyond is not known, and no mean over all lengths is "
+        "told of it."
+    ) in told
+    assert not math.isnan(statistics.concordance(pd.concat([rows, short]), known))

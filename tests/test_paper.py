@@ -16,7 +16,7 @@ from ssmax_eval.probes.loss.rows import LossRow
 from ssmax_eval.studies.claims import NOT, REPRODUCED, UNKNOWN, Claim, Estimate, needed, over, paired
 from ssmax_eval.studies.paper import NAMES, Paper, study_set
 from ssmax_eval.studies.paper_heads import concordance, with_model
-from ssmax_eval.studies.paper_numbers import BEYOND, of_losses, of_p, pooled_cells
+from ssmax_eval.studies.paper_numbers import BEYOND, difference, found_far, of_losses, of_p, pooled_cells
 from ssmax_eval.training.recipes import RECIPES
 
 SMALL = (
@@ -246,3 +246,24 @@ def test_a_study_from_nothing_and_again(capsys, tmp_path):
     code, out, err = call(capsys, *asked, "--json")
     assert json.loads(out)["claims"] == told["claims"]
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is read or trained again
+
+
+def test_what_a_model_could_not_read_does_not_count_for_it():
+    """(b) has no score of the harder length: beside it (a) is judged by the other one, too."""
+    rows = [
+        row(
+            f"{letter}/{seed}", length, 50.0, trial, None if letter == "b" and length == 1024 else trial < right,
+            prompt_sha256=f"{length}/{trial}",
+        )
+        for letter in "ab"
+        for seed in (0, 1)
+        for length, right in ((512, 6), (1024, 2))
+        for trial in range(8)
+    ]  # fmt: skip
+    far = found_far(statistics.with_series(frame(rows)), 64)
+    assert far.groupby("letter")["right"].mean().to_dict() == {"a": 0.75, "b": 0.75}
+    assert difference(far, "b", "a", "trials").mean == 0
+    none = [each for each in rows if not (each["model"].startswith("b") and each["context_length"] == 512)]
+    nothing = found_far(statistics.with_series(frame(none)), 64)
+    assert not len(nothing[nothing["letter"] == "b"])
+    assert math.isnan(difference(nothing, "b", "a", "trials").mean)

@@ -234,10 +234,14 @@ def test_means_and_effective_lengths():
 
 
 def test_the_page_shows_series_side_by_side():
-    scored = rows_of({("niah_single_1", 1024): [1.0] * 6, ("ruler_vt", 2048): [0.5] * 6})
+    """Means are over the task that has a score at both lengths: the other is missing at the longer one."""
+    scored = rows_of(
+        {("niah_single_1", 1024): [1.0] * 6, ("ruler_vt", 1024): [0.75] * 6, ("ruler_vt", 2048): [0.5] * 6}
+    )
     rows = pd.concat([scored, rows_of({("ruler_vt", 2048): [np.nan]}, "n")])
     found = SECTION.numbers(rows, Context())
-    *tables, said = SECTION.tables(found)
+    *tables, over, said = SECTION.tables(found)
+    assert over.startswith("Means and effective lengths are over 1 of 2 tasks: those that have a score at every length")
     assert [table.title for table in tables] == [
         "RULER: m, 6 prompts a task and length; in brackets the 95% interval",
         "RULER: n, 1 prompt a task and length; in brackets the 95% interval",
@@ -245,16 +249,27 @@ def test_the_page_shows_series_side_by_side():
     ]  # fmt: skip
     assert [*tables[0].lines] == [
         ["niah_single_1", "1.00 (0.61 to 1.00)", ""],
-        ["ruler_vt", "", "0.50 (0.19 to 0.81)"],
+        ["ruler_vt", "0.75 (0.36 to 0.94)", "0.50 (0.19 to 0.81)"],
         ["mean", *tables[0].lines[2][1:]],
     ]
-    assert tables[0].lines[2][1].startswith("1.00 (0.")
+    assert [cell[:4] for cell in tables[0].lines[2][1:]] == ["0.75", "0.50"]
     assert [*tables[1].lines] == [["ruler_vt", "failed"], ["mean", ""]]
     assert "13 tasks" in said
-    assert "m scores 1.00 at 1,024 tokens, 0.50 at 2,048" in str(SECTION.lead(found, Context()))
+    assert "Over 1 task of RULER, m scores 0.75 at 1,024 tokens, 0.50 at 2,048" in str(SECTION.lead(found, Context()))
     page = SECTION.page(found, Context())
     assert "<td>failed</td>" in page
-    assert page.count("&lt;b&gt;8") == 3 + 3 + 1  # what was written, of each task and length three prompts at most
+    assert page.count("&lt;b&gt;8") == 3 + 3 + 3 + 1  # what was written, of each task and length three prompts at most
+
+
+def test_no_mean_is_told_of_unlike_tasks():
+    rows = pd.concat([rows_of({("a", 1024): [1.0] * 6}), rows_of({("b", 1024): [0.5] * 6}, "n")])
+    assert statistics.ruler_means(rows).empty
+    assert statistics.ruler_lengths(rows).empty
+    *tables, none, _ = SECTION.tables(SECTION.numbers(rows, Context()))
+    assert none == "No task has a score at every length of every series, so no mean over tasks is told."
+    assert [table.lines[-1] for table in tables] == [["mean", ""], ["mean", ""]]
+    beside = pd.concat([rows, rows_of({("a", 1024): [0.25] * 6, ("b", 1024): [1.0] * 6}, haystack="bible")])
+    assert statistics.ruler_means(beside)["haystack"].tolist() == ["bible"]
 
 
 def test_the_intervals_hold_the_mean():

@@ -25,22 +25,23 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     rows: with_series of needle rows of one task. configurations: {series: (configuration, seed)}. effective_length: the geometric
     mean over seeds of each one's (effective_lengths), in tokens; low, high its 95% interval, Student's t over the seeds'
     logarithms, cut at what there can be; NaN with one seed or equal ones. beyond: how many seeds hold to the longest
-    length, so that the mean is at least this. nothing: how many find nothing at the shortest length; they count as half of it.
+    length that they have a score of, so that the mean is at least this. scored: the longest length that all its seeds have a
+    score of. nothing: how many find nothing at the shortest length; they count as half of it.
     least, most: the worst and the best seed. behind: by how many doublings of length it reaches less far than the first line, the
-    mean over the seeds that both have, with `behind low`, `behind high` likewise. accuracy: the mean over lengths and seeds;
-    short_accuracy: over seeds, at the shortest length; each with ` low`, ` high`, Student's t over seeds. rank_least, rank_most:
-    the best and the worst place among the configurations of one seed. `vs NAME` with low and high: the paired difference of
-    accuracy from each baseline over all lengths (compare_seeds).
+    mean over the seeds that both have, with `behind low`, `behind high` likewise. accuracy: the mean over lengths and seeds,
+    NaN where a length has no score; short_accuracy: over seeds, at the shortest length; each with ` low`, ` high`, Student's t over
+    seeds. rank_least, rank_most: the best and the worst place among the configurations of one seed. `vs NAME` with low and high: the paired
+    difference of accuracy from each baseline over all lengths (compare_seeds).
     """
     configurations = once(configurations)
     reach = effective_lengths(rows[rows["series"].isin(list(configurations))])
     reach[["configuration", "seed"]] = [configurations[name] for name in reach["series"]]
     found = lengths(rows[rows["series"].isin(list(configurations))])
-    reach["mean_accuracy"] = reach["series"].map(found.groupby("series")["accuracy"].mean())
+    reach["mean_accuracy"] = reach["series"].map(over_lengths(found))
     reach["tokens"] = reach["effective_length"].fillna(reach["shortest"] / 2)
     reach["learned"] = reach["accuracy"] >= LEARNED
     order = ["learned", "tokens", "mean_accuracy"]
-    key = pd.Series(zip(*(reach[name] for name in order), strict=True), index=reach.index)
+    key = pd.Series(zip(*(reach[name].fillna(-1) for name in order), strict=True), index=reach.index)
     reach["rank"] = [
         1 + int((key[reach["seed"] == seed] > own).sum()) for own, seed in zip(key, reach["seed"], strict=True)
     ]
@@ -53,7 +54,11 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
             {"configuration": name, "seeds": len(part), "effective_length": float(2 ** log.mean())}
             | {"low": max(2**low, min(shortest, part["tokens"].min())), "high": min(2**high, longest)}
             | {"least": float(part["tokens"].min()), "most": float(part["tokens"].max()), "longest": longest}
-            | {"beyond": int(part["beyond"].sum()), "nothing": int(part["effective_length"].isna().sum())}
+            | {
+                "beyond": int(part["beyond"].sum()),
+                "scored": int(part["longest"].min()),
+                "nothing": int(part["effective_length"].isna().sum()),
+            }
             | of_seeds("accuracy", part["mean_accuracy"])
             | of_seeds("short_accuracy", part["accuracy"])
             | {"rank_least": int(part["rank"].min()), "rank_most": int(part["rank"].max())}
@@ -71,6 +76,11 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
         for column, name in (("difference", ""), ("low", " low"), ("high", " high")):
             table[f"vs {baseline}{name}"] = table["configuration"].map(against[column])
     return table.reset_index(drop=True)
+
+
+def over_lengths(found: pd.DataFrame) -> "pd.Series[float]":
+    """Return each series' mean accuracy over lengths; NaN where one has no score: of fewer lengths the mean is another number."""
+    return found.groupby("series")["accuracy"].agg(lambda each: each.mean(skipna=False))
 
 
 def of_seeds(name: str, shares: "pd.Series[float]") -> dict[str, float]:
@@ -96,7 +106,7 @@ def concordance(rows: pd.DataFrame, configurations: Configurations) -> float:
     rank, and are corrected for.
     """
     configurations = once(configurations)
-    found = lengths(rows[rows["series"].isin(list(configurations))]).groupby("series")["accuracy"].mean()
+    found = over_lengths(lengths(rows[rows["series"].isin(list(configurations))]))
     keys = pd.DataFrame([configurations[name] for name in found.index], columns=["configuration", "seed"])
     table = keys.assign(accuracy=found.to_numpy()).pivot(index="configuration", columns="seed", values="accuracy")
     table = table.dropna()

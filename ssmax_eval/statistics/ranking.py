@@ -17,7 +17,8 @@ ALIKE = 0.01  # nats a token, 1% of perplexity: a smaller difference of price de
 def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line for each series, the best first: prompts, accuracy, probability, lost.
 
-    accuracy: mean over lengths, each alike. probability: likewise of e^-nll, the probability of the whole answer, which tells more
+    accuracy: mean over the lengths at which any has a score, each alike; NaN of a series that lacks one of them, which comes last:
+    what it would find there is not known. probability: likewise of e^-nll, the probability of the whole answer, which tells more
     of few prompts. lost: the most that it finds less than the best of them at any one length. The order is by the mean of
     accuracy and probability.
     """
@@ -25,10 +26,12 @@ def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     right = known["correct"].astype(float)
     sure = np.exp(-known["answer_nll"].astype(float)).fillna(right)
     by_length = known.assign(right=right, sure=sure).groupby(["series", "context_length"], sort=False)
-    means = by_length[["right", "sure"]].mean().reset_index()
-    best = means.groupby("context_length")["right"].transform("max")
-    each = means.assign(lost=best - means["right"]).groupby("series", sort=False)
-    out = each.agg(accuracy=("right", "mean"), probability=("sure", "mean"), lost=("lost", "max")).reset_index()
+    means = by_length[["right", "sure"]].mean().unstack("context_length")
+    means = means.reindex(known["series"].unique())  # unstacked, they are in the order of their names
+    right = means["right"]
+    every = {"accuracy": right.mean(axis=1, skipna=False), "probability": means["sure"].mean(axis=1, skipna=False)}
+    out = pd.DataFrame(every | {"lost": (right.max() - right).max(axis=1, skipna=False)})
+    out = out.rename_axis("series").reset_index()
     out.insert(1, "prompts", out["series"].map(known["series"].value_counts()).astype(int))
     order = (out["accuracy"] + out["probability"]).sort_values(ascending=False, kind="stable").index
     return out.loc[order].reset_index(drop=True)

@@ -43,11 +43,12 @@ def ruler_scores(rows: pd.DataFrame) -> pd.DataFrame:
 def ruler_means(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line for each series and length: the mean over tasks, each with the same weight, as RULER's average.
 
-    tasks: how many have a score. low, high: its 95% interval, Wilson's of as many prompts as these are worth with trials as the
+    Of the tasks that all series have a score of at all their lengths: means of unlike tasks do not stand beside each other.
+    tasks: how many. low, high: its 95% interval, Wilson's of as many prompts as these are worth with trials as the
     unit (clusters.effective_size), as prompts of a trial share their prose. Fewer than FEWEST trials give none: 0 to 1.
     """
     lines = []
-    for (haystack, name, length), part in once_each(rows).groupby([*BY, "context_length"], sort=False):
+    for (haystack, name, length), part in of_common_tasks(once_each(rows)).groupby([*BY, "context_length"], sort=False):
         known = part[part["credit"].notna()]
         if known.empty:
             continue
@@ -70,20 +71,16 @@ def ruler_lengths(rows: pd.DataFrame, share: float = SHARE, threshold: float = T
     """Return two lines for each series: how far the mean over tasks holds against RULER's threshold, and its own short score.
 
     against: `threshold` (at least that, as RULER tells it) or `own` (at least `share` of that at the shortest length, as
-    effective_lengths). Of tasks that all lengths have. effective_length in tokens, NaN where even the shortest length does not
+    effective_lengths). Of the tasks of ruler_means. effective_length in tokens, NaN where even the shortest length does not
     hold; low and high bound its 95% interval by the bootstrap of effective_lengths over trials; NaN to the longest of fewer than
     FEWEST. beyond, low_beyond, high_beyond: the longest length still holds.
     """
     lines = []
-    every = once_each(rows)
+    every = of_common_tasks(once_each(rows))
     for (haystack, name), own in every[every["credit"].notna()].groupby(BY, sort=False):
         part = own.assign(right=own["credit"].astype(float), plan=BY_TRIAL)
         part = part.assign(region=trials(part))
         lengths = np.array(sorted(part["context_length"].unique()))
-        lengths_of = part.groupby("task")["context_length"].nunique()
-        part = part[part["task"].map(lengths_of) == len(lengths)]
-        if part.empty:
-            continue
         by_length = [part[part["context_length"] == length] for length in lengths]
         means = np.array([each.groupby("task")["right"].mean().mean() for each in by_length])
         draws, last = drawn_trials(by_length, 0)[..., 0], len(lengths) - 1
@@ -107,6 +104,15 @@ def ruler_lengths(rows: pd.DataFrame, share: float = SHARE, threshold: float = T
             )
     names = "against least shortest score tasks trials lengths effective_length beyond low low_beyond high high_beyond"
     return pd.DataFrame(lines, columns=[*BY, *names.split()])
+
+
+def of_common_tasks(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of those tasks that have a score at every length of every series, of each haystack."""
+    known = rows[rows["credit"].notna()]
+    cells = known[[*BY, "context_length"]].drop_duplicates()["haystack"].value_counts()
+    has = known[["task", *BY, "context_length"]].drop_duplicates().groupby(["haystack", "task"]).size()
+    common = [(haystack, task) for (haystack, task), count in has.items() if count == cells[haystack]]
+    return rows[[pair in common for pair in zip(rows["haystack"], rows["task"], strict=True)]]
 
 
 def passing(scores: Floats, threshold: float) -> Any:

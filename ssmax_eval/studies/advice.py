@@ -243,7 +243,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
             str(number),
             line["series"],
             str(line["prompts"]),
-            *(f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
+            *("–" if math.isnan(line[name]) else f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
             "" if math.isnan(line.get("nats", math.nan)) else sign(line["nats"]),
         ]
         for number, table in enumerate(advice.race, 1)

@@ -41,6 +41,13 @@ def sentences(found: Standings) -> Iterator[str]:
             f"Last, whatever their reach, stand those that find less than {statistics.LEARNED:.0%} at the training length itself: "
             f"{', '.join(unlearned)}."
         )
+    longest = max(line["longest"] for line in lines)
+    for line in lines:
+        if line["scored"] < longest:
+            yield (
+                f"{line['configuration']} has no score beyond {line['scored']:,} tokens, others have to {longest:,.0f}: how far it "
+                "reaches beyond is not known, and no mean over all lengths is told of it."
+            )
     for name, reach in found.reach.items():
         yield f"{name} cannot carry anything further than {reach:,} tokens: so far its windows reach, all layers together."
     for name, reason in found.failed.items():
@@ -56,7 +63,8 @@ def first_of(learned: Sequence[Mapping[str, Any]], found: Standings) -> str:
     """Say which lines reach furthest, and how far softmax does: all that hold to the longest length, or else the first."""
     if not learned:
         return "None of them learned the task."
-    to_the_end = [line for line in learned if line["beyond"] == line["seeds"]]
+    longest = max(line["longest"] for line in found.table.to_dict("records"))
+    to_the_end = [line for line in learned if line["beyond"] == line["seeds"] and line["scored"] == longest]
     first = to_the_end or [line for line in learned if tokens(line) == tokens(learned[0])]
     names = listed([line["configuration"] for line in first])
     reach, they, find, were = (

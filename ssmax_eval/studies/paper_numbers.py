@@ -215,8 +215,13 @@ def of_losses(documents: pd.DataFrame, length: int) -> dict[str, Estimate]:
 
 
 def found_far(prompts: pd.DataFrame, length: int) -> pd.DataFrame:
-    """Return the share found far beyond the training length: letter, seed, unit (a trial), right. Prompts without a score are left out."""
-    far = with_model(prompts[(prompts["context_length"] >= FAR * length) & prompts["correct"].notna()])
+    """Return the share found far beyond the training length: letter, seed, unit (a trial), right.
+
+    Of the prompts that every model has a score of: what one cannot read would count for it.
+    """
+    far = prompts[prompts["context_length"] >= FAR * length]
+    missing = far["correct"].isna().groupby(far["prompt_sha256"]).transform("any")
+    far = with_model(far[~missing])
     return units(far.assign(right=far["correct"].astype(float)), "right")
 
 

@@ -58,9 +58,17 @@ class Scores(Section[Ruler]):
                 yield of_series(
                     f"RULER: {name}{where}{prompts(scores)}", scores, each.means[each.means["series"] == name]
                 )
+            if each.means.empty:
+                yield f"No task{where} has a score at every length of every series, so no mean over tasks is told."
+                continue
             if each.scores["series"].nunique() > 1:
                 yield of_all(f"RULER, mean over tasks{where}", each.means)
             yield effective(f"effective context length of RULER{where}", each.reach)
+            if (common := int(each.means["tasks"].max())) < each.scores["task"].nunique():
+                yield (
+                    f"Means and effective lengths{where} are over {common} of {each.scores['task'].nunique()} tasks: those that have a "
+                    "score at every length of every series."
+                )
         yield (
             f"Score: the mean share of the references that stand in what is written. RULER's {THRESHOLD:.1%} is of its 13 tasks, "
             "two of which need a download and are not here."
