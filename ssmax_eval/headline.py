@@ -53,8 +53,9 @@ def headline(
             f"{lengths} {first} finds {round(most * pairs)} of {pairs} {things}; {second} finds {round(least * pairs)}."
         )
     table = real if len(real) else by_length
-    order = table.assign(size=table["difference"].abs()).sort_values(["size", "context_length"], kind="stable")
-    line = order.iloc[-1] if len(real) else table.sort_values("context_length", kind="stable").iloc[-1]
+    # what is sure: the largest difference; else, of the longest length, where the largest may be luck
+    keys = ["size", "context_length"] if len(real) else ["context_length", "size"]
+    line = table.assign(size=table["difference"].abs()).sort_values(keys, kind="stable").iloc[-1]
     length, more = int(line["context_length"]), [line["series"], baseline]
     first, second = more if line["difference"] >= 0 else more[::-1]
     where_ = prompts_of(length, train_lengths.get(first))
@@ -62,6 +63,8 @@ def headline(
         most = "" if length == by_length["context_length"].max() else "Where they differ most, "
         return f"{most}{first} finds {finds(first, length)} {things} {where_}; {second} finds {finds(second, length)}."
     if finds(first, length) == finds(second, length):
+        if (others := int((by_length["context_length"] == length).sum())) > 1:
+            return f"All {others + 1} find the same share: {first} {finds(first, length)} {things} {where_}."
         return f"{first} and {second} find the same: {finds(first, length)} {things} {where_}."
     return (
         f"There are too few prompts to say which finds more: {first} finds {finds(first, length)} {things} {where_}, {second} finds "

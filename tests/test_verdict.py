@@ -135,6 +135,18 @@ def test_the_headline_of_three_is_of_the_two_that_differ_most():
     assert said == "top finds 18 of 20 numbers in prompts of 512 tokens; base finds 2 of 20."
 
 
+def test_the_headline_of_three_with_too_few_prompts_is_of_the_two_that_differ_most():
+    few = [row for row in grid({"base": {512: 0}, "top": {512: 20}, "same": {512: 0}}) if row["trial"] < 3]
+    said = in_short(few, train_length=None)
+    assert said == (
+        "There are too few prompts to say which finds more: top finds 3 of 3 numbers in prompts of 512 tokens, base finds 0 of 3."
+    )
+    said = in_short(
+        [row for row in grid({"a": {512: 20}, "b": {512: 20}, "c": {512: 20}}) if row["trial"] < 3], "a", None
+    )
+    assert said == "All 3 find the same share: c 3 of 3 numbers in prompts of 512 tokens."
+
+
 def test_the_headline_without_scores():
     failed = [{**each, "correct": None, "error": "out of memory"} for each in grid({"base": {256: 0}})]
     assert in_short(failed) == "No prompt has a score."
