@@ -11,10 +11,11 @@ from test_comparison import rows_of
 
 from ssmax_eval import UserError, load_model, statistics
 from ssmax_eval.models.retrofit import retrofit
+from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of, sentences
-from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, PRICED, ROUNDS, Advice, Asked
+from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, PRICED, ROUNDS, Advice, Asked, applicable
 
 SHORT = (
     "--context-lengths",
@@ -47,6 +48,23 @@ def test_candidates_are_ranked_by_mean_accuracy_and_probability():
     assert statistics.chosen(table, "late") == "even"  # neither is near the best everywhere: the one that loses least
     rows = pd.concat([rows, found("best", {64: 9, 128: 10})])
     assert statistics.chosen(statistics.ranked(rows).assign(nats=[0, 1, 0]), "even") == "best"
+
+
+def test_what_is_not_known_at_a_length_ranks_behind_what_is():
+    """A candidate that does not fit into memory at the longer length would be first of the shorter one."""
+    rows = pd.concat([found("own", {64: 9, 128: 2}), found("large", {64: 10, 128: 0}), found("none", {256: 0})])
+    rows.loc[(rows["series"] != "own") & (rows["context_length"] > 64), "correct"] = pd.NA
+    table = statistics.ranked(rows)
+    assert table["series"].tolist() == ["own", "large"]
+    assert table.loc[1, ["accuracy", "probability", "lost"]].isna().all()
+    assert statistics.chosen(table.assign(nats=[0.0, -1.0]), "own") == "own"
+
+
+@pytest.mark.parametrize(("haystack", "other"), [("text", "bible"), ("bible", "text"), ("noise", "bible")])
+def test_the_other_haystack_is_another(checkpoint, tmp_path, haystack, other):
+    asked = Asked(str(checkpoint), (96, 128), haystack=haystack)
+    _, checks = applicable(asked.subject, asked, RunOptions(output_path=tmp_path))
+    assert [check.haystack for check in checks][:2] == [haystack, other]
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,12 @@ def advise_command(
         str | None, typer.Option(help="What is asked. Default: what our recipe trained, else single.")
     ] = None,
     haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="Of the race.")] = "text",
-    other_haystack: Annotated[str, typer.Option(metavar="NAME|PATH", help="That the choice is checked on.")] = "bible",
+    other_haystack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH", help="That the choice is checked on too. Default: bible, or text beside that."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = SEED,
     output_path: Annotated[Path, typer.Option(help="Where runs are stored.")] = Path("results"),
     page: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("reports/advice.html"),

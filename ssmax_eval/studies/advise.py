@@ -49,7 +49,8 @@ class Asked:
     """What advice is asked about: a model, at which lengths, and with how many prompts.
 
     lengths: the shortest, at which the price is told, is the training length, or near it. trials: of a whole grid for each
-    candidate; the race takes under half of those tokens. haystack: another one, that the choice is checked on. documents: that
+    candidate; the race takes under half of those tokens. other_haystack: that the choice is checked on too; None for Bible text,
+    or generated prose where that is the haystack. documents: that
     tell the price; half as many others choose.
     """
 
@@ -59,7 +60,7 @@ class Asked:
     trials: int = 16
     task: str | None = None
     haystack: str = "text"
-    other_haystack: str = "bible"
+    other_haystack: str | None = None
     documents: int = 16
     seed: int = 0
 
@@ -262,7 +263,8 @@ def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dic
     if AS_TRAINED in refused:
         raise UserError(refused[AS_TRAINED])
     PROBES["loss"].make(asked.models, asked.texts(1, 0)).check(model, tokenizer)
-    others = ((None, None), (asked.other_haystack, None), (None, OTHER_TASK.get(asked.own_task, "single")))
+    elsewhere = asked.other_haystack or ("text" if asked.haystack == "bible" else "bible")
+    others = ((None, None), (elsewhere, None), (None, OTHER_TASK.get(asked.own_task, "single")))
     checks: list[NeedleOptions] = []
     for number, (how, other) in enumerate(zip(CHECKS, others, strict=True), len(ROUNDS)):
         grid = asked.grid(how[0], number, how[1], *other)
