@@ -187,6 +187,12 @@ def test_anchors_are_read_and_what_is_beside_the_file_is_refused(file, capsys):
     assert err.startswith(
         "ssmax-eval: error: --trials: beside a sweep's file it is said in the file; allowed are --dry-run"
     )
+    # also of what would be asked anyway: the file says otherwise
+    assert "--trials: beside" in call(capsys, "run", file, "--trials", "8", "--dry-run")[2]
+    file.write_text(file.read_text() + "output_path: elsewhere\nreport: false\n")
+    assert call(capsys, "run", file, "--output-path", "results", "--report")[0] == 0
+    assert [path.name for path in file.parent.glob("*/needle")] == ["needle"]
+    assert (file.parent / "results" / "needle").is_dir()
     assert "--model: beside" in call(capsys, "run", file, "--model", "ssmax-bible-2m")[2]
     assert "cannot be read" in call(capsys, "run", "nowhere.yaml")[2]
 

@@ -54,19 +54,26 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
     every = options_of(*(kind.options for kind in kinds), *(kind.shown for kind in kinds))
     taken = [option for option in every if len(kinds) == 1 or not option.told.alone]
 
-    def run(model: list[str] | None, imports: list[Path] | None, sweep: Path | None = None, **given: Any) -> None:
+    def run(
+        context: typer.Context,
+        model: list[str] | None,
+        imports: list[Path] | None,
+        sweep: Path | None = None,
+        **given: Any,
+    ) -> None:
         quiet_libraries()
         if sweep is None:
             show(kinds, model, imports, taken, given)
         else:
             from .sweeping import show_sweep
 
-            untold = {each.name: parameter(each).default for each in taken} | {"model": None}
-            # a default that may be a file's name comes back as a path
-            beside = {name: told for name, told in {"model": model, **given}.items() if str(told) != str(untold[name])}
-            show_sweep(sweep, imports, beside)
+            every = {"model": model, **given}
+            # what was said counts, also where it is what it would be anyway: the file may say otherwise
+            said = [name for name in every if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+            show_sweep(sweep, imports, {name: every[name] for name in said})
 
     own = [
+        named("context", typer.Context, inspect.Parameter.empty),
         *(named(name, annotation) for name, annotation in (more or {}).items()),
         named("model", MODELS),
         named("imports", IMPORTS),
