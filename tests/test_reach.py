@@ -241,7 +241,14 @@ def test_a_study_on_a_tiny_model_its_page_and_again(capsys, checkpoint, tmp_path
     [
         (("--precision", "1"), "precision 1: allowed are factors from 1.05 to 4"),
         (("--band", "1"), "band 1: allowed are factors above 1"),
-        (("--context-lengths", "96,100"), "context lengths 96 to 100: the longest has to be 1.56 times the shortest"),
+        (
+            ("--context-lengths", "96,100"),
+            "context lengths 96 to 100: the longest has to be more than 1.56 times the shortest",
+        ),
+        (
+            ("--precision", "1.41421356237309515"),
+            "context lengths 96 to 192: the longest has to be more than 2 times the shortest",
+        ),
         (("--context-lengths", "0,100"), "context length 0: allowed are whole numbers"),
         (("--depth-percents", "101"), "depth percent 101"),
         (("--limit-tokens", "10"), "limit tokens 10: the first look at 1 series takes"),

@@ -278,3 +278,18 @@ def test_every_table_is_a_file_too(tmp_path):
     assert r"x \& y, \{z\}" in text
     assert r"50\% of a\_b" in text
     assert escaped(r"\x") == r"\textbackslash x"
+
+
+def test_trainings_of_one_label_are_two_curves():
+    from ssmax_eval.report.context import Context
+    from ssmax_eval.report.training import logs_of, signs_of
+
+    def record(label, fingerprint, loss):
+        log = [{"tokens": 1, "text_loss": loss}]
+        return {"model": {"label": label, "fingerprint": fingerprint, "training": {"log": log, "signs": [f"{loss}"]}}}
+
+    records = [record("a", "f1", 1.0), record("a", "f2", 2.0), record("a", "f1", 1.0), record("b", "f3", 3.0)]
+    rows, context = pd.DataFrame({"model": ["a", "b"]}), Context(records)
+    assert [log["model"].iloc[0] for log in logs_of(rows, context)] == ["a (f1)", "a (f2)", "b"]
+    assert signs_of(rows, context) == {"a (f1)": ["1.0"], "a (f2)": ["2.0"], "b": ["3.0"]}
+    assert signs_of(rows.iloc[1:], context) == {"b": ["3.0"]}

@@ -20,11 +20,15 @@ def report_command(
     ] = None,
     attended: Annotated[
         float | None,
-        typer.Option(help="Mass of a head on the answer from which it attends. Default: the runs' own, .5."),
+        typer.Option(
+            help="Mass of a head on the answer from which it attends. Default: .5; of older runs, what they record."
+        ),
     ] = None,
     blow_up: Annotated[
         float | None,
-        typer.Option(help="Nats the haystack costs more when positions blow up. Default: the runs' own, 1."),
+        typer.Option(
+            help="Nats the haystack costs more when positions blow up. Default: 1; of older runs, what they record."
+        ),
     ] = None,
 ) -> None:
     """Write one HTML page of stored runs."""

@@ -44,21 +44,29 @@ SECTION = Training()
 
 def signs_of(rows: pd.DataFrame, context: Context) -> dict[str, list[str]]:
     """Return what the signs of the models of rows say, as far as run records know any."""
-    known = [record.get("model", {}) for record in context.records]
-    shown = set(rows["model"].unique())
-    # of a run that has not ended there is no record yet
-    told = {model.get("label"): (model.get("training") or {}).get("signs") for model in known}
-    return {label: signs for label, signs in told.items() if signs and label in shown}
+    return {name: told["signs"] for name, told in trainings(rows, context).items() if told.get("signs")}
 
 
 def logs_of(rows: pd.DataFrame, context: Context) -> list[pd.DataFrame]:
     """Return the training logs of the models of rows, as far as run records know any."""
-    known = [record.get("model", {}) for record in context.records]
-    logs = {model["label"]: model["training"]["log"] for model in known if (model.get("training") or {}).get("log")}
-    shown = set(rows["model"].unique())
-    tables = {label: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for label, log in logs.items()}
+    logs = {name: told["log"] for name, told in trainings(rows, context).items() if told.get("log")}
+    tables = {name: pd.DataFrame(log).apply(pd.to_numeric, errors="coerce") for name, log in logs.items()}
     return [
-        log.assign(model=label)
-        for label, log in tables.items()
-        if label in shown and "tokens" in log and set(figures.PANELS) & set(log)
+        log.assign(model=name) for name, log in tables.items() if "tokens" in log and set(figures.PANELS) & set(log)
     ]
+
+
+def trainings(rows: pd.DataFrame, context: Context) -> dict[str, dict[str, Any]]:
+    """Return what run records tell of the trainings of the models of rows, by label; of other weights of one label, by theirs too."""
+    shown = set(rows["model"].unique())
+    # of a run that has not ended there is no record yet
+    known = [record.get("model", {}) for record in context.records]
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    for model in known:
+        if model.get("training") and model.get("label") in shown:
+            told.setdefault(model["label"], {})[str(model.get("fingerprint"))] = model["training"]
+    return {
+        label if len(trained) == 1 else f"{label} ({fingerprint})": training
+        for label, trained in told.items()
+        for fingerprint, training in trained.items()
+    }

@@ -62,10 +62,10 @@ class Asked:
             raise UserError(f"precision {self.precision:g}: allowed are factors from {MOST_PRECISE:g} to 4")
         if not self.band > 1:
             raise UserError(f"band {self.band:g}: allowed are factors above 1")
-        if self.ladder.longest < self.ladder.precision**2 * self.ladder.shortest:
+        if self.ladder.longest <= self.ladder.precision**2 * self.ladder.shortest:
             raise UserError(
-                f"context lengths {self.ladder.shortest} to {self.ladder.longest}: the longest has to be {self.precision**2:.3g} "
-                "times the shortest, or nothing is left to find"
+                f"context lengths {self.ladder.shortest} to {self.ladder.longest}: the longest has to be more than "
+                f"{self.precision**2:.3g} times the shortest, or nothing is left to find"
             )
         least = sum(self.ladder.lengths[place] * len(depths) * trials for place, depths, trials in scan(self.ladder))
         if self.limit_tokens is not None and self.limit_tokens < least * len(self.series):

@@ -173,7 +173,9 @@ def series_lines(each: Told) -> tuple[list[str], list[list[str]]]:
             in_tokens(found),
             f"{line['prompts']:,}",
             f"{line['tokens']:,}",
-            "more than 64 trials" if math.isnan(line["grid_tokens"]) else f"{line['grid_tokens']:,.0f}",
+            ("–" if found.finds_nothing else "more than 64 trials")
+            if math.isnan(line["grid_tokens"])
+            else f"{line['grid_tokens']:,.0f}",
         ]
         for line, found in zip(each.lines.to_dict("records"), each.reached.end.crossings.values(), strict=True)
     ]

@@ -77,7 +77,7 @@ class GridOptions(Options):
     ] = PLAN
     chunk: Chunk = None
     limit_tokens: LimitTokens = None
-    limit: Annotated[int | None, Told("Only the first N prompts, spread over the grid.")] = None
+    limit: Annotated[int | None, Told("Only the first N prompts, a trial of the whole grid after the other.")] = None
     # what only the needle's command decides
     scoring: str = SCORED
     attention_mass: bool = True

@@ -68,7 +68,8 @@ class WhyNotFound(Section[Causes]):
                     if own[cause].any()
                 ]
             columns = ["series", "cause", *(f"{n:,}" for n in lengths)]
-            yield Table("prompts, and why they were not found", columns, lines)
+            of = f": {each.heading}" if len(found) > 1 else ""
+            yield Table(f"prompts, and why they were not found{of}", columns, lines)
 
     def summary(self, found: Sequence[Causes]) -> dict[str, Any]:
         repaired = [

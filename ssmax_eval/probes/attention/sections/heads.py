@@ -56,7 +56,8 @@ class Attention(Section[Heads]):
                 [str(name), *("" if pd.isna(v) else f"{v:.3f}" for v in line)]
                 for name, line in zip(top.index, top[lengths].to_numpy(), strict=True)
             ]
-            title = "attention on the answer, highest head of each prompt, mean"
+            of = f": {each.heading}" if len(found) > 1 else ""
+            title = f"attention on the answer, highest head of each prompt, mean{of}"
             yield Table(title, ["series", *(f"{n:,}" for n in lengths)], lines)
             best = each.fits.sort_values("mass_answer", ascending=False).groupby("series", sort=False).head(PRINTED)
             lines = [
@@ -65,7 +66,7 @@ class Attention(Section[Heads]):
                 for line in best.to_dict("records")
             ]  # fmt: skip
             columns = ["series", "layer.head", "mass at its shortest", "b of ln(mass/(1-mass)) = a + b ln n"]
-            yield Table("heads with the most", columns, lines)
+            yield Table(f"heads with the most{of}", columns, lines)
 
     def summary(self, found: Sequence[Heads]) -> dict[str, Any]:
         return {"fading": records(each.fading for each in found)}
