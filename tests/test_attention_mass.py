@@ -7,15 +7,21 @@ import pytest
 import torch
 from tiny import build
 
+from ssmax_eval.data.needles import Needle
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.interface import recording
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.recorder import Recorder
+from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.attention.masses import HAYSTACK_TOKENS, MEASURES
+from ssmax_eval.probes.attention.sections import causes, heads
 from ssmax_eval.probes.attention.sections.heads import counted, table
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.attention_proof import mechanisms_off
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.report import context_of
+from ssmax_eval.results import load_results
+from ssmax_eval.run import run_probes
 from ssmax_eval.setting import Setting
 
 LENGTH = 300  # beyond 256, where sdpa's mask and the row's own position first came apart for others
@@ -210,3 +216,18 @@ def test_the_table_of_heads_says_over_how_many_prompts_and_which_s_was_learned()
     assert [line["s"] for line in softmax["heads"]] == [None] * 4
     assert (softmax["one_s"], swapped["one_s"], learned["one_s"]) == (None, 0.2, None)
     assert {line["s"] for line in learned["heads"]} == {0.1, 0.2, 0.3, 0.4}
+
+
+def test_tables_of_two_tasks_say_which_they_are_of(checkpoint, tmp_path):
+    grid = {"context_lengths": (128,), "depth_percents": (50,), "trials": 1, "attention_mass": True}
+    probes = [NeedleProbe(needle=Needle(task), **grid) for task in ("single", "multikey")]
+    runs = run_probes(probes, str(checkpoint), options=RunOptions(output_path=tmp_path))
+    rows, context = load_results(*runs), context_of(runs)
+    for section in (causes.SECTION, heads.SECTION):
+        titles = [table.title for table in section.tables(section.numbers(rows, context))]
+        assert len({*titles}) == len(titles)
+        assert [sum(f": {task} (" in title for title in titles) for task in ("single", "multikey")] == [
+            len(titles) / 2
+        ] * 2
+        alone = rows[rows["task"] == "single"]
+        assert not any("single" in table.title for table in section.tables(section.numbers(alone, context)))
