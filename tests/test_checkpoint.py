@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from architectures import build_small
 from safetensors.torch import load_file, save_file
 from tiny import build, needed_by, tokens
 from transformers import AutoModelForCausalLM
@@ -180,6 +181,36 @@ def test_back_to_softmax_it_is_a_plain_checkpoint_again(folders, checkpoint, tmp
     with torch.no_grad():
         assert torch.equal(load_model(str(plain))[0](tokens()).logits, model(tokens()).logits)
         assert torch.equal(AutoModelForCausalLM.from_pretrained(plain)(tokens()).logits, model(tokens()).logits)
+
+
+# names or experts that transformers converts on the way from disk: renamed, merged, moved below another prefix
+CONVERTED = ["gpt_neox", "mixtral", "qwen3_moe", "nemotron_h"]
+LAW = "ssmax:s=0.2,train_length=512"
+
+
+@torch.no_grad()
+def reopened(kind, folder, tokenizer):
+    """Return the logits of a model from disk under a mechanism, and those of its retrofit, opened by us and by transformers."""
+    model = build_small(kind)
+    model.save_pretrained(folder / "own")
+    tokenizer.save_pretrained(folder / "own")
+    retrofit(str(folder / "own"), LAW, folder / "new")
+    right, _ = load_model(str(folder / "own"), attention=LAW)
+    ours, _ = load_model(str(folder / "new"))
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "new", trust_remote_code=True).eval()
+    return [model(tokens()).logits for model in (right, ours, theirs)]
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_a_retrofit_of_a_model_from_disk_has_all_its_weights(tmp_path, tokenizer, kind):
+    right, ours, theirs = reopened(kind, tmp_path, tokenizer)
+    assert torch.equal(ours, right)
+    assert torch.equal(theirs, right)
+    # and back: under the names that a plain checkpoint of its type has
+    retrofit(str(tmp_path / "new"), "softmax", tmp_path / "plain")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("own", "plain"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_another_attention_implementation_would_drop_the_mechanism(folders):

@@ -108,7 +108,9 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     def save_pretrained(
         self: PreTrainedModel, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **options: Any
     ) -> None:
+        """Write the tensors under the model's own names: the conversions from other names are kept by type, and none is for ours."""
         state_dict = own_tables(self) if state_dict is None else state_dict
+        options["save_original_format"] = False
         plain_model.save_pretrained(self, save_directory, is_main_process, state_dict, **options)
 
     def to_json_file(self: PreTrainedConfig, json_file_path: Any, *arguments: Any, **options: Any) -> None:
@@ -189,6 +191,7 @@ def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
     if not carries:
         config.__class__, config.model_type, model.__class__ = plain_config, base, plain_model
         del config.auto_map
+        model._weight_conversions = None  # what a plain checkpoint's names are is for transformers to say, by its type
         return model
     if type(model) is not plain_model:
         raise UserError(
