@@ -213,6 +213,14 @@ def test_a_retrofit_of_a_model_from_disk_has_all_its_weights(tmp_path, tokenizer
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("kind", ["falcon_h1", "diffllama"])
+def test_a_retrofit_has_what_no_checkpoint_holds(tmp_path, tokenizer, kind):
+    """Falcon-H1's multipliers are buffers that are not saved; DiffLlama has parameters made beside the meta device."""
+    right, ours, theirs = reopened(kind, tmp_path, tokenizer)
+    assert torch.equal(ours, right)
+    assert torch.equal(theirs, right)
+
+
 def test_another_attention_implementation_would_drop_the_mechanism(folders):
     model, _ = load_model(str(folders["ssmax"][0]))
     with pytest.raises(UserError, match="it would drop the model's mechanism"):

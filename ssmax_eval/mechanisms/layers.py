@@ -139,12 +139,12 @@ def layer_in(name: str) -> int:
 
 def computes_on(module: nn.Module) -> torch.device:
     """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
-    device = next(module.parameters()).device
-    if device.type != "meta":
-        return device
+    devices = [parameter.device for parameter in module.parameters()]
+    if not any(device.type == "meta" for device in devices):  # some are made elsewhere while a model is built on meta
+        return devices[0]
     hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
     places = [getattr(hook, "execution_device", None) for hook in hooks]
-    return torch.device(next((place for place in places if place is not None), device))
+    return torch.device(next((place for place in places if place is not None), "meta"))
 
 
 def reads_on(model: PreTrainedModel) -> torch.device:

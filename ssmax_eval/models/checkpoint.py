@@ -69,6 +69,10 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     def remain(cls: type, auto_class: str = "") -> None:
         """Keep the classes out of transformers' own copying of remote code: the config below writes the file."""
 
+    def is_custom_code(cls: Any) -> bool:
+        """Say no: of code that is not its own, transformers leaves buffers that no checkpoint holds without values."""
+        return False
+
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *arguments: Any, **options: Any) -> None:
         for part in (config, config.get_text_config()):
             if part._attn_implementation not in (None, IMPLEMENTATION):
@@ -139,6 +143,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             "__init__": initialise,
             "from_pretrained": classmethod(from_pretrained),
             "save_pretrained": save_pretrained,
+            "is_custom_code": classmethod(is_custom_code),
             "tie_weights": tie_weights,
             "set_attn_implementation": set_attn_implementation,
             "register_for_auto_class": classmethod(remain),
