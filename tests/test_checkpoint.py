@@ -11,7 +11,7 @@ import torch
 from architectures import build_small
 from safetensors.torch import load_file, save_file
 from tiny import build, needed_by, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_utils
 
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
@@ -58,7 +58,7 @@ def test_load_model_gives_what_was_saved(folders, mechanism):
 
 OPEN = """
 import sys, torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_utils
 for folder in sys.argv[2:]:
     ids = torch.load(sys.argv[1])
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
@@ -219,6 +219,23 @@ def test_a_retrofit_has_what_no_checkpoint_holds(tmp_path, tokenizer, kind):
     right, ours, theirs = reopened(kind, tmp_path, tokenizer)
     assert torch.equal(ours, right)
     assert torch.equal(theirs, right)
+
+
+@pytest.mark.parametrize("mechanism", ["ssmax", "learned-p", None])
+def test_what_would_be_lost_is_not_saved(checkpoint, tmp_path, monkeypatch, capsys, mechanism):
+    write = modeling_utils.safe_save_file
+
+    def renamed(tensors, *arguments, **options):
+        return write({name.replace("q_proj", "query"): each for name, each in tensors.items()}, *arguments, **options)
+
+    monkeypatch.setattr(modeling_utils, "safe_save_file", renamed)
+    options = ["--attention", mechanism] if mechanism else ["--rope-theta-factor", "2"]
+    with pytest.raises(SystemExit) as exit:
+        main(["retrofit", "--model", str(checkpoint), *options, "--out", str(tmp_path / "new")])
+    assert exit.value.code == 2
+    said = capsys.readouterr().err
+    assert "2 of its weights would be lost (model.layers.0.self_attn.q_proj.weight first)" in said
+    assert not [*tmp_path.iterdir()]
 
 
 def test_another_attention_implementation_would_drop_the_mechanism(folders):
