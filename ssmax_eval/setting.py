@@ -31,7 +31,8 @@ from .mechanisms.train_length import train_length_of
 from .position.bias import BIASES
 from .position.learned import position_end
 from .position.position import Position
-from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled, rotary_modules, stands_still
+from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled
+from .position.rotary import rotary_modules, stands_still
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 """RoPE settings against models that transformers builds with the same setting."""
 
 import copy
+import importlib
+import inspect
 import math
 
 import pytest
 import torch
+from architectures import build_small
 from tiny import build, tokens
 
 from ssmax_eval.errors import UserError
-from ssmax_eval.position.rope import RopeSetting, effective_theta, rope_scaled
+from ssmax_eval.position.rope import RopeSetting, rope_scaled
+from ssmax_eval.position.rotary import effective_theta
+from ssmax_eval.setting import Setting
 
 ROTARY = [
     "Llama",
@@ -156,6 +161,38 @@ def test_windowed_models_change_their_full_attention_layers_only():
         assert torch.equal(new.sliding_attention_inv_freq, rotary.sliding_attention_inv_freq)
         assert not torch.equal(new.full_attention_inv_freq, rotary.full_attention_inv_freq)
     assert record.rope_theta == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("modernbert-decoder", "full_attention")],
+)
+def test_the_layers_without_a_window_are_changed_whatever_their_frequencies_are_called(name, kind):
+    """ModernBERT's decoder calls its head get_decoder."""
+    model, ids = build_small(name), tokens(1, 96)
+    native = model(ids).logits
+    own = model.config.rope_parameters[kind]
+    theirs = rebuilt(model, **{kind: {**own, "rope_theta": 4 * own["rope_theta"]}})(ids).logits
+    with rope_scaled(model, theta_factor=4, longest=96):
+        ours = model(ids).logits
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, native)
+    assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.parametrize("name", ["llama", "modernbert-decoder", "deepseek_v32"])
+def test_nope_leaves_no_rotation(name, monkeypatch):
+    """The reference rotates nothing by itself."""
+    model, ids = build_small(name), tokens(1, 96)
+    with Setting.of(position="nope")(model, 96):
+        ours = model(ids).logits
+    native = model(ids).logits
+    code = importlib.import_module(type(model).__module__)
+    for function in [each for each in vars(code) if each.startswith("apply_rotary")]:
+        pairs = "k" in inspect.signature(getattr(code, function)).parameters
+        monkeypatch.setattr(code, function, (lambda q, k, *_, **__: (q, k)) if pairs else (lambda x, *_, **__: x))
+    right = model(ids).logits
+    assert (ours - right).abs().max() < 2e-3 < (native - right).abs().max()
 
 
 def test_p_rope_keeps_its_unrotated_half():

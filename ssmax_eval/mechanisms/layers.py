@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..position.rotary import decoder_modules
 from .mechanism import Layer
 
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
@@ -15,9 +16,7 @@ WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "win
 
 def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the text decoder's modules that call transformers' attention interface, by name, in order of depth."""
-    decoder = set(model.get_decoder().modules())
-    if model.get_input_embeddings() not in decoder:  # some call their head so
-        decoder = set(model.modules())
+    decoder = decoder_modules(model)
 
     def calls_interface(module: nn.Module) -> bool:
         code = getattr(inspect.unwrap(type(module).forward), "__code__", None)

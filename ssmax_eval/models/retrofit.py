@@ -13,7 +13,8 @@ from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import layer_indices
 from ..mechanisms.spelling import Attention
-from ..position.rope import RopeSetting, rope_scaled, rotary_modules
+from ..position.rope import RopeSetting, rope_scaled
+from ..position.rotary import rotary_modules
 from .checkpoint import save_model
 from .load import load_model
 from .sources import TRAINING, resolve

@@ -1,0 +1,92 @@
+"""A model's rotary modules: which they are, what they turn by, and whether the model uses what they give."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def decoder_modules(model: PreTrainedModel) -> set[nn.Module]:
+    """Return the modules of a model's text decoder; all of the model's where it has none of its own."""
+    decoder = set(model.get_decoder().modules())
+    # some call their head so
+    return decoder if model.get_input_embeddings() in decoder else set(model.modules())
+
+
+def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return the text decoder's modules that hold rotary frequencies, by name."""
+    decoder = decoder_modules(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if module in decoder and any("inv_freq" in key for key, _ in module.named_buffers(recurse=False))
+    }
+
+
+def rope_that_turns(model: PreTrainedModel) -> str | None:
+    """Return the type of a model's RoPE if its angles hang on the length of each forward; None if they do not."""
+    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
+    return next((word for kind in kinds for word in ("dynamic", "longrope") if word in kind), None)
+
+
+def rope_switch(model: PreTrainedModel) -> int | None:
+    """Return the length in tokens above which longrope turns with its other frequencies; None for RoPE that does not switch."""
+    for rotary in rotary_modules(model).values():
+        if "longrope" in str(getattr(rotary, "rope_type", "")):
+            parameters = parameters_of(copy.deepcopy(rotary.config), kind_of(rotary, model))
+            if (length := parameters.get("original_max_position_embeddings")) is not None:
+                return int(length)
+    return None
+
+
+def kind_of(rotary: nn.Module, _: PreTrainedModel) -> str | None:
+    """Return the type of the layers whose frequencies are looked at and changed: full attention's, or the first; None for one type."""
+    keys = [key.removesuffix("_inv_freq") for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")]
+    kinds = [key for key in keys if key != "original" and not key.endswith("_original")]
+    if hasattr(rotary, "inv_freq") or not kinds:
+        return None
+    return "full_attention" if "full_attention" in kinds else kinds[0]
+
+
+def frequencies(rotary: nn.Module, kind: str | None) -> tuple[Tensor, float]:
+    """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of a type of layers where types differ."""
+    prefix = f"{kind}_" if kind else ""
+    inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
+    return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
+
+
+def effective_theta(inv_freq: Tensor) -> float:
+    """Return theta as the frequencies have it: (first / last rotating)^(pairs / last); nan if fewer than two rotate."""
+    rotating = int((inv_freq > 0).sum())
+    if rotating < 2:
+        return math.nan
+    last = rotating - 1
+    return float((inv_freq[0].double() / inv_freq[last].double()) ** (len(inv_freq) / last))
+
+
+def parameters_of(config: Any, kind: str | None) -> dict[str, Any]:
+    """Return the rope_parameters of a rotary module's config for a type of layers, in place."""
+    config.standardize_rope_params()
+    parameters: dict[str, Any] = config.rope_parameters
+    return parameters.get(kind or "full_attention") or parameters
+
+
+def rotation(rotary: nn.Module, length: int, kind: str | None) -> Tensor:
+    """Return what a rotary module gives (cos and sin, or complex) at the first and last position of a prompt."""
+    device = next(rotary.buffers()).device
+    position_ids = torch.tensor([[0, length - 1]], device=device)
+    typed = [kind] if kind else []
+    x = torch.zeros(1, dtype=torch.float32, device=device)
+    try:
+        out = rotary(x, position_ids, *typed)
+    except IndexError:  # of a multimodal model, some releases of transformers want positions in time, height and width
+        out = rotary(x, position_ids.expand(3, 1, -1), *typed)
+    return out if isinstance(out, Tensor) else torch.stack(out)
+
+
+def stands_still(rotary: nn.Module) -> bool:
+    """Tell whether a rotary module turns nothing, as one of a model without positions does."""
+    return all(not buffer.any() for name, buffer in rotary.named_buffers() if name.endswith("inv_freq"))
