@@ -165,10 +165,10 @@ def test_windowed_models_change_their_full_attention_layers_only():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("modernbert-decoder", "full_attention")],
+    [("modernbert-decoder", "full_attention"), ("deepseek_v4(wide)", "compress"), ("deepseek_v4(windows)", "compress")],
 )
 def test_the_layers_without_a_window_are_changed_whatever_their_frequencies_are_called(name, kind):
-    """ModernBERT's decoder calls its head get_decoder."""
+    """ModernBERT's decoder calls its head get_decoder; DeepSeek V4 names its frequencies otherwise than its layers."""
     model, ids = build_small(name), tokens(1, 96)
     native = model(ids).logits
     own = model.config.rope_parameters[kind]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..position.rotary import decoder_modules
+from ..position.rotary import decoder_modules, says_window
 from .mechanism import Layer
 
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
@@ -98,7 +98,7 @@ def window_of(config: Any, module: nn.Module, index: int) -> float:
     at = getattr(module, "layer_idx", None)
     if layer_types is not None:
         kind = layer_types[index if at is None else at]
-        if not any(word in kind for word in ("sliding", "chunked", "local")):
+        if not says_window(kind):
             return math.inf
     elif not getattr(config, "use_sliding_window", True):
         return math.inf

@@ -42,13 +42,26 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     return None
 
 
-def kind_of(rotary: nn.Module, _: PreTrainedModel) -> str | None:
-    """Return the type of the layers whose frequencies are looked at and changed: full attention's, or the first; None for one type."""
+def says_window(kind: str) -> bool:
+    """Tell whether the name of a type of layers says that they have a window."""
+    return any(word in kind for word in ("sliding", "chunked", "local"))
+
+
+def kind_of(rotary: nn.Module, model: PreTrainedModel) -> str | None:
+    """Return the type of layers whose frequencies are looked at and changed: of those without a window; None for one type.
+
+    The frequencies go by the type of layer, or by names that only the layers know (DeepSeek V4): then a layer is asked.
+    """
     keys = [key.removesuffix("_inv_freq") for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")]
     kinds = [key for key in keys if key != "original" and not key.endswith("_original")]
     if hasattr(rotary, "inv_freq") or not kinds:
         return None
-    return "full_attention" if "full_attention" in kinds else kinds[0]
+    full = [kind for kind in kinds if not says_window(kind)] or kinds
+    if "full_attention" in full:
+        return "full_attention"
+    told = [[each for each in vars(module).values() if isinstance(each, str)] for module in model.modules()]
+    asked = [kind for texts in told if not any(map(says_window, texts)) for kind in texts if kind in full]
+    return asked[0] if asked else full[0]
 
 
 def frequencies(rotary: nn.Module, kind: str | None) -> tuple[Tensor, float]:
