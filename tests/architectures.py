@@ -175,6 +175,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             ],
         },
     ),
+    "falcon(alibi)": ("falcon", {"alibi": True}),
     "deepseek_v32(eager)": ("deepseek_v32", {"attn_implementation": "eager"}),
     "gemma2(eager)": ("gemma2", {"attn_implementation": "eager"}),
     "gemma3_text(bidirectional)": ("gemma3_text", {"use_bidirectional_attention": True}),
@@ -194,6 +195,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "original_max_position_embeddings": 64,
             "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64},
+        },
+    ),
+    "phimoe(longrope)": (
+        "phimoe",
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                **LONGROPE,
+                "original_max_position_embeddings": 64,
+                "factor": 4.0,
+                "short_mscale": 1.2,
+                "long_mscale": 1.3,
+            },
         },
     ),
     "mistral(whole)": ("mistral", {"sliding_window": None}),

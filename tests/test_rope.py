@@ -180,9 +180,9 @@ def test_the_layers_without_a_window_are_changed_whatever_their_frequencies_are_
     assert torch.equal(model(ids).logits, native)
 
 
-@pytest.mark.parametrize("name", ["llama", "modernbert-decoder", "deepseek_v32"])
+@pytest.mark.parametrize("name", ["llama", "modernbert-decoder", "phimoe", "phimoe(longrope)", "deepseek_v32"])
 def test_nope_leaves_no_rotation(name, monkeypatch):
-    """The reference rotates nothing by itself."""
+    """Also of a model that computes its frequencies anew in each forward (PhiMoE); the reference rotates nothing by itself."""
     model, ids = build_small(name), tokens(1, 96)
     with Setting.of(position="nope")(model, 96):
         ours = model(ids).logits
@@ -193,6 +193,13 @@ def test_nope_leaves_no_rotation(name, monkeypatch):
         monkeypatch.setattr(code, function, (lambda q, k, *_, **__: (q, k)) if pairs else (lambda x, *_, **__: x))
     right = model(ids).logits
     assert (ours - right).abs().max() < 2e-3 < (native - right).abs().max()
+
+
+@pytest.mark.parametrize("asked", [{"rope_theta_factor": 10}, {"rope_scaling": "yarn:4"}, {"position": "nope"}])
+def test_rotations_that_nothing_is_turned_by_are_no_rope(asked):
+    model = build_small("falcon(alibi)")
+    with pytest.raises(UserError, match="turns nothing by them"), Setting.of(**asked)(model, 96):
+        pass
 
 
 def test_p_rope_keeps_its_unrotated_half():

@@ -20,6 +20,8 @@ from .rotary import (
     parameters_of,
     rotary_modules,
     rotation,
+    rotations_matter,
+    rotations_off,
 )
 
 SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
@@ -160,7 +162,7 @@ def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | 
 
 
 def changed(model: PreTrainedModel, setting: RopeSetting, longest: int | None) -> dict[str, nn.Module]:
-    """Return a model's rotary modules under a setting, by name. Raises UserError for one without effect."""
+    """Return a model's rotary modules under a setting, by name. Raises UserError for one that shows nowhere in the logits."""
     name, rotaries = type(model).__name__, rotary_modules(model)
     new = {path: rebuild(model, path, setting) for path in rotaries}
     kinds = {rotary: kind_of(rotary, model) for rotary in rotaries.values()}
@@ -168,6 +170,11 @@ def changed(model: PreTrainedModel, setting: RopeSetting, longest: int | None) -
     if not other:
         at = f" at prompts of {longest} tokens" if longest else ""
         raise UserError(f"rope {setting}: it has no effect on {name}{at}; choose another value")
+    if not rotations_matter(model, other):
+        raise UserError(
+            f"rope {setting}: it has no effect on {name}, which computes rotations and turns nothing by them; leave the RoPE "
+            "options out"
+        )
     return new
 
 
@@ -226,7 +233,9 @@ def rope_off(model: PreTrainedModel) -> Iterator[None]:
                     kinds = vars(still)[name]
                     setattr(still, name, dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default")
             model.set_submodule(path, still)
-        yield
+        # some compute their frequencies anew in each forward (PhiMoE): what they give is put right too
+        with rotations_off({model.get_submodule(path): None for path in rotaries}):
+            yield
     finally:
         for path, old in rotaries.items():
             model.set_submodule(path, old)

@@ -2,11 +2,16 @@
 
 import copy
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+TRIED = 8  # tokens of a forward that shows whether rotations matter, and whether a model runs with others
 
 
 def decoder_modules(model: PreTrainedModel) -> set[nn.Module]:
@@ -103,3 +108,52 @@ def rotation(rotary: nn.Module, length: int, kind: str | None) -> Tensor:
 def stands_still(rotary: nn.Module) -> bool:
     """Tell whether a rotary module turns nothing, as one of a model without positions does."""
     return all(not buffer.any() for name, buffer in rotary.named_buffers() if name.endswith("inv_freq"))
+
+
+def unturned(kind: str | None, module: nn.Module, args: Any, options: dict[str, Any], out: Any) -> Any:
+    """Return, in the place of what a rotary module gives, what turns nothing: cos 1 and sin 0, or 1 where it is complex.
+
+    kind: of the calls for that type of layers alone; None for all. What is of neither form stays.
+    """
+    if kind is not None and kind not in [each for each in (*args, *options.values()) if isinstance(each, str)]:
+        return out
+    if isinstance(out, Tensor):
+        return torch.ones_like(out) if out.is_complex() else out
+    cos, sin = out
+    return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+@contextmanager
+def rotations_off(rotaries: Mapping[nn.Module, str | None]) -> Iterator[None]:
+    """Run a block in which rotary modules turn nothing, for the type of layers of each; None for all."""
+    hooks = [
+        rotary.register_forward_hook(partial(unturned, kind), with_kwargs=True) for rotary, kind in rotaries.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def try_rotations(model: PreTrainedModel) -> Tensor:
+    """Return a model's logits of a few tokens."""
+    words = model.get_input_embeddings().weight.shape[0]
+    device = next(buffer.device for rotary in rotary_modules(model).values() for buffer in rotary.buffers())
+    ids = torch.arange(1, TRIED + 1, device=device)[None] % words
+    logits: Tensor = model(input_ids=ids, use_cache=False, return_dict=True).logits
+    return logits
+
+
+def rotations_matter(model: PreTrainedModel, rotaries: Mapping[nn.Module, str | None]) -> bool:
+    """Tell whether a model's logits hang on what rotary modules give, for the type of layers of each; None for all.
+
+    Some models hold such modules, and turn nothing by them: Falcon with ALiBi.
+    """
+    try:
+        turned = try_rotations(model)
+        with rotations_off(rotaries):
+            return not torch.equal(try_rotations(model), turned)
+    except Exception:  # one that does not read a few tokens says so where it reads
+        return True
