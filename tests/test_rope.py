@@ -9,6 +9,8 @@ import pytest
 import torch
 from architectures import build_small
 from tiny import build, tokens
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.position.rope import RopeSetting, rope_scaled
@@ -199,6 +201,29 @@ def test_nope_leaves_no_rotation(name, monkeypatch):
 def test_rotations_that_nothing_is_turned_by_are_no_rope(asked):
     model = build_small("falcon(alibi)")
     with pytest.raises(UserError, match="turns nothing by them"), Setting.of(**asked)(model, 96):
+        pass
+
+
+def test_what_a_model_gives_its_rotary_module_beside_the_config_stays():
+    """As Molmo2 does for layers that its scaling leaves out."""
+
+    class Partly(LlamaRotaryEmbedding):
+        def __init__(self, config, scaled=True):
+            config = copy.deepcopy(config)
+            if not scaled:
+                config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
+            super().__init__(config)
+
+    class Model(LlamaForCausalLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.model.rotary_emb = Partly(config, scaled=False)
+
+    model, ids = Model(build("Llama").config).eval(), tokens()
+    with rope_scaled(model, theta_factor=4):
+        ours = model(ids).logits
+    assert torch.equal(ours, rebuilt(model, rope_theta=40_000.0)(ids).logits)
+    with pytest.raises(UserError, match="no effect"), rope_scaled(model, scaling="linear:4"):
         pass
 
 

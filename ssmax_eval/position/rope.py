@@ -17,6 +17,7 @@ from .rotary import (
     effective_theta,
     frequencies,
     kind_of,
+    made_with,
     parameters_of,
     rotary_modules,
     rotation,
@@ -126,7 +127,7 @@ def rebuild(model: PreTrainedModel, path: str, setting: RopeSetting) -> nn.Modul
     parameters.clear()
     parameters.update(new)
     inv_freq = next(buffer for key, buffer in rotary.named_buffers() if key.endswith("inv_freq"))
-    made: nn.Module = type(rotary)(config=config).to(inv_freq.device)
+    made: nn.Module = type(rotary)(config=config, **made_with(model, path)).to(inv_freq.device)
     return made
 
 

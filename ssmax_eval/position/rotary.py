@@ -1,6 +1,7 @@
 """A model's rotary modules: which they are, what they turn by, and whether the model uses what they give."""
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -157,3 +158,28 @@ def rotations_matter(model: PreTrainedModel, rotaries: Mapping[nn.Module, str | 
             return not torch.equal(try_rotations(model), turned)
     except Exception:  # one that does not read a few tokens says so where it reads
         return True
+
+
+def made_with(model: PreTrainedModel, path: str) -> dict[str, Any]:
+    """Return what a model gives the class of a rotary module beside its config, as Molmo2 does for layers without scaling.
+
+    The model is built once more to see it, without memory for its weights.
+    """
+    kind: Any = type(model.get_submodule(path))
+    build, given = kind.__init__, {}
+    signature = inspect.signature(build)
+    if signature.parameters.keys() <= {"self", "config", "device"}:
+        return {}
+
+    def listen(self: nn.Module, *arguments: Any, **options: Any) -> None:
+        given[self] = signature.bind(self, *arguments, **options).arguments
+        build(self, *arguments, **options)
+
+    kind.__init__ = listen
+    try:
+        with torch.device("meta"):
+            twin = type(model)(copy.deepcopy(model.config))
+    finally:
+        kind.__init__ = build
+    found = given[twin.get_submodule(path)]
+    return {name: value for name, value in found.items() if name not in ("self", "config", "device")}
