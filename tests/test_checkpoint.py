@@ -21,6 +21,8 @@ from ssmax_eval.models import checkpoint as checkpoint_module
 from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
+from ssmax_eval.position.rope import RopeSetting
+from ssmax_eval.setting import Setting
 
 LEARNED = ("ssmax", "ssmax-bias", "learned-p")
 
@@ -219,6 +221,28 @@ def test_a_retrofit_has_what_no_checkpoint_holds(tmp_path, tokenizer, kind):
     right, ours, theirs = reopened(kind, tmp_path, tokenizer)
     assert torch.equal(ours, right)
     assert torch.equal(theirs, right)
+
+
+@torch.no_grad()
+def test_a_retrofit_of_rope_where_the_config_tells_no_length(tmp_path, tokenizer):
+    own, rope = tmp_path / "own", RopeSetting(theta_factor=4)
+    build_small("recurrent_gemma").save_pretrained(own)
+    tokenizer.save_pretrained(own)
+    retrofit(str(own), None, tmp_path / "new", rope=rope)
+    model, _ = load_model(str(own))
+    with Setting.of(rope_theta_factor=4)(model):
+        assert torch.equal(load_model(str(tmp_path / "new"))[0](tokens()).logits, model(tokens()).logits)
+
+
+def test_a_rope_that_a_config_does_not_take_is_not_saved(tmp_path, tokenizer, capsys):
+    """Phi-3's knows longrope alone; its model takes others."""
+    build_small("phi3").save_pretrained(tmp_path / "own")
+    tokenizer.save_pretrained(tmp_path / "own")
+    with pytest.raises(SystemExit) as exit:
+        main(["retrofit", "--model", str(tmp_path / "own"), "--rope-scaling", "yarn:4", "--out", str(tmp_path / "new")])
+    assert exit.value.code == 2
+    assert "rope yarn:4: the config of Phi3ForCausalLM does not take it" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["own"]
 
 
 @pytest.mark.parametrize("mechanism", ["ssmax", "learned-p", None])

@@ -227,6 +227,25 @@ def test_what_a_model_gives_its_rotary_module_beside_the_config_stays():
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("granite_swa", {"theta_factor": 4}),
+        ("granitemoe_swa", {"theta": 5.0}),
+        ("recurrent_gemma", {"scaling": "linear:4"}),
+        ("phimoe", {"scaling": "yarn:4"}),
+        ("mimo_v2_flash", {"scaling": "yarn:4"}),
+    ],
+)
+def test_what_a_models_own_code_does_not_run_with_is_one_line(name, asked):
+    model, ids = build_small(name), tokens()
+    native = model(ids).logits
+    with pytest.raises(UserError, match=r"^rope .*does not run with it \(") as raised, rope_scaled(model, **asked):
+        pass
+    assert "\n" not in str(raised.value)
+    assert torch.equal(model(ids).logits, native)
+
+
 def test_p_rope_keeps_its_unrotated_half():
     model = rebuilt(build("Llama", head_dim=16), rope_type="proportional", partial_rotary_factor=0.5)
     with rope_scaled(model, theta_factor=50) as record:

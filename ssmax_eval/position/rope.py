@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import UserError
+from ..errors import UserError, first_line, is_out_of_memory
 from .rotary import (
     effective_theta,
     frequencies,
@@ -23,9 +23,11 @@ from .rotary import (
     rotation,
     rotations_matter,
     rotations_off,
+    try_rotations,
 )
 
 SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
+SOME_LENGTH = 4096  # tokens, where neither a prompt nor the config tells one
 SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
 
 
@@ -156,8 +158,7 @@ def record(rotary: nn.Module, kind: str | None, setting: RopeSetting, longest: i
 
 def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | None) -> bool:
     """Compare the rotations of two modules over the longest prompt (default: twice the trained length)."""
-    config: Any = old.config
-    length = longest or 2 * int(config.max_position_embeddings)
+    length = longest or 2 * int(getattr(old.config, "max_position_embeddings", SOME_LENGTH))
     one, other = (rotation(copy.deepcopy(rotary), length, kind) for rotary in (old, new))
     return not torch.equal(one, other)
 
@@ -204,10 +205,13 @@ def rope_scaled(
         return
     hooks = []
     try:
-        for path, new in (changed(model, setting, longest) if setting.changes else rotaries).items():
-            model.set_submodule(path, new)
-            if "dynamic" in str(getattr(new, "rope_type", "")):
-                hooks.append(new.register_forward_pre_hook(restart_dynamic, with_kwargs=True))
+        with taking(model, setting):
+            for path, new in (changed(model, setting, longest) if setting.changes else rotaries).items():
+                model.set_submodule(path, new)
+                if "dynamic" in str(getattr(new, "rope_type", "")):
+                    hooks.append(new.register_forward_pre_hook(restart_dynamic, with_kwargs=True))
+            if setting.changes:
+                try_rotations(model)
         first, old = next(iter(rotaries.items()))
         yield record(model.get_submodule(first), kind_of(old, model), setting, longest)
     finally:
@@ -215,6 +219,22 @@ def rope_scaled(
             hook.remove()
         for path, old in rotaries.items():
             model.set_submodule(path, old)
+
+
+@contextmanager
+def taking(model: PreTrainedModel, setting: RopeSetting) -> Iterator[None]:
+    """Say in one line that a model's own code does not run under a setting: which it takes is nowhere told. Raises UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not setting.changes or is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"rope {setting}: {type(model).__name__} does not run with it ({first_line(error)}); choose another RoPE setting, or "
+            "leave it out"
+        ) from error
 
 
 @contextmanager
