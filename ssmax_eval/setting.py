@@ -31,7 +31,8 @@ from .mechanisms.train_length import train_length_of
 from .position.bias import BIASES
 from .position.learned import position_end
 from .position.position import Position
-from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled, rotary_modules, stands_still
+from .position.rope import RopeRecord, RopeSetting, rope_off, rope_scaled
+from .position.rotary import rotary_modules, rotations_matter, stands_still
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,13 @@ class Setting:
         """Raise UserError for a position in RoPE's place that changes nothing, or beside which another stays on."""
         if self.position.instead is None:
             return
-        rotates = any(not stands_still(rotary) for rotary in rotary_modules(model).values())
+        rotaries = rotary_modules(model).values()
+        rotates = any(not stands_still(rotary) for rotary in rotaries)
+        if rotates and not rotations_matter(model, dict.fromkeys(rotaries)):
+            raise UserError(
+                f"position {self.position}: {type(model).__name__} computes rotations and turns nothing by them, so its own position "
+                "would stay on; use a model with RoPE"
+            )
         if not rotates and position_end(model) is not None:
             raise UserError(
                 f"position {self.position}: {type(model).__name__} has learned positions, which stay on; use a model with RoPE"

@@ -161,6 +161,21 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert(encoder)": ("bert", {"is_decoder": False}),
+    "deepseek_v4(wide)": ("deepseek_v4", {"num_hidden_layers": 4, "head_dim": 64}),
+    "deepseek_v4(windows)": (
+        "deepseek_v4",
+        {
+            "num_hidden_layers": 4,
+            "head_dim": 64,
+            "layer_types": [
+                "sliding_attention",
+                "compressed_sparse_attention",
+                "heavily_compressed_attention",
+                "sliding_attention",
+            ],
+        },
+    ),
+    "falcon(alibi)": ("falcon", {"alibi": True}),
     "deepseek_v32(eager)": ("deepseek_v32", {"attn_implementation": "eager"}),
     "gemma2(eager)": ("gemma2", {"attn_implementation": "eager"}),
     "gemma3_text(bidirectional)": ("gemma3_text", {"use_bidirectional_attention": True}),
@@ -180,6 +195,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "original_max_position_embeddings": 64,
             "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64},
+        },
+    ),
+    "phimoe(longrope)": (
+        "phimoe",
+        {
+            "original_max_position_embeddings": 64,
+            "rope_parameters": {
+                **LONGROPE,
+                "original_max_position_embeddings": 64,
+                "factor": 4.0,
+                "short_mscale": 1.2,
+                "long_mscale": 1.3,
+            },
         },
     ),
     "mistral(whole)": ("mistral", {"sliding_window": None}),

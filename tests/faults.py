@@ -198,7 +198,7 @@ def what_is_built_is_unscaled(right, parameters, *rest):
     return dict(parameters)
 
 
-@fault("test_trap_9_record", "position.rope.effective_theta")
+@fault("test_trap_9_record", "position.rotary.effective_theta")
 def theta_upside_down(right, inv_freq):
     return 1 / right(inv_freq)
 
@@ -213,7 +213,7 @@ def nothing_is_forgotten(right, *arguments):
     return None
 
 
-@fault("test_trap_10_dynamic_rope_is_not", "position.rope.rope_that_turns")
+@fault("test_trap_10_dynamic_rope_is_not", "position.rotary.rope_that_turns")
 def no_rope_turns(right, model):
     return None
 

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
+from architectures import build_small
 from safetensors.torch import load_file, save_file
 from tiny import build, needed_by, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_utils
 
 from ssmax_eval.cli import main
 from ssmax_eval.errors import UserError
@@ -20,6 +21,8 @@ from ssmax_eval.models import checkpoint as checkpoint_module
 from ssmax_eval.models.checkpoint import cast, save_model
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.retrofit import retrofit
+from ssmax_eval.position.rope import RopeSetting
+from ssmax_eval.setting import Setting
 
 LEARNED = ("ssmax", "ssmax-bias", "learned-p")
 
@@ -57,7 +60,7 @@ def test_load_model_gives_what_was_saved(folders, mechanism):
 
 OPEN = """
 import sys, torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, modeling_utils
 for folder in sys.argv[2:]:
     ids = torch.load(sys.argv[1])
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
@@ -180,6 +183,83 @@ def test_back_to_softmax_it_is_a_plain_checkpoint_again(folders, checkpoint, tmp
     with torch.no_grad():
         assert torch.equal(load_model(str(plain))[0](tokens()).logits, model(tokens()).logits)
         assert torch.equal(AutoModelForCausalLM.from_pretrained(plain)(tokens()).logits, model(tokens()).logits)
+
+
+# names or experts that transformers converts on the way from disk: renamed, merged, moved below another prefix
+CONVERTED = ["gpt_neox", "mixtral", "qwen3_moe", "nemotron_h"]
+LAW = "ssmax:s=0.2,train_length=512"
+
+
+@torch.no_grad()
+def reopened(kind, folder, tokenizer):
+    """Return the logits of a model from disk under a mechanism, and those of its retrofit, opened by us and by transformers."""
+    model = build_small(kind)
+    model.save_pretrained(folder / "own")
+    tokenizer.save_pretrained(folder / "own")
+    retrofit(str(folder / "own"), LAW, folder / "new")
+    right, _ = load_model(str(folder / "own"), attention=LAW)
+    ours, _ = load_model(str(folder / "new"))
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "new", trust_remote_code=True).eval()
+    return [model(tokens()).logits for model in (right, ours, theirs)]
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_a_retrofit_of_a_model_from_disk_has_all_its_weights(tmp_path, tokenizer, kind):
+    right, ours, theirs = reopened(kind, tmp_path, tokenizer)
+    assert torch.equal(ours, right)
+    assert torch.equal(theirs, right)
+    # and back: under the names that a plain checkpoint of its type has
+    retrofit(str(tmp_path / "new"), "softmax", tmp_path / "plain")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("own", "plain"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("kind", ["falcon_h1", "diffllama"])
+def test_a_retrofit_has_what_no_checkpoint_holds(tmp_path, tokenizer, kind):
+    """Falcon-H1's multipliers are buffers that are not saved; DiffLlama has parameters made beside the meta device."""
+    right, ours, theirs = reopened(kind, tmp_path, tokenizer)
+    assert torch.equal(ours, right)
+    assert torch.equal(theirs, right)
+
+
+@torch.no_grad()
+def test_a_retrofit_of_rope_where_the_config_tells_no_length(tmp_path, tokenizer):
+    own, rope = tmp_path / "own", RopeSetting(theta_factor=4)
+    build_small("recurrent_gemma").save_pretrained(own)
+    tokenizer.save_pretrained(own)
+    retrofit(str(own), None, tmp_path / "new", rope=rope)
+    model, _ = load_model(str(own))
+    with Setting.of(rope_theta_factor=4)(model):
+        assert torch.equal(load_model(str(tmp_path / "new"))[0](tokens()).logits, model(tokens()).logits)
+
+
+def test_a_rope_that_a_config_does_not_take_is_not_saved(tmp_path, tokenizer, capsys):
+    """Phi-3's knows longrope alone; its model takes others."""
+    build_small("phi3").save_pretrained(tmp_path / "own")
+    tokenizer.save_pretrained(tmp_path / "own")
+    with pytest.raises(SystemExit) as exit:
+        main(["retrofit", "--model", str(tmp_path / "own"), "--rope-scaling", "yarn:4", "--out", str(tmp_path / "new")])
+    assert exit.value.code == 2
+    assert "rope yarn:4: the config of Phi3ForCausalLM does not take it" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["own"]
+
+
+@pytest.mark.parametrize("mechanism", ["ssmax", "learned-p", None])
+def test_what_would_be_lost_is_not_saved(checkpoint, tmp_path, monkeypatch, capsys, mechanism):
+    write = modeling_utils.safe_save_file
+
+    def renamed(tensors, *arguments, **options):
+        return write({name.replace("q_proj", "query"): each for name, each in tensors.items()}, *arguments, **options)
+
+    monkeypatch.setattr(modeling_utils, "safe_save_file", renamed)
+    options = ["--attention", mechanism] if mechanism else ["--rope-theta-factor", "2"]
+    with pytest.raises(SystemExit) as exit:
+        main(["retrofit", "--model", str(checkpoint), *options, "--out", str(tmp_path / "new")])
+    assert exit.value.code == 2
+    said = capsys.readouterr().err
+    assert "2 of its weights would be lost (model.layers.0.self_attn.q_proj.weight first)" in said
+    assert not [*tmp_path.iterdir()]
 
 
 def test_another_attention_implementation_would_drop_the_mechanism(folders):

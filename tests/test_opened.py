@@ -12,6 +12,7 @@ from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.load import load_model
+from ssmax_eval.models.retrofit import retrofit
 from ssmax_eval.models.sources import resolve
 
 
@@ -159,6 +160,13 @@ def with_adapter(folder):
 
 
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@PEFT_WARNS
+def test_a_model_with_an_adapter_is_not_saved_without_its_weights(with_adapter, tmp_path):
+    with pytest.raises(UserError, match=r"an adapter lies on its weights.* merge it"):
+        retrofit(str(with_adapter), "ssmax", tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 @PEFT_WARNS

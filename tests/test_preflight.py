@@ -15,7 +15,7 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.mechanisms.attach import attach
 from ssmax_eval.mechanisms.interface import implementations, native_mechanism
 from ssmax_eval.mechanisms.seen import Forward, Seen
-from ssmax_eval.position.rope import rope_switch
+from ssmax_eval.position.rotary import rope_switch
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers import thresholds as proof
 from ssmax_eval.readers.answers import forced, generate

@@ -1,14 +1,21 @@
 """RoPE settings against models that transformers builds with the same setting."""
 
 import copy
+import importlib
+import inspect
 import math
 
 import pytest
 import torch
+from architectures import build_small
 from tiny import build, tokens
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ssmax_eval.errors import UserError
-from ssmax_eval.position.rope import RopeSetting, effective_theta, rope_scaled
+from ssmax_eval.position.rope import RopeSetting, rope_scaled
+from ssmax_eval.position.rotary import effective_theta
+from ssmax_eval.setting import Setting
 
 ROTARY = [
     "Llama",
@@ -156,6 +163,87 @@ def test_windowed_models_change_their_full_attention_layers_only():
         assert torch.equal(new.sliding_attention_inv_freq, rotary.sliding_attention_inv_freq)
         assert not torch.equal(new.full_attention_inv_freq, rotary.full_attention_inv_freq)
     assert record.rope_theta == 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("modernbert-decoder", "full_attention"), ("deepseek_v4(wide)", "compress"), ("deepseek_v4(windows)", "compress")],
+)
+def test_the_layers_without_a_window_are_changed_whatever_their_frequencies_are_called(name, kind):
+    """ModernBERT's decoder calls its head get_decoder; DeepSeek V4 names its frequencies otherwise than its layers."""
+    model, ids = build_small(name), tokens(1, 96)
+    native = model(ids).logits
+    own = model.config.rope_parameters[kind]
+    theirs = rebuilt(model, **{kind: {**own, "rope_theta": 4 * own["rope_theta"]}})(ids).logits
+    with rope_scaled(model, theta_factor=4, longest=96):
+        ours = model(ids).logits
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, native)
+    assert torch.equal(model(ids).logits, native)
+
+
+@pytest.mark.parametrize("name", ["llama", "modernbert-decoder", "phimoe", "phimoe(longrope)", "deepseek_v32"])
+def test_nope_leaves_no_rotation(name, monkeypatch):
+    """Also of a model that computes its frequencies anew in each forward (PhiMoE); the reference rotates nothing by itself."""
+    model, ids = build_small(name), tokens(1, 96)
+    with Setting.of(position="nope")(model, 96):
+        ours = model(ids).logits
+    native = model(ids).logits
+    code = importlib.import_module(type(model).__module__)
+    for function in [each for each in vars(code) if each.startswith("apply_rotary")]:
+        pairs = "k" in inspect.signature(getattr(code, function)).parameters
+        monkeypatch.setattr(code, function, (lambda q, k, *_, **__: (q, k)) if pairs else (lambda x, *_, **__: x))
+    right = model(ids).logits
+    assert (ours - right).abs().max() < 2e-3 < (native - right).abs().max()
+
+
+@pytest.mark.parametrize("asked", [{"rope_theta_factor": 10}, {"rope_scaling": "yarn:4"}, {"position": "nope"}])
+def test_rotations_that_nothing_is_turned_by_are_no_rope(asked):
+    model = build_small("falcon(alibi)")
+    with pytest.raises(UserError, match="turns nothing by them"), Setting.of(**asked)(model, 96):
+        pass
+
+
+def test_what_a_model_gives_its_rotary_module_beside_the_config_stays():
+    """As Molmo2 does for layers that its scaling leaves out."""
+
+    class Partly(LlamaRotaryEmbedding):
+        def __init__(self, config, scaled=True):
+            config = copy.deepcopy(config)
+            if not scaled:
+                config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
+            super().__init__(config)
+
+    class Model(LlamaForCausalLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.model.rotary_emb = Partly(config, scaled=False)
+
+    model, ids = Model(build("Llama").config).eval(), tokens()
+    with rope_scaled(model, theta_factor=4):
+        ours = model(ids).logits
+    assert torch.equal(ours, rebuilt(model, rope_theta=40_000.0)(ids).logits)
+    with pytest.raises(UserError, match="no effect"), rope_scaled(model, scaling="linear:4"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("granite_swa", {"theta_factor": 4}),
+        ("granitemoe_swa", {"theta": 5.0}),
+        ("recurrent_gemma", {"scaling": "linear:4"}),
+        ("phimoe", {"scaling": "yarn:4"}),
+        ("mimo_v2_flash", {"scaling": "yarn:4"}),
+    ],
+)
+def test_what_a_models_own_code_does_not_run_with_is_one_line(name, asked):
+    model, ids = build_small(name), tokens()
+    native = model(ids).logits
+    with pytest.raises(UserError, match=r"^rope .*does not run with it \(") as raised, rope_scaled(model, **asked):
+        pass
+    assert "\n" not in str(raised.value)
+    assert torch.equal(model(ids).logits, native)
 
 
 def test_p_rope_keeps_its_unrotated_half():

@@ -20,7 +20,7 @@ from transformers.models.auto import auto_factory
 
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.models.load import adapter_aside
-from ssmax_eval.position.rope import rotary_modules
+from ssmax_eval.position.rotary import rotary_modules
 
 
 def test_attention_functions_and_masks_register_by_name():

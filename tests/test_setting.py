@@ -16,7 +16,7 @@ from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.models.subjects import subjects
 from ssmax_eval.plans import as_it_is
 from ssmax_eval.position.bias import slopes
-from ssmax_eval.position.rope import rotary_modules
+from ssmax_eval.position.rotary import rotary_modules
 from ssmax_eval.results import find_runs
 from ssmax_eval.setting import settings_of
 

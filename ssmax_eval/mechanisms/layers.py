@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..position.rotary import decoder_modules, says_window
 from .mechanism import Layer
 
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
@@ -15,9 +16,7 @@ WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "win
 
 def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the text decoder's modules that call transformers' attention interface, by name, in order of depth."""
-    decoder = set(model.get_decoder().modules())
-    if model.get_input_embeddings() not in decoder:  # some call their head so
-        decoder = set(model.modules())
+    decoder = decoder_modules(model)
 
     def calls_interface(module: nn.Module) -> bool:
         code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
@@ -99,7 +98,7 @@ def window_of(config: Any, module: nn.Module, index: int) -> float:
     at = getattr(module, "layer_idx", None)
     if layer_types is not None:
         kind = layer_types[index if at is None else at]
-        if not any(word in kind for word in ("sliding", "chunked", "local")):
+        if not says_window(kind):
             return math.inf
     elif not getattr(config, "use_sliding_window", True):
         return math.inf
@@ -139,12 +138,12 @@ def layer_in(name: str) -> int:
 
 def computes_on(module: nn.Module) -> torch.device:
     """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
-    device = next(module.parameters()).device
-    if device.type != "meta":
-        return device
+    devices = [parameter.device for parameter in module.parameters()]
+    if not any(device.type == "meta" for device in devices):  # some are made elsewhere while a model is built on meta
+        return devices[0]
     hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]
     places = [getattr(hook, "execution_device", None) for hook in hooks]
-    return torch.device(next((place for place in places if place is not None), device))
+    return torch.device(next((place for place in places if place is not None), "meta"))
 
 
 def reads_on(model: PreTrainedModel) -> torch.device:

@@ -26,9 +26,10 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..errors import UserError, reading
+from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.interface import IMPLEMENTATION, OURS
+from ..mechanisms.mechanism import shared_parameters
 from ..mechanisms.spelling import check_entry
 from ..position.learned import take_table_out
 from .sharing import fill, join, own_tables, separate
@@ -69,6 +70,10 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     def remain(cls: type, auto_class: str = "") -> None:
         """Keep the classes out of transformers' own copying of remote code: the config below writes the file."""
 
+    def is_custom_code(cls: Any) -> bool:
+        """Say no: of code that is not its own, transformers leaves buffers that no checkpoint holds without values."""
+        return False
+
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *arguments: Any, **options: Any) -> None:
         for part in (config, config.get_text_config()):
             if part._attn_implementation not in (None, IMPLEMENTATION):
@@ -108,7 +113,9 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
     def save_pretrained(
         self: PreTrainedModel, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **options: Any
     ) -> None:
+        """Write the tensors under the model's own names: the conversions from other names are kept by type, and none is for ours."""
         state_dict = own_tables(self) if state_dict is None else state_dict
+        options["save_original_format"] = False
         plain_model.save_pretrained(self, save_directory, is_main_process, state_dict, **options)
 
     def to_json_file(self: PreTrainedConfig, json_file_path: Any, *arguments: Any, **options: Any) -> None:
@@ -137,6 +144,7 @@ def classes(base: str) -> tuple[type[PreTrainedConfig], type[PreTrainedModel]]:
             "__init__": initialise,
             "from_pretrained": classmethod(from_pretrained),
             "save_pretrained": save_pretrained,
+            "is_custom_code": classmethod(is_custom_code),
             "tie_weights": tie_weights,
             "set_attn_implementation": set_attn_implementation,
             "register_for_auto_class": classmethod(remain),
@@ -189,6 +197,7 @@ def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
     if not carries:
         config.__class__, config.model_type, model.__class__ = plain_config, base, plain_model
         del config.auto_map
+        model._weight_conversions = None  # what a plain checkpoint's names are is for transformers to say, by its type
         return model
     if type(model) is not plain_model:
         raise UserError(
@@ -206,8 +215,13 @@ def with_mechanism(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def refuse_packed(model: PreTrainedModel) -> None:
-    """Raise UserError for a model whose weights are quantized: it can be read, but not trained, nor saved as it computes."""
+def refuse_unsavable(model: PreTrainedModel) -> None:
+    """Raise UserError for a model with quantized weights or an adapter: it can be read, but not trained, nor saved as it computes."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"{type(model).__name__}: an adapter lies on its weights, and nothing but the adapter would be saved; merge it into them "
+            "first (peft: merge_and_unload)"
+        )
     packed = (
         name
         for name, each in model.named_parameters()
@@ -232,12 +246,34 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Write a model, its mechanism and its tokenizer as a transformers checkpoint, and return the folder.
 
     A model with a mechanism attached (attach()) becomes one of class `ssmax_<type>`, its learned values are saved as they are.
-    Shards stay under 15 MB, so that a repository takes them.
+    Shards stay under 15 MB, so that a repository takes them. Raises UserError, also for what cannot be opened again as it is.
     """
-    refuse_packed(model)
+    refuse_unsavable(model)
     with_mechanism(model).save_pretrained(folder, max_shard_size="15MB")
+    refuse_incomplete(model, folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def refuse_incomplete(model: PreTrainedModel, folder: str | Path) -> None:
+    """Raise UserError unless a checkpoint just written holds every tensor that its model asks for when it is opened again.
+
+    Everything but the values is loaded: they go to the meta device, one after the other.
+    """
+    name = type(model).__name__
+    opened = model.config.model_type.startswith(PREFIX)
+    plain: Any = type(model).__mro__[1] if opened else type(model)  # ours would part what layers share, to fill it
+    options = {"device_map": "meta", "output_loading_info": True, "local_files_only": True}
+    try:
+        _, info = plain.from_pretrained.__func__(type(model), folder, **options)
+    except Exception as error:  # of any kind: the same stands before whoever opens it
+        raise UserError(f"{name}: what was saved of it cannot be opened again ({first_line(error)})") from error
+    shared = shared_parameters(mechanisms_of(model))  # which a file holds once
+    if lost := sorted({*info["missing_keys"]} - shared.keys()):
+        raise UserError(
+            f"{name}: {len(lost)} of its weights would be lost ({lost[0]} first): transformers does not write them as it asks for "
+            "them; use another release of it, or change the model each time that it is opened (--attention, --rope-...)"
+        )
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from ..errors import UserError, first_line
-from ..position.rope import frequencies, rotary_modules
+from ..position.rotary import frequencies, kind_of, rotary_modules
 from .gguf_rope import ROPE_TENSORS, SAYS_NOTHING, apply_rope
 from .opened import ADAPTER_CONFIG
 from .sources import ModelSource
@@ -221,7 +221,7 @@ def check_rotary_dimensions(model: PreTrainedModel, metadata: dict[str, Any], so
     """Raise UserError if another number of each head's dimensions rotates than the file says."""
     said = metadata.get(f"{metadata['general.architecture']}.rope.dimension_count")
     for rotary in rotary_modules(model).values():
-        rotating = 2 * len(frequencies(rotary)[0])
+        rotating = 2 * len(frequencies(rotary, kind_of(rotary, model))[0])
         if said and said != rotating:
             raise UserError(
                 f"model {source.reference!r}: its metadata says rope.dimension_count = {said}, {type(model).__name__} rotates "

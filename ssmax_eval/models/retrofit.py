@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..disk import contents, whole
-from ..errors import UserError, reading
+from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import layer_indices
 from ..mechanisms.spelling import Attention
-from ..position.rope import RopeSetting, rope_scaled, rotary_modules
+from ..position.rope import RopeSetting, rope_scaled
+from ..position.rotary import rotary_modules
 from .checkpoint import save_model
 from .load import load_model
 from .sources import TRAINING, resolve
@@ -51,7 +53,9 @@ def retrofit(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as made, rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling):
-            for rotary in rotary_modules(model).values():  # a changed one has a config of its own
+            for rotary in (
+                rotary_modules(model).values() if rope.changes else ()
+            ):  # a changed one has a config of its own
                 changed: Any = rotary.config
                 model.config.get_text_config().rope_parameters = copy.deepcopy(changed.rope_parameters)
             with reading(f"model {source.reference!r}"):
@@ -62,6 +66,11 @@ def retrofit(
                 record |= {} if keeps else {"retrofitted": attention, "learned": {}}
                 record |= {"rope": str(rope)} if rope.changes else {}
                 (made / TRAINING).write_text(json.dumps(record, indent=2))
+    except StrictDataclassError as error:  # rules of its own, which a config looks at when it is written
+        raise UserError(
+            f"rope {rope}: the config of {type(model).__name__} does not take it ({first_line(error)}); give it each time that the "
+            "model is opened"
+        ) from error
     except OSError as error:
         refuse_occupied(folder)  # another process was faster
         raise UserError(f"output {str(folder)!r}: cannot be written ({error.strerror}); give another") from error

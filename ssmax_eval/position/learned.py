@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .rope import rotary_modules
+from .rotary import rotary_modules
 
 MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tells: OPT and Bart have 2
 

@@ -12,9 +12,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import UserError
+from ..errors import UserError, first_line, is_out_of_memory
+from .rotary import (
+    effective_theta,
+    frequencies,
+    kind_of,
+    made_with,
+    parameters_of,
+    rotary_modules,
+    rotation,
+    rotations_matter,
+    rotations_off,
+    try_rotations,
+)
 
 SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
+SOME_LENGTH = 4096  # tokens, where neither a prompt nor the config tells one
 SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
 
 
@@ -78,65 +91,6 @@ class RopeRecord:
     inv_freq_sha256: str
 
 
-def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Return the text decoder's modules that hold rotary frequencies, by name."""
-    decoder = set(model.get_decoder().modules())
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if module in decoder and any("inv_freq" in key for key, _ in module.named_buffers(recurse=False))
-    }
-
-
-def rope_that_turns(model: PreTrainedModel) -> str | None:
-    """Return the type of a model's RoPE if its angles hang on the length of each forward; None if they do not."""
-    kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
-    return next((word for kind in kinds for word in ("dynamic", "longrope") if word in kind), None)
-
-
-def rope_switch(model: PreTrainedModel) -> int | None:
-    """Return the length in tokens above which longrope turns with its other frequencies; None for RoPE that does not switch."""
-    for rotary in rotary_modules(model).values():
-        if "longrope" in str(getattr(rotary, "rope_type", "")):
-            parameters = parameters_of(rotary, copy.deepcopy(rotary.config))
-            if (length := parameters.get("original_max_position_embeddings")) is not None:
-                return int(length)
-    return None
-
-
-def frequencies(rotary: nn.Module) -> tuple[Tensor, float]:
-    """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of the full-attention layers where types differ."""
-    kind = layer_type(rotary)
-    prefix = f"{kind}_" if kind else ""
-    inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
-    return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
-
-
-def layer_type(rotary: nn.Module) -> str | None:
-    """Return the type of the layers whose frequencies are looked at and changed: full attention's, or the first; None for one type."""
-    keys = [key.removesuffix("_inv_freq") for key, _ in rotary.named_buffers() if key.endswith("_inv_freq")]
-    kinds = [key for key in keys if key != "original" and not key.endswith("_original")]
-    if hasattr(rotary, "inv_freq") or not kinds:
-        return None
-    return "full_attention" if "full_attention" in kinds else kinds[0]
-
-
-def effective_theta(inv_freq: Tensor) -> float:
-    """Return theta as the frequencies have it: (first / last rotating)^(pairs / last); nan if fewer than two rotate."""
-    rotating = int((inv_freq > 0).sum())
-    if rotating < 2:
-        return math.nan
-    last = rotating - 1
-    return float((inv_freq[0].double() / inv_freq[last].double()) ** (len(inv_freq) / last))
-
-
-def parameters_of(rotary: nn.Module, config: Any) -> dict[str, Any]:
-    """Return the rope_parameters of a rotary module's config that the layers it is looked at for use."""
-    config.standardize_rope_params()
-    parameters: dict[str, Any] = config.rope_parameters
-    return parameters.get(layer_type(rotary) or "full_attention") or parameters
-
-
 def scaled_parameters(
     parameters: dict[str, Any], setting: RopeSetting, rotary_dim: int, trained: int | None
 ) -> dict[str, Any]:
@@ -164,16 +118,19 @@ def scaled_parameters(
     return new
 
 
-def rebuild(rotary: nn.Module, setting: RopeSetting) -> nn.Module:
-    """Build a rotary module of the same class from a copied config under a setting."""
+def rebuild(model: PreTrainedModel, path: str, setting: RopeSetting) -> nn.Module:
+    """Build a rotary module of a model anew from a copied config under a setting."""
+    rotary = model.get_submodule(path)
     config = copy.deepcopy(rotary.config)
-    parameters = parameters_of(rotary, config)
+    kind = kind_of(rotary, model)
+    parameters = parameters_of(config, kind)
     trained = getattr(config, "max_position_embeddings", None)
-    new = scaled_parameters(parameters, setting, 2 * len(frequencies(rotary)[0]), trained)
+    new = scaled_parameters(parameters, setting, 2 * len(frequencies(rotary, kind)[0]), trained)
     parameters.clear()
     parameters.update(new)
     inv_freq = next(buffer for key, buffer in rotary.named_buffers() if key.endswith("inv_freq"))
-    return type(rotary)(config=config).to(inv_freq.device)
+    made: nn.Module = type(rotary)(config=config, **made_with(model, path)).to(inv_freq.device)
+    return made
 
 
 def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -188,35 +145,39 @@ def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             setattr(rotary, f"{prefix}max_seq_len_cached", rotary.original_max_seq_len)
 
 
-def record(rotary: nn.Module, setting: RopeSetting, longest: int | None) -> RopeRecord:
+def record(rotary: nn.Module, kind: str | None, setting: RopeSetting, longest: int | None) -> RopeRecord:
     rotary = copy.deepcopy(rotary)
     if longest:
-        rotation(rotary, longest)  # dynamic scaling settles on the frequencies of the longest prompt
-    inv_freq, scaling = frequencies(rotary)
-    parameters = parameters_of(rotary, copy.deepcopy(rotary.config))
+        rotation(rotary, longest, kind)  # dynamic scaling settles on the frequencies of the longest prompt
+    inv_freq, scaling = frequencies(rotary, kind)
+    parameters = parameters_of(copy.deepcopy(rotary.config), kind)
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
-    kind = str(parameters.get("rope_type", "default"))
-    return RopeRecord(str(setting), kind, float(parameters["rope_theta"]), effective_theta(inv_freq), scaling, digest)
+    rope_type, theta = str(parameters.get("rope_type", "default")), float(parameters["rope_theta"])
+    return RopeRecord(str(setting), rope_type, theta, effective_theta(inv_freq), scaling, digest)
 
 
-def rotation(rotary: nn.Module, length: int) -> Tensor:
-    """Return what a rotary module gives (cos and sin, or complex) at the first and last position of a prompt."""
-    device = next(rotary.buffers()).device
-    position_ids = torch.tensor([[0, length - 1]], device=device)
-    typed = [kind] if (kind := layer_type(rotary)) else []
-    x = torch.zeros(1, dtype=torch.float32, device=device)
-    try:
-        out = rotary(x, position_ids, *typed)
-    except IndexError:  # of a multimodal model, some releases of transformers want positions in time, height and width
-        out = rotary(x, position_ids.expand(3, 1, -1), *typed)
-    return out if isinstance(out, Tensor) else torch.stack(out)
-
-
-def had_effect(old: nn.Module, new: nn.Module, longest: int | None) -> bool:
+def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | None) -> bool:
     """Compare the rotations of two modules over the longest prompt (default: twice the trained length)."""
-    config: Any = old.config
-    length = longest or 2 * int(config.max_position_embeddings)
-    return not torch.equal(rotation(copy.deepcopy(old), length), rotation(copy.deepcopy(new), length))
+    length = longest or 2 * int(getattr(old.config, "max_position_embeddings", SOME_LENGTH))
+    one, other = (rotation(copy.deepcopy(rotary), length, kind) for rotary in (old, new))
+    return not torch.equal(one, other)
+
+
+def changed(model: PreTrainedModel, setting: RopeSetting, longest: int | None) -> dict[str, nn.Module]:
+    """Return a model's rotary modules under a setting, by name. Raises UserError for one that shows nowhere in the logits."""
+    name, rotaries = type(model).__name__, rotary_modules(model)
+    new = {path: rebuild(model, path, setting) for path in rotaries}
+    kinds = {rotary: kind_of(rotary, model) for rotary in rotaries.values()}
+    other = {old: kinds[old] for path, old in rotaries.items() if had_effect(old, new[path], kinds[old], longest)}
+    if not other:
+        at = f" at prompts of {longest} tokens" if longest else ""
+        raise UserError(f"rope {setting}: it has no effect on {name}{at}; choose another value")
+    if not rotations_matter(model, other):
+        raise UserError(
+            f"rope {setting}: it has no effect on {name}, which computes rotations and turns nothing by them; leave the RoPE "
+            "options out"
+        )
+    return new
 
 
 @contextmanager
@@ -244,15 +205,15 @@ def rope_scaled(
         return
     hooks = []
     try:
-        for path, old in rotaries.items():
-            new = rebuild(old, setting) if setting.changes else old
-            if setting.changes and not had_effect(old, new, longest):
-                at = f" at prompts of {longest} tokens" if longest else ""
-                raise UserError(f"rope {setting}: it has no effect on {name}{at}; choose another value")
-            model.set_submodule(path, new)
-            if "dynamic" in str(getattr(new, "rope_type", "")):
-                hooks.append(new.register_forward_pre_hook(restart_dynamic, with_kwargs=True))
-        yield record(model.get_submodule(next(iter(rotaries))), setting, longest)
+        with taking(model, setting):
+            for path, new in (changed(model, setting, longest) if setting.changes else rotaries).items():
+                model.set_submodule(path, new)
+                if "dynamic" in str(getattr(new, "rope_type", "")):
+                    hooks.append(new.register_forward_pre_hook(restart_dynamic, with_kwargs=True))
+            if setting.changes:
+                try_rotations(model)
+        first, old = next(iter(rotaries.items()))
+        yield record(model.get_submodule(first), kind_of(old, model), setting, longest)
     finally:
         for hook in hooks:
             hook.remove()
@@ -260,9 +221,20 @@ def rope_scaled(
             model.set_submodule(path, old)
 
 
-def stands_still(rotary: nn.Module) -> bool:
-    """Tell whether a rotary module turns nothing, as one of a model without positions does."""
-    return all(not buffer.any() for name, buffer in rotary.named_buffers() if name.endswith("inv_freq"))
+@contextmanager
+def taking(model: PreTrainedModel, setting: RopeSetting) -> Iterator[None]:
+    """Say in one line that a model's own code does not run under a setting: which it takes is nowhere told. Raises UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not setting.changes or is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"rope {setting}: {type(model).__name__} does not run with it ({first_line(error)}); choose another RoPE setting, or "
+            "leave it out"
+        ) from error
 
 
 @contextmanager
@@ -282,7 +254,9 @@ def rope_off(model: PreTrainedModel) -> Iterator[None]:
                     kinds = vars(still)[name]
                     setattr(still, name, dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default")
             model.set_submodule(path, still)
-        yield
+        # some compute their frequencies anew in each forward (PhiMoE): what they give is put right too
+        with rotations_off({model.get_submodule(path): None for path in rotaries}):
+            yield
     finally:
         for path, old in rotaries.items():
             model.set_submodule(path, old)

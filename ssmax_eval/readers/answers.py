@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..mechanisms.interface import recording
 from ..mechanisms.layers import reads_on
 from ..mechanisms.recorder import Recorded, Recorder
-from ..position.rope import rope_switch
+from ..position.rotary import rope_switch
 from .head import logits_of, nll_of
 from .nll import nll_at
 from .parts import refuse_unlike_parts

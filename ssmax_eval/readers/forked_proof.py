@@ -14,7 +14,7 @@ from ..mechanisms.interface import mechanism_named
 from ..mechanisms.layers import reads_on
 from ..mechanisms.packed import Pack, Segment, is_causal
 from ..models.encoders import is_encoder
-from ..position.rope import rope_that_turns
+from ..position.rotary import rope_that_turns
 from .again import Again
 from .attention_proof import ROWS
 from .forked import Trunk, read_pack

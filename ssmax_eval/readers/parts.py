@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.layers import reads_on
 from ..models.encoders import is_encoder
-from ..position.rope import rope_that_turns
+from ..position.rotary import rope_that_turns
 from .attention_proof import ROWS
 from .head import logits_of, nll_of
 from .nll import token_nll

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import UserError
-from ..position.rope import rope_that_turns
+from ..position.rotary import rope_that_turns
 from .head import logits_of
 
 # rows of a chunk times all keys: beyond 2**32 CUDA's memory-efficient attention reads other rows of the mask (PyTorch issue 187225)

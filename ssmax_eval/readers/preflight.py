@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..mechanisms.layers import reads_on
 from ..models.causal import refuse_unless_causal
-from ..position.rope import rope_that_turns
+from ..position.rotary import rope_that_turns
 from .attention_proof import ROWS, compare_attention
 from .head import READS_MORE, logits_of, nll_of
 from .nll import token_nll

@@ -30,7 +30,7 @@ from ..mechanisms.attach import own_bias
 from ..mechanisms.spelling import Attention
 from ..position.bias import NoPosition
 from ..position.learned import position_end, take_table_out
-from ..position.rope import rotary_modules, stands_still
+from ..position.rotary import rotary_modules, stands_still
 from .recipes import BLOCKS, Recipe
 
 # share of a head's frequencies that turn: rope all, p-rope the fast half, nope none; a bias stands in for all

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.train_length import train_length_of
 from ..models import checkpoint
-from ..position.rope import rotary_modules, rotation
+from ..position.rotary import kind_of, made_with, rotary_modules, rotation
 
 
 def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_mechanism: bool) -> None:
@@ -84,12 +84,13 @@ def has_weights_of_positions(model: PreTrainedModel, length: int) -> bool:
 
 def turns_by_positions(model: PreTrainedModel, length: int) -> bool:
     """Tell whether rotary modules made with other max_position_embeddings turn otherwise, within them or beyond."""
-    for old in rotary_modules(model).values():
+    for path, old in rotary_modules(model).items():
+        kind = kind_of(old, model)
         config: Any = copy.deepcopy(old.config)
         far = 2 * max(length, config.max_position_embeddings)
         config.max_position_embeddings = length
         for at in (length, far):
-            new = type(old)(config=config).to(next(old.buffers()).device)
-            if not torch.equal(rotation(new, at), rotation(copy.deepcopy(old), at)):
+            new = type(old)(config=config, **made_with(model, path)).to(next(old.buffers()).device)
+            if not torch.equal(rotation(new, at, kind), rotation(copy.deepcopy(old), at, kind)):
                 return True
     return False

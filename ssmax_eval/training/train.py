@@ -15,7 +15,7 @@ from ..environment import environment
 from ..errors import UserError, is_out_of_memory
 from ..launch import launched
 from ..mechanisms.attach import attach, learned_of
-from ..models.checkpoint import cast, refuse_packed, save_model, try_saving, with_mechanism
+from ..models.checkpoint import cast, refuse_unsavable, save_model, try_saving, with_mechanism
 from ..models.load import load_model, pick_device
 from ..models.sources import resolve
 from ..progress import Progress
@@ -158,7 +158,7 @@ def first_model(job: Job, sentences: list[str]) -> tuple[PreTrainedModel, PreTra
         attach(model, asked or "softmax", bias=bias_of(job.recipe), seed=job.seed, lengths=job.recipe.lengths)
     else:
         model, tokenizer = load_model(job.start, dtype="float32", device="cpu")
-        refuse_packed(model)
+        refuse_unsavable(model)
         try_saving(tokenizer)
         entry = getattr(model.config, "ssmax", None) or {"attention": "softmax"}
         keeps = asked is None or asked == entry["attention"]  # and what it learned
