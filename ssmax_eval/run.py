@@ -3,31 +3,28 @@
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .cost import Forecast
 from .environment import command, environment, peak_memory
 from .errors import UserError
 from .launch import launched
-from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
 from .processes import Alone, together
 from .provenance import describe_model
+from .readers.inference import inference, unswitched
 from .readers.opening import open_reader
 from .readers.reader import Reader
 from .setting import Setting
 from .store import Run
-
-# of a config: what a forward returns, not what it computes
-FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
 
 
 def run_probe(
@@ -97,6 +94,8 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
         if model is not None:
             stack.enter_context(inference(model))
         effective = stack.enter_context(setting(model, longest or None))
+        if model is not None:
+            stack.enter_context(unswitched(model))
         probe.check(model, tokenizer)
         needs = probe.needs | (probe.wants & reader.gives)
         proof = reader.prove(longest, needs, effective.has_mechanism)
@@ -149,26 +148,3 @@ def advise(probes: Sequence[Probe], label: str, tokenizer: PreTrainedTokenizerBa
     """Say once what a user should know of asking these probes of a model."""
     for advice in dict.fromkeys(filter(None, (probe.advice(tokenizer) for probe in probes))):
         logging.getLogger(__name__).warning("ssmax-eval: note: model %r: %s", label, advice)
-
-
-@contextmanager
-def inference(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block without dropout, and with forwards that return what they return by default; all comes back afterwards."""
-    training = {name: module.training for name, module in model.named_modules()}
-    configs = {id(each): each for each, _ in implementations(model)}.values()
-    switches = [
-        (config, name, vars(config)[name], usual)
-        for config in configs
-        for name, usual in FORWARD_SWITCHES.items()
-        if name in vars(config)
-    ]
-    try:
-        model.eval()
-        for config, name, _, usual in switches:
-            setattr(config, name, usual)
-        yield
-    finally:
-        for name, module in model.named_modules():
-            module.training = training.get(name, False)
-        for config, name, given, _ in switches:
-            setattr(config, name, given)

@@ -20,12 +20,12 @@ from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers import thresholds as proof
 from ssmax_eval.readers.answers import forced, generate
 from ssmax_eval.readers.head import READS_MORE
+from ssmax_eval.readers.inference import inference
 from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.parts import smaller_chunk
 from ssmax_eval.readers.preflight import preflight
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
-from ssmax_eval.run import inference
 from ssmax_eval.setting import Setting
 
 LENGTH = 160
