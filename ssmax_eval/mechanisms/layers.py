@@ -1,6 +1,5 @@
 """Find a model's attention layers: which modules attend, where in the decoder, with how many heads, in what window."""
 
-import inspect
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..position.learned import names_in
 from .mechanism import Layer
 
 WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size")
@@ -20,8 +20,7 @@ def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
         decoder = set(model.modules())
 
     def calls_interface(module: nn.Module) -> bool:
-        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-        return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+        return "ALL_ATTENTION_FUNCTIONS" in names_in(type(module).forward)
 
     return {name: module for name, module in model.named_modules() if module in decoder and calls_interface(module)}
 

@@ -34,7 +34,7 @@ def check_model(
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
-    """Raise UserError if the tokenizer is not the model's, or learned positions do not reach as far as is asked."""
+    """Raise UserError if the tokenizer is not the model's, or its positions do not reach as far as is asked."""
     rows = model.get_input_embeddings().weight.shape[0]
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         raise UserError(
@@ -44,7 +44,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     limit = position_end(model)
     if limit is not None and positions > limit:
         raise UserError(
-            f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
+            f"context length {asked}: {type(model).__name__} has positions for {limit} tokens; "
             f"give at most {limit - positions + asked}"
         )
 
