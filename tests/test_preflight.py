@@ -398,3 +398,23 @@ def test_haystack_nll_of_a_head_that_reads_more(tokenizer):
         found = masses_of(TransformersReader(model, tokenizer))([prompt], chunk)[0]["haystack_nll"]
         assert found == pytest.approx(right, rel=1e-4)
     READS_MORE.discard(model)
+
+
+@pytest.mark.parametrize("attention", [None, "ssmax", "entmax-1.5"])
+def test_a_model_in_float64_gives_the_numbers_of_float32(attention, tokenizer, tmp_path):
+    for probe, column in (("needle", "answer_nll"), ("attention", "mass_needle")):
+        of = [
+            run(probe, build("Llama", vocab_size=1024).to(dtype), tokenizer, tmp_path, attention=attention)[column]
+            for dtype in (torch.float32, torch.float64)
+        ]
+        assert of[1].tolist() == pytest.approx(of[0].tolist(), abs=1e-3)
+
+
+def test_a_checkpoint_in_float64_is_read_as_it_is(tokenizer, tmp_path):
+    build("Llama", vocab_size=1024).double().save_pretrained(tmp_path / "double")
+    tokenizer.save_pretrained(tmp_path / "double")
+    options = {"context_lengths": [LENGTH], "depth_percents": [50], "trials": 2, "output_path": tmp_path}
+    rows = api.needle(str(tmp_path / "double"), **options)
+    assert set(rows["dtype"]) == {"float64"}
+    right = right_answers(build("Llama", vocab_size=1024), tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)

@@ -35,7 +35,8 @@ def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> N
         raise UserError(f"{name}: it cannot read a text of token ids alone ({first_line(error)})") from error
     change = (rows[0] - rows[1]).abs().max()
     # a NaN is no sign of this kind, and is told where scores are
-    roundings = (64 if model.dtype == torch.float32 else 4) * torch.finfo(model.dtype).eps
+    # what float64 rounds off is seen where it tips a rounding to float32
+    roundings = max(4 * torch.finfo(model.dtype).eps, 64 * torch.finfo(torch.float32).eps)
     if change > roundings * rows[0].abs().max():
         raise UserError(
             f"{name} is not a causal (decoder-only) language model: its rows see what comes after them; use a decoder"
