@@ -2,9 +2,10 @@
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -74,8 +75,9 @@ def run_probes(
                 reader = reader or open_reader(each, options)
                 if readers is not None:
                     readers[each.fingerprint] = reader
-                for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
-                    probe.check(reader.model, reader.tokenizer)
+                with nullcontext() if reader.model is None else inference(reader.model):
+                    for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
+                        probe.check(reader.model, reader.tokenizer)
                 if reader.model is not None and processes.is_first:
                     advise([own[i].probe for i in missing], each.label, reader.tokenizer)
                 for i in missing:
@@ -129,7 +131,7 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
             "model": described,
             **effective.record(model),
             "reader": reader.describe(),
-            "preflight": proof,
+            "preflight": {key: None if value == math.inf else value for key, value in proof.items()},  # JSON has none
             "environment": environment(model),
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),

@@ -418,3 +418,46 @@ def test_a_checkpoint_in_float64_is_read_as_it_is(tokenizer, tmp_path):
     assert set(rows["dtype"]) == {"float64"}
     right = right_answers(build("Llama", vocab_size=1024), tokenizer, grid())
     assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+COMPILED = {
+    "model.compile()": lambda model: model.compile(backend="eager"),
+    "a layer's compile()": lambda model: model.model.layers[0].compile(backend="eager"),
+    "model.forward = torch.compile(model.forward)": compiled_forward,
+    "torch.compile(model)": lambda model: torch.compile(model, backend="eager"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("way", COMPILED)
+def test_a_compiled_model_is_read_as_it_is_written(way, tokenizer, tmp_path):
+    for options in ({}, {"attention": "ssmax"}):
+        model = build("Llama", vocab_size=1024)
+        plain = run("needle", build("Llama", vocab_size=1024), tokenizer, tmp_path / "plain", fresh=True, **options)
+        wrapped = COMPILED[way](model)
+        given = model if wrapped is None else wrapped
+        before = {name: dict(vars(module)) for name, module in model.named_modules()}
+        rows = run("needle", given, tokenizer, tmp_path / "compiled", fresh=True, **options)
+        assert rows["answer_nll"].tolist() == plain["answer_nll"].tolist()
+        for name, module in model.named_modules():
+            for attribute in ("forward", "_compiled_call_impl"):
+                assert vars(module).get(attribute) is before[name].get(attribute)
+
+
+def test_rows_that_cannot_be_kept_cost_no_record(tokenizer, tmp_path, monkeypatch):
+    """What differs without end is no number of JSON: the run would end after its last prompt, and without a record."""
+
+    def fails(*_):
+        raise TypeError("no hidden states")
+
+    monkeypatch.setattr("ssmax_eval.readers.preflight.token_nll", fails)
+    model = build("Llama", vocab_size=1024)
+    rows = run("needle", model, tokenizer, tmp_path)
+    right = right_answers(model, tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+    proof = find_runs(tmp_path)[0].record()["preflight"]
+    assert (proof["head"], proof["kept_rows"]) == ("full logits", None)

@@ -1,4 +1,4 @@
-"""A model while it is read: without dropout, with the forwards that are its own, and left as it was given."""
+"""A model while it is read: without dropout, with its own code, not compiled, and left as it was given."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,10 @@ FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hi
 
 @contextmanager
 def inference(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block without dropout, and with forwards that return what they return by default; all comes back afterwards."""
+    """Run a block without dropout, and with forwards that return what they return by default; all comes back afterwards.
+
+    Compiled modules run as they are written: what we catch, record and change in a forward is not in a compiled one.
+    """
     training = {name: module.training for name, module in model.named_modules()}
     configs = {id(each): each for each, _ in implementations(model)}.values()
     switches = [
@@ -23,7 +26,10 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
         for name, usual in FORWARD_SWITCHES.items()
         if name in vars(config)
     ]
+    compiled = [(vars(module), *each) for module in model.modules() for each in compiled_in(vars(module))]
     try:
+        for held, name, _, plain in compiled:
+            held[name] = plain
         model.eval()
         for config, name, _, usual in switches:
             setattr(config, name, usual)
@@ -33,6 +39,16 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
             module.training = training.get(name, False)
         for config, name, given, _ in switches:
             setattr(config, name, given)
+        for held, name, given, _ in compiled:
+            held[name] = given
+
+
+def compiled_in(held: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what of a module's attributes is compiled: its name, itself, and what stands in its place without."""
+    if held.get("_compiled_call_impl") is not None:  # by module.compile()
+        yield "_compiled_call_impl", held["_compiled_call_impl"], None
+    if (plain := getattr(held.get("forward"), "_torchdynamo_orig_callable", None)) is not None:
+        yield "forward", held["forward"], plain  # module.forward = torch.compile(module.forward)
 
 
 @contextmanager
