@@ -12,6 +12,7 @@ from transformers import (
     BigBirdForMaskedLM,
     EuroBertConfig,
     EuroBertForMaskedLM,
+    PerceiverConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -410,3 +411,13 @@ def test_a_forward_that_switches_its_model_decides_no_later_number(with_mask, tm
         assert row["answer_nll"] == pytest.approx(float(nll), abs=1e-3)
     assert model.bert.attention_type == "block_sparse"
     assert type(model.bert.encoder.layer[0].attention.self).__name__ == "BigBirdBlockSparseAttention"
+
+
+def test_a_model_without_a_table_of_token_embeddings_is_refused_in_one_line(with_mask, tmp_path):
+    sizes = {"num_latents": 8, "d_latents": 32, "d_model": 32, "num_self_attends_per_block": 1, "v_channels": 32}
+    heads = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "qk_channels": 16}
+    model = AutoModelForMaskedLM.from_config(
+        PerceiverConfig(vocab_size=1100, max_position_embeddings=256, **sizes, **heads)
+    )
+    with pytest.raises(UserError, match="PerceiverForMaskedLM has no table of token embeddings"):
+        api.needle((model, with_mask), context_lengths=[128], output_path=tmp_path)

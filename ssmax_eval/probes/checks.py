@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.chat import Chat, template_of
@@ -35,7 +36,12 @@ def check_model(
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
     """Raise UserError if the tokenizer is not the model's, or its positions do not reach as far as is asked."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    table = getattr(model.get_input_embeddings(), "weight", None)
+    if not isinstance(table, Tensor):  # as Perceiver, whose latents have that name
+        raise UserError(
+            f"{type(model).__name__} has no table of token embeddings that a tokenizer could be checked against; use another model"
+        )
+    rows = table.shape[0]
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         raise UserError(
             f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
