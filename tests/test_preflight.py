@@ -461,3 +461,39 @@ def test_rows_that_cannot_be_kept_cost_no_record(tokenizer, tmp_path, monkeypatc
     assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
     proof = find_runs(tmp_path)[0].record()["preflight"]
     assert (proof["head"], proof["kept_rows"]) == ("full logits", None)
+
+
+@pytest.mark.parametrize(
+    "head", ["LlamaForTokenClassification", "LlamaForSequenceClassification", "BertForTokenClassification"]
+)
+def test_a_model_without_a_vocabularys_logits_is_refused_in_one_line(head, tokenizer, tmp_path):
+    config = build(head.partition("For")[0], vocab_size=1024).config
+    model = getattr(transformers, head)(config).eval()
+    with pytest.raises(UserError, match="are not of a vocabulary, as a classifier's are not"):
+        run("needle", model, tokenizer, tmp_path)
+
+
+def with_virtual_tokens(kind):
+    peft = pytest.importorskip("peft")
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    return peft.get_peft_model(build("Llama", vocab_size=1024), config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's
+@pytest.mark.parametrize("probe", ["needle", "loss"])
+def test_logits_of_more_rows_than_the_text_has_are_refused(probe, tokenizer, tmp_path):
+    """Both sides of the proof would be shifted alike by a prompt's virtual tokens."""
+    model = with_virtual_tokens("PromptTuningConfig")
+    asked = {"context_lengths": [LENGTH]} if probe == "needle" else {"context_length": LENGTH, "documents": 1}
+    with pytest.raises(UserError, match="its logits have 72 rows for a text of 64 tokens"):
+        getattr(api, probe)((model, tokenizer), output_path=tmp_path, **asked)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's
+def test_keys_that_are_no_tokens_of_the_text_are_refused_for_masses_alone(tokenizer, tmp_path):
+    model = with_virtual_tokens("PrefixTuningConfig")
+    rows = run("needle", model, tokenizer, tmp_path)
+    right = right_answers(model, tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+    with pytest.raises(UserError, match="its layers see 72 keys where it is given 64 tokens"):
+        run("attention", model, tokenizer, tmp_path)

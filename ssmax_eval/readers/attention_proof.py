@@ -55,6 +55,11 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     found["called"] = check.called
     if not masses:
         return found
+    if other := check.keys - {ids.shape[1]}:
+        raise UserError(
+            f"{name}: its layers see {max(other)} keys where it is given {ids.shape[1]} tokens, so nothing tells which keys are "
+            "the needle's; use the needle and loss probes"
+        )
     found["recorded_output"] = max(check.kept.values(), default=0.0)
     found["eager_maps"] = compare_maps(model, ids)
     for what, unit in (("recorded_output", "of its largest output"), ("eager_maps", "in a weight")):
@@ -76,12 +81,17 @@ def softmax_of_both(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor
 
 
 class OutputCheck(Recorder):
-    """Keep, by layer, how far the recorded weights times the values are from what the layer made of them, as a share of its largest."""
+    """Keep, by layer, how far the recorded weights times the values are from what the layer made of them, as a share of its largest.
+
+    keys: how many keys layers see.
+    """
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__(rows, away_from_output)
+        self.keys: set[int] = set()
 
     def offer(self, layer: int, recorded: Recorded) -> None:
+        self.keys.add(recorded.seen.forward.keys)
         self.kept[layer] = max(self.reduce(recorded), self.kept.get(layer, 0.0))
 
 
