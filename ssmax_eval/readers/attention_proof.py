@@ -1,8 +1,9 @@
 """Is softmax through our function the model's own, and are recorded weights those of its layers?"""
 
+import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,10 +40,14 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     if close(own, ours, model.dtype):
         with lowered(model, ids.shape[1], longest) as thresholds:
             found["thresholds_lowered"] = sorted(thresholds)
-            if thresholds:
-                with suppress(Exception):  # some shape hangs on one: then what lies beyond it is not proved
+            try:
+                if thresholds:
                     own, ours = softmax_of_both(model, ids)
                     found["our_attention"] = max(found["our_attention"], difference(own, ours))
+            except UserError:  # refused beyond a threshold
+                raise
+            except Exception:  # some shape hangs on one: then what lies beyond it is not proved
+                logging.getLogger(__name__).debug("%s beyond %s is not proved", name, thresholds)
     if not close(own, ours, model.dtype):
         raise UserError(
             f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
