@@ -2,32 +2,30 @@
 
 import itertools
 import logging
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .cost import Forecast
 from .environment import command, environment, peak_memory
 from .errors import UserError
 from .launch import launched
-from .mechanisms.interface import implementations
 from .models.mechanism_code import is_told
 from .models.subjects import Loaded, RunOptions
 from .plans import AS_TRAINED, PlannedRun, kinds_of, planned_runs
 from .probes.kind import Probe
 from .processes import Alone, together
 from .provenance import describe_model
+from .readers.inference import inference, unswitched
 from .readers.opening import open_reader
 from .readers.reader import Reader
 from .setting import Setting
 from .store import Run
-
-# of a config: what a forward returns, not what it computes
-FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}
 
 
 def run_probe(
@@ -77,8 +75,9 @@ def run_probes(
                 reader = reader or open_reader(each, options)
                 if readers is not None:
                     readers[each.fingerprint] = reader
-                for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
-                    probe.check(reader.model, reader.tokenizer)
+                with nullcontext() if reader.model is None else inference(reader.model):
+                    for probe in {id(own[i].probe): own[i].probe for i in missing}.values():
+                        probe.check(reader.model, reader.tokenizer)
                 if reader.model is not None and processes.is_first:
                     advise([own[i].probe for i in missing], each.label, reader.tokenizer)
                 for i in missing:
@@ -97,6 +96,8 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
         if model is not None:
             stack.enter_context(inference(model))
         effective = stack.enter_context(setting(model, longest or None))
+        if model is not None:
+            stack.enter_context(unswitched(model))
         probe.check(model, tokenizer)
         needs = probe.needs | (probe.wants & reader.gives)
         proof = reader.prove(longest, needs, effective.has_mechanism)
@@ -130,7 +131,7 @@ def execute(plan: PlannedRun, reader: Reader, options: RunOptions, forecast: For
             "model": described,
             **effective.record(model),
             "reader": reader.describe(),
-            "preflight": proof,
+            "preflight": {key: None if value == math.inf else value for key, value in proof.items()},  # JSON has none
             "environment": environment(model),
             "command": command(),
             "seconds": round(time.perf_counter() - started, 2),
@@ -149,26 +150,3 @@ def advise(probes: Sequence[Probe], label: str, tokenizer: PreTrainedTokenizerBa
     """Say once what a user should know of asking these probes of a model."""
     for advice in dict.fromkeys(filter(None, (probe.advice(tokenizer) for probe in probes))):
         logging.getLogger(__name__).warning("ssmax-eval: note: model %r: %s", label, advice)
-
-
-@contextmanager
-def inference(model: PreTrainedModel) -> Iterator[None]:
-    """Run a block without dropout, and with forwards that return what they return by default; all comes back afterwards."""
-    training = {name: module.training for name, module in model.named_modules()}
-    configs = {id(each): each for each, _ in implementations(model)}.values()
-    switches = [
-        (config, name, vars(config)[name], usual)
-        for config in configs
-        for name, usual in FORWARD_SWITCHES.items()
-        if name in vars(config)
-    ]
-    try:
-        model.eval()
-        for config, name, _, usual in switches:
-            setattr(config, name, usual)
-        yield
-    finally:
-        for name, module in model.named_modules():
-            module.training = training.get(name, False)
-        for config, name, given, _ in switches:
-            setattr(config, name, given)

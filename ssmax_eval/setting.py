@@ -135,7 +135,7 @@ class Setting:
             )
         if not rotates and position_end(model) is not None:
             raise UserError(
-                f"position {self.position}: {type(model).__name__} has learned positions, which stay on; use a model with RoPE"
+                f"position {self.position}: {type(model).__name__} has positions of its own, which stay on; use a model with RoPE"
             )
         if not rotates and bias == own:
             what = "it is the model's own" if own else "the model has no position to take off"

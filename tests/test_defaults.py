@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny import build, tokens
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 import ssmax_eval
 from ssmax_eval import api
@@ -114,6 +116,44 @@ def test_positions_end_where_the_model_fails(name):
         else:
             with pytest.raises((IndexError, RuntimeError)):
                 model(tokens(1, 49))
+
+
+COUNTED_AFTER_PADDING = {"max_position_embeddings": 48, "pad_token_id": 1}
+ENDS = {
+    "Roberta": COUNTED_AFTER_PADDING,
+    "XLMRobertaXL": COUNTED_AFTER_PADDING,
+    "IBert": COUNTED_AFTER_PADDING,
+    "MPNet": COUNTED_AFTER_PADDING,
+    "Longformer": {**COUNTED_AFTER_PADDING, "attention_window": [16, 16]},
+    "Bert": {"max_position_embeddings": 48},
+    "Mpt": {"max_seq_len": 48, "d_model": 32, "n_heads": 4, "n_layers": 2},
+    "Reformer": {
+        "max_position_embeddings": 48,
+        "axial_pos_shape": (6, 8),
+        "axial_pos_embds_dim": (16, 16),
+        "attn_layers": ["local", "local"],
+        "local_attn_chunk_length": 8,
+        "attention_head_size": 8,
+        "is_decoder": True,
+    },
+    "Whisper": {"max_target_positions": 48, "decoder_layers": 2, "decoder_attention_heads": 4, "pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_positions_end_where_the_model_fails_whatever_ends_them(name):
+    """A table that is counted from after its row for padding, a bias made for so many tokens, a length that code holds to."""
+    sizes = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{name}Config")(**{**sizes, "intermediate_size": 48, **ENDS[name]})
+    decoder = name in ("Mpt", "Reformer", "Whisper")
+    model = (AutoModelForCausalLM if decoder else AutoModelForMaskedLM).from_config(config).eval()
+    end = position_end(model)
+    assert end == (46 if ENDS[name].get("pad_token_id") == 1 else 48)
+    assert default_lengths((model, None)) == (end,)
+    with torch.no_grad():
+        model(input_ids=tokens(1, end))
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            model(input_ids=tokens(1, end + 1))
 
 
 def gguf_file(path, architecture="llama", table="token_embd.weight", **lengths):

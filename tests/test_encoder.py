@@ -6,7 +6,15 @@ import math
 import pytest
 import torch
 from tiny import needed_by
-from transformers import AutoModelForMaskedLM, EuroBertConfig, EuroBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForMaskedLM,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
+    EuroBertConfig,
+    EuroBertForMaskedLM,
+    PerceiverConfig,
+    PreTrainedTokenizerFast,
+)
 
 import ssmax_eval.api as api
 from ssmax_eval import Mechanism, UserError, load_model, register
@@ -376,3 +384,40 @@ def test_what_an_encoder_cannot_be_asked_is_said(trained, with_mask, tokenizer, 
         MaskedReader(encoder(), tokenizer)
     with pytest.raises(UserError, match="recipe blocks eurobert, QK-norm: they have none"):
         RECIPES["encoder"].changed({"qk_norm": "true"})
+
+
+def big_bird():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    sparse = {"attention_type": "block_sparse", "block_size": 16, "num_random_blocks": 1, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    return BigBirdForMaskedLM(
+        BigBirdConfig(vocab_size=1100, max_position_embeddings=1024, pad_token_id=1, **sizes, **sparse)
+    ).eval()
+
+
+@pytest.mark.parametrize("lengths", [(512,), (96, 512)])
+def test_a_forward_that_switches_its_model_decides_no_later_number(with_mask, tmp_path, lengths):
+    """BigBird attends in full from its first short text on: neither the proof nor a short prompt may change a long one's numbers."""
+    model = big_bird()
+    probe = {"context_lengths": lengths, "depth_percents": (50,), "trials": 1}
+    rows = api.needle((model, with_mask), output_path=tmp_path, **probe)
+    for sample, row in zip(NeedleProbe(**probe).plan(), rows.to_dict("records"), strict=True):
+        prompt = NeedleProbe(**probe).prompt(with_mask, sample)
+        answer = prompt.answer_length
+        shown = [*prompt.ids[:-answer], *[with_mask.mask_token_id] * answer]
+        with torch.no_grad():
+            logits = big_bird()(input_ids=torch.tensor([shown])).logits[0, -answer:]
+        nll = -logits.log_softmax(-1).gather(1, torch.tensor(prompt.ids[-answer:])[:, None]).sum()
+        assert row["answer_nll"] == pytest.approx(float(nll), abs=1e-3)
+    assert model.bert.attention_type == "block_sparse"
+    assert type(model.bert.encoder.layer[0].attention.self).__name__ == "BigBirdBlockSparseAttention"
+
+
+def test_a_model_without_a_table_of_token_embeddings_is_refused_in_one_line(with_mask, tmp_path):
+    sizes = {"num_latents": 8, "d_latents": 32, "d_model": 32, "num_self_attends_per_block": 1, "v_channels": 32}
+    heads = {"num_self_attention_heads": 2, "num_cross_attention_heads": 2, "qk_channels": 16}
+    model = AutoModelForMaskedLM.from_config(
+        PerceiverConfig(vocab_size=1100, max_position_embeddings=256, **sizes, **heads)
+    )
+    with pytest.raises(UserError, match="PerceiverForMaskedLM has no table of token embeddings"):
+        api.needle((model, with_mask), context_lengths=[128], output_path=tmp_path)

@@ -174,7 +174,7 @@ def test_trap_17_a_length_that_nobody_set_follows_the_prompts(tmp_path, tokenize
         tokenizer.save_pretrained(tmp_path)
         lm, grid = stock(tmp_path), {"pretrained": str(tmp_path), **GRID}
         if architecture == "GPT2":
-            with pytest.raises(UserError, match="has 128 learned positions"):
+            with pytest.raises(UserError, match="has positions for 128 tokens"):
                 evaluate(lm, "ssmax_needle", **grid)
             continue
         check_verdicts(lm, tmp_path, native(lm, **GRID), 1e-4, **GRID)

@@ -174,7 +174,7 @@ def test_trap_15_logits_that_are_not_finite_are_a_failure(tokenizer):
 
 def test_learned_positions_are_a_limit(tokenizer):
     model = build("GPT2", vocab_size=VOCABULARY, max_position_embeddings=128)
-    with pytest.raises(UserError, match="128 learned positions"):
+    with pytest.raises(UserError, match="positions for 128 tokens"):
         list(NeedleProbe(context_lengths=(256,))(TransformersReader(model, tokenizer)))
 
 

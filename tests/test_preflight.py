@@ -1,6 +1,7 @@
 """What we read of a model is what the unmodified model computes, whatever its family does; or it is refused in one line."""
 
 import math
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 import ssmax_eval.api as api
 from ssmax_eval import UserError
 from ssmax_eval.data.needles import Needle
-from ssmax_eval.mechanisms.attach import attach
+from ssmax_eval.mechanisms.attach import attach, detach
 from ssmax_eval.mechanisms.interface import implementations, native_mechanism
 from ssmax_eval.mechanisms.seen import Forward, Seen
 from ssmax_eval.position.rotary import rope_switch
@@ -20,12 +21,12 @@ from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers import thresholds as proof
 from ssmax_eval.readers.answers import forced, generate
 from ssmax_eval.readers.head import READS_MORE
+from ssmax_eval.readers.inference import inference
 from ssmax_eval.readers.nll import token_nll
 from ssmax_eval.readers.parts import smaller_chunk
 from ssmax_eval.readers.preflight import preflight
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.results import find_runs
-from ssmax_eval.run import inference
 from ssmax_eval.setting import Setting
 
 LENGTH = 160
@@ -105,7 +106,7 @@ def test_needle_and_loss_are_the_unmodified_models(kind, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("indexer asks for the implementation's name", "softmax through our attention function differs"),
+        ("indexer asks for the implementation's name", "chooses which of its 64 keys it attends to"),
         ("capped scores, eager alone", "sdpa cannot express"),
         ("sinks, eager alone", "sdpa cannot express"),
         ("off the interface", "does not use transformers' attention interface"),
@@ -348,7 +349,7 @@ def test_thresholds_that_a_proof_cannot_reach_are_lowered_for_it(tokenizer, tmp_
     model = build("DeepseekV32", vocab_size=1024, **{**SPARSE, "index_topk": 100})
     for attention in ({}, {"attention": "ssmax"}):
         probe = "needle" if attention else "attention"
-        with pytest.raises(UserError, match="softmax through our attention function differs .* on 64 tokens"):
+        with pytest.raises(UserError, match="chooses which of its 64 keys it attends to"):
             run(probe, model, tokenizer, tmp_path, **attention)
     windowed = build("Gemma3Text", vocab_size=1024, sliding_window=100)
     before = [vars(module).get("sliding_window") for module in windowed.modules()]
@@ -359,10 +360,10 @@ def test_thresholds_that_a_proof_cannot_reach_are_lowered_for_it(tokenizer, tmp_
 
 
 def test_a_proof_that_is_not_finite_proves_nothing(tokenizer, tmp_path):
-    model = odd("indexer asks for the implementation's name")
+    model = odd("window wider than the positions")
     with torch.no_grad():
         model.get_input_embeddings().weight[700:] = math.inf  # of tokens that the prompts do not hold
-    with pytest.raises(UserError, match="not finite on|differs from its own"):
+    with pytest.raises(UserError, match="not finite on"):
         run("needle", model, tokenizer, tmp_path, attention="ssmax")
 
 
@@ -398,3 +399,121 @@ def test_haystack_nll_of_a_head_that_reads_more(tokenizer):
         found = masses_of(TransformersReader(model, tokenizer))([prompt], chunk)[0]["haystack_nll"]
         assert found == pytest.approx(right, rel=1e-4)
     READS_MORE.discard(model)
+
+
+@pytest.mark.parametrize("attention", [None, "ssmax", "entmax-1.5"])
+def test_a_model_in_float64_gives_the_numbers_of_float32(attention, tokenizer, tmp_path):
+    for probe, column in (("needle", "answer_nll"), ("attention", "mass_needle")):
+        of = [
+            run(probe, build("Llama", vocab_size=1024).to(dtype), tokenizer, tmp_path, attention=attention)[column]
+            for dtype in (torch.float32, torch.float64)
+        ]
+        assert of[1].tolist() == pytest.approx(of[0].tolist(), abs=1e-3)
+
+
+def test_a_checkpoint_in_float64_is_read_as_it_is(tokenizer, tmp_path):
+    build("Llama", vocab_size=1024).double().save_pretrained(tmp_path / "double")
+    tokenizer.save_pretrained(tmp_path / "double")
+    options = {"context_lengths": [LENGTH], "depth_percents": [50], "trials": 2, "output_path": tmp_path}
+    rows = api.needle(str(tmp_path / "double"), **options)
+    assert set(rows["dtype"]) == {"float64"}
+    right = right_answers(build("Llama", vocab_size=1024), tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+
+
+def compiled_forward(model):
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+COMPILED = {
+    "model.compile()": lambda model: model.compile(backend="eager"),
+    "a layer's compile()": lambda model: model.model.layers[0].compile(backend="eager"),
+    "model.forward = torch.compile(model.forward)": compiled_forward,
+    "torch.compile(model)": lambda model: torch.compile(model, backend="eager"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("way", COMPILED)
+def test_a_compiled_model_is_read_as_it_is_written(way, tokenizer, tmp_path):
+    for options in ({}, {"attention": "ssmax"}):
+        model = build("Llama", vocab_size=1024)
+        plain = run("needle", build("Llama", vocab_size=1024), tokenizer, tmp_path / "plain", fresh=True, **options)
+        wrapped = COMPILED[way](model)
+        given = model if wrapped is None else wrapped
+        before = {name: dict(vars(module)) for name, module in model.named_modules()}
+        rows = run("needle", given, tokenizer, tmp_path / "compiled", fresh=True, **options)
+        assert rows["answer_nll"].tolist() == plain["answer_nll"].tolist()
+        for name, module in model.named_modules():
+            for attribute in ("forward", "_compiled_call_impl"):
+                assert vars(module).get(attribute) is before[name].get(attribute)
+
+
+def test_rows_that_cannot_be_kept_cost_no_record(tokenizer, tmp_path, monkeypatch):
+    """What differs without end is no number of JSON: the run would end after its last prompt, and without a record."""
+
+    def fails(*_):
+        raise TypeError("no hidden states")
+
+    monkeypatch.setattr("ssmax_eval.readers.preflight.token_nll", fails)
+    model = build("Llama", vocab_size=1024)
+    rows = run("needle", model, tokenizer, tmp_path)
+    right = right_answers(model, tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+    proof = find_runs(tmp_path)[0].record()["preflight"]
+    assert (proof["head"], proof["kept_rows"]) == ("full logits", None)
+
+
+@pytest.mark.parametrize(
+    "head", ["LlamaForTokenClassification", "LlamaForSequenceClassification", "BertForTokenClassification"]
+)
+def test_a_model_without_a_vocabularys_logits_is_refused_in_one_line(head, tokenizer, tmp_path):
+    config = build(head.partition("For")[0], vocab_size=1024).config
+    model = getattr(transformers, head)(config).eval()
+    with pytest.raises(UserError, match="are not of a vocabulary, as a classifier's are not"):
+        run("needle", model, tokenizer, tmp_path)
+
+
+def with_virtual_tokens(kind):
+    peft = pytest.importorskip("peft")
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    return peft.get_peft_model(build("Llama", vocab_size=1024), config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's
+@pytest.mark.parametrize("probe", ["needle", "loss"])
+def test_logits_of_more_rows_than_the_text_has_are_refused(probe, tokenizer, tmp_path):
+    """Both sides of the proof would be shifted alike by a prompt's virtual tokens."""
+    model = with_virtual_tokens("PromptTuningConfig")
+    asked = {"context_lengths": [LENGTH]} if probe == "needle" else {"context_length": LENGTH, "documents": 1}
+    with pytest.raises(UserError, match="its logits have 72 rows for a text of 64 tokens"):
+        getattr(api, probe)((model, tokenizer), output_path=tmp_path, **asked)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's
+def test_keys_that_are_no_tokens_of_the_text_are_refused_for_masses_alone(tokenizer, tmp_path):
+    model = with_virtual_tokens("PrefixTuningConfig")
+    rows = run("needle", model, tokenizer, tmp_path)
+    right = right_answers(model, tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nll for nll, _ in right], abs=1e-3)
+    with pytest.raises(UserError, match="its layers see 72 keys where it is given 64 tokens"):
+        run("attention", model, tokenizer, tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_hand", ["Setting", "attach"])
+def test_a_layer_that_chooses_its_keys_is_refused_without_a_proof_too(by_hand):
+    """By hand nothing compares first: its indices, which our function does not know, may not be dropped without a word."""
+    model = odd("indexer asks for the implementation's name")
+    once = "yarn-factor:factor=1,train_length=512"  # C(n) = 1: softmax as it is
+    with ExitStack() as stack:
+        if by_hand == "Setting":
+            stack.enter_context(Setting.of(once)(model, LENGTH))
+        else:
+            attach(model, once, LENGTH)
+        short = model(input_ids=tokens(1, SPARSE["index_topk"])).logits
+        with pytest.raises(UserError, match=f"chooses which of its {LENGTH} keys it attends to"):
+            model(input_ids=tokens(1, LENGTH))
+    detach(model)
+    own = model(input_ids=tokens(1, SPARSE["index_topk"])).logits  # where it chooses all
+    assert torch.allclose(short, own, atol=1e-4)

@@ -24,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..errors import UserError
 from .behind import behind
+from .dropped import refuse_dropped
 from .edit import Edit
 from .layers import attention_modules, layer_in, layer_indices, layer_list
 from .mechanism import Layer, Mechanism
@@ -82,7 +83,7 @@ def attention_forward(
     query (batch, heads, rows, head_dim); key, value (batch, key heads, keys, head_dim); attention_mask (batch, 1 or heads, rows,
     keys), bool or additive, or None. Returns the output (batch, rows, heads, head_dim). Raises UserError for what it would drop.
     """
-    carried, mechanism, biased = standing(module, kwargs)
+    carried, mechanism, biased = standing(module, key.shape[2], kwargs)
     watched: Watched | None = getattr(module, "watched", None)
     edit: Edit | None = vars(module).get("edit")
     seen = Seen(forward_of(module, query, key, attention_mask, **kwargs))
@@ -120,15 +121,12 @@ def attention_forward(
     return out.transpose(1, 2).to(value.dtype).contiguous(), None
 
 
-def standing(module: nn.Module, given: Mapping[str, Any]) -> tuple[Mechanism | None, Mechanism, bool]:
+def standing(module: nn.Module, keys: int, given: Mapping[str, Any]) -> tuple[Mechanism | None, Mechanism, bool]:
     """Return what a layer carries, what it attends with, and whether its position adds to the scores.
 
-    given: what the layer asks of attention besides. Raises UserError for what sdpa would drop.
+    keys: how many it sees; given: what it asks of attention besides. Raises UserError for what our function would drop.
     """
-    if dropped := [name for name in ("softcap", "s_aux") if given.get(name) is not None]:
-        raise UserError(
-            f"attention with {dropped[0]}: sdpa would drop it; use a model without, or leave mechanisms and masses out"
-        )
+    refuse_dropped(module, keys, given)
     carried: Mechanism | None = getattr(module, "ssmax", None)
     mechanism = carried if carried is not None and carried.active else SOFTMAX
     return (

@@ -1,6 +1,5 @@
 """Find a model's attention layers: which modules attend, where in the decoder, with how many heads, in what window."""
 
-import inspect
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..position.learned import names_in
 from ..position.rotary import decoder_modules, says_window
 from .mechanism import Layer
 
@@ -19,8 +19,7 @@ def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     decoder = decoder_modules(model)
 
     def calls_interface(module: nn.Module) -> bool:
-        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-        return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+        return "ALL_ATTENTION_FUNCTIONS" in names_in(type(module).forward)
 
     return {name: module for name, module in model.named_modules() if module in decoder and calls_interface(module)}
 

@@ -112,7 +112,7 @@ def packed_forward(
 def one(module: nn.Module, query: Tensor, own: Pair, front: Pair | None, given: dict[str, Any]) -> Tensor:
     """Return the output (1, rows, heads, head_dim) of one text behind what it sees of the trunk."""
     rows, before = query.shape[2], 0 if front is None else front[0].shape[2]
-    carried, mechanism, biased = standing(module, given)
+    carried, mechanism, biased = standing(module, before + rows, given)
     quick = not biased and mechanism.runs_on_sdpa() and "edit" not in vars(module)
     window = given.get("sliding_window")
     if window and before + rows > window:

@@ -1,4 +1,4 @@
-"""Whether a loaded model is a causal language model: its rows see nothing that comes after them."""
+"""Whether a loaded model is a causal language model: a row of the vocabulary for each token, which sees nothing after it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ TOKENS = 9
 
 @torch.inference_mode()
 def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> None:
-    """Change the end of a text and raise UserError if an earlier row of logits changes, or if text alone cannot be read.
+    """Change the end of a text and raise UserError if an earlier row of logits changes, or if its logits are not of its tokens.
 
     ids (1, tokens): the text; None takes a short one. Class names and config flags tell too little: prefix models, encoders
     with a language-model head and multimodal wrappers differ from decoders only in what their rows see. Equal shapes give
@@ -28,17 +28,37 @@ def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> N
     other = ids.clone()
     other[:, kept:] = ids[:, :1]
     try:
-        rows = [model(input_ids=each).logits[0, :kept].float() for each in (ids, other)]
+        of_both = [model(input_ids=each).logits for each in (ids, other)]
     except UserError:
         raise
     except Exception as error:  # a model that needs more than text raises anything
         raise UserError(f"{name}: it cannot read a text of token ids alone ({first_line(error)})") from error
+    refuse_other_rows(name, of_both[0], ids)
+    rows = [logits[0, :kept].float() for logits in of_both]
     change = (rows[0] - rows[1]).abs().max()
     # a NaN is no sign of this kind, and is told where scores are
-    roundings = (64 if model.dtype == torch.float32 else 4) * torch.finfo(model.dtype).eps
+    # what float64 rounds off is seen where it tips a rounding to float32
+    roundings = max(4 * torch.finfo(model.dtype).eps, 64 * torch.finfo(torch.float32).eps)
     if change > roundings * rows[0].abs().max():
         raise UserError(
             f"{name} is not a causal (decoder-only) language model: its rows see what comes after them; use a decoder"
+        )
+
+
+def refuse_other_rows(name: str, logits: Tensor, ids: Tensor) -> None:
+    """Raise UserError unless logits have a row of the vocabulary for each of ids (1, tokens).
+
+    A classifier's are of its labels. A prompt of virtual tokens puts rows before those of a text, where nothing tells which is which.
+    """
+    if logits.ndim == 3 and logits.shape[1] != ids.shape[1]:
+        raise UserError(
+            f"{name}: its logits have {logits.shape[1]} rows for a text of {ids.shape[1]} tokens, so they cannot be told apart; "
+            "use a model without tokens of its own (of PEFT's: LoRA, or prefix tuning)"
+        )
+    if logits.ndim != 3 or int(ids.max()) >= logits.shape[-1]:
+        raise UserError(
+            f"{name}: its logits, of shape {tuple(logits.shape)}, are not of a vocabulary, as a classifier's are not; "
+            "use a model with a language-model head"
         )
 
 

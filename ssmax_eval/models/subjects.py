@@ -101,6 +101,12 @@ def is_one(models: Any) -> bool:
     return isinstance(models, str) or pair or is_foreign(models)
 
 
+def uncompiled(pair: Loaded) -> Loaded:
+    """Return a loaded pair whose model is not in the wrapper that torch.compile returns."""
+    model, tokenizer = pair
+    return getattr(model, "_orig_mod", model), tokenizer
+
+
 def subjects(models: Any, tokenizer: str | None = None) -> list[Subject]:
     """Return the subjects of references (`[LABEL=]REF`), of {label: reference, function or (model, tokenizer)}, or of one of these.
 
@@ -136,7 +142,7 @@ def subject(label: str, reference: Any) -> Subject:
         return Subject(
             source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason
         )
-    model, tokenizer = reference
+    model, tokenizer = reference = uncompiled(reference)
     name = type(model).__name__
     native = native_mechanism(model)
     if hasattr(model.config, "ssmax") and native != "softmax" and not mechanisms_of(model):

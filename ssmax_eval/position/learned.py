@@ -1,5 +1,6 @@
-"""Positions that a model looks up in a table, learned or computed beforehand."""
+"""Positions that end: tables of them, learned or computed beforehand, and lengths that a model's own code holds to."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -9,16 +10,48 @@ from transformers import PreTrainedModel
 from .rotary import rotary_modules
 
 MOST_SPARE_ROWS = 8  # of a table of positions beyond those that the config tells: OPT and Bart have 2
+LIMITS = ("max_position_embeddings", "max_target_positions", "max_seq_len")
 
 
 def position_end(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model has positions for: the rows of a table; None where no table ends it (RoPE, ALiBi, recurrence)."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit < 1 or rotary_modules(model):
+    """Return how many tokens a model has positions for; None where nothing ends them (RoPE, recurrence, most ALiBi).
+
+    A table ends them, by its rows; or a length of the config that a forward of the model asks for by its name: MPT makes its ALiBi
+    for so many tokens, and Reformer takes no more.
+    """
+    if rotary_modules(model):
         return None
-    tables = [module.weight for module in embeddings_beside_words(model).values()]
-    tables += [buffer for buffer in model.buffers() if buffer.ndim == 2]  # sines (CTRL), angles (GPT-J)
-    return limit if any(is_of_positions(len(table), limit) for table in tables) else None
+    config = model.config.get_text_config()
+    limits = {name: limit for name in LIMITS if isinstance(limit := getattr(config, name, None), int) and limit > 0}
+    tables = [(len(table), first) for table, first in tables_beside_words(model)]
+    ends = [
+        min(limit, rows - first) for limit in limits.values() for rows, first in tables if is_of_positions(rows, limit)
+    ]
+    asked = {name for module in model.modules() for name in names_in(type(module).forward)}
+    return min([*ends, *(limit for name, limit in limits.items() if name in asked)], default=None)
+
+
+def tables_beside_words(model: PreTrainedModel) -> list[tuple[Tensor, int]]:
+    """Return every table by position that a model may have, and the row of its first position.
+
+    A table with a row for padding counts from the row after it (RoBERTa, and all that fairseq wrote). Buffers are sines (CTRL)
+    and angles (GPT-J).
+    """
+    words = model.get_input_embeddings()
+    found = []
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        looked_up = isinstance(module, nn.Embedding) or hasattr(module, "padding_idx")  # I-BERT's is no nn.Embedding
+        if looked_up and isinstance(weight, Tensor) and module is not words:
+            padding = getattr(module, "padding_idx", None)
+            found.append((weight, padding + 1 if isinstance(padding, int) else 0))
+    return found + [(buffer, 0) for buffer in model.buffers() if buffer.ndim == 2]
+
+
+def names_in(function: Any) -> tuple[str, ...]:
+    """Return the names of attributes and globals that a function's code asks for."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return () if code is None else code.co_names
 
 
 def embeddings_beside_words(model: PreTrainedModel) -> dict[str, nn.Embedding]:

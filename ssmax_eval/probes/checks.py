@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.chat import Chat, template_of
@@ -34,8 +35,13 @@ def check_model(
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int, positions: int) -> None:
-    """Raise UserError if the tokenizer is not the model's, or learned positions do not reach as far as is asked."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    """Raise UserError if the tokenizer is not the model's, or its positions do not reach as far as is asked."""
+    table = getattr(model.get_input_embeddings(), "weight", None)
+    if not isinstance(table, Tensor):  # as Perceiver, whose latents have that name
+        raise UserError(
+            f"{type(model).__name__} has no table of token embeddings that a tokenizer could be checked against; use another model"
+        )
+    rows = table.shape[0]
     if (largest := max(tokenizer.get_vocab().values())) >= rows:
         raise UserError(
             f"tokenizer: its largest token id is {largest}, but {type(model).__name__} has {rows} embeddings; "
@@ -44,7 +50,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     limit = position_end(model)
     if limit is not None and positions > limit:
         raise UserError(
-            f"context length {asked}: {type(model).__name__} has {limit} learned positions; "
+            f"context length {asked}: {type(model).__name__} has positions for {limit} tokens; "
             f"give at most {limit - positions + asked}"
         )
 

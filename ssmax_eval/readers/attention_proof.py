@@ -1,8 +1,9 @@
 """Is softmax through our function the model's own, and are recorded weights those of its layers?"""
 
+import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,10 +40,14 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     if close(own, ours, model.dtype):
         with lowered(model, ids.shape[1], longest) as thresholds:
             found["thresholds_lowered"] = sorted(thresholds)
-            if thresholds:
-                with suppress(Exception):  # some shape hangs on one: then what lies beyond it is not proved
+            try:
+                if thresholds:
                     own, ours = softmax_of_both(model, ids)
                     found["our_attention"] = max(found["our_attention"], difference(own, ours))
+            except UserError:  # refused beyond a threshold
+                raise
+            except Exception:  # some shape hangs on one: then what lies beyond it is not proved
+                logging.getLogger(__name__).debug("%s beyond %s is not proved", name, thresholds)
     if not close(own, ours, model.dtype):
         raise UserError(
             f"{name}: softmax through our attention function differs from its own by {found['our_attention']:.3g} nats a "
@@ -55,6 +60,11 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
     found["called"] = check.called
     if not masses:
         return found
+    if other := check.keys - {ids.shape[1]}:
+        raise UserError(
+            f"{name}: its layers see {max(other)} keys where it is given {ids.shape[1]} tokens, so nothing tells which keys are "
+            "the needle's; use the needle and loss probes"
+        )
     found["recorded_output"] = max(check.kept.values(), default=0.0)
     found["eager_maps"] = compare_maps(model, ids)
     for what, unit in (("recorded_output", "of its largest output"), ("eager_maps", "in a weight")):
@@ -76,12 +86,17 @@ def softmax_of_both(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor
 
 
 class OutputCheck(Recorder):
-    """Keep, by layer, how far the recorded weights times the values are from what the layer made of them, as a share of its largest."""
+    """Keep, by layer, how far the recorded weights times the values are from what the layer made of them, as a share of its largest.
+
+    keys: how many keys layers see.
+    """
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__(rows, away_from_output)
+        self.keys: set[int] = set()
 
     def offer(self, layer: int, recorded: Recorded) -> None:
+        self.keys.add(recorded.seen.forward.keys)
         self.kept[layer] = max(self.reduce(recorded), self.kept.get(layer, 0.0))
 
 
