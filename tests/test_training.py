@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from architectures import build_small
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -361,6 +362,21 @@ def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     train(Job(tiny, "softmax"), plain, "cpu", fresh=True)
     swapped_after(plain, job)
     assert all(torch.equal(tensor, weights(swapped)[name]) for name, tensor in weights(plain).items())
+
+
+@pytest.mark.parametrize("mechanism", [None, "ssmax"])
+def test_one_that_was_killed_goes_on_with_all_its_weights(tiny, tmp_path, tokenizer, mechanism):
+    """Also those that transformers renames and merges on the way from disk: resuming reads a file's names as they are."""
+    start = tmp_path / "start"
+    build_small("qwen3_moe").save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    job = Job(tiny, mechanism, start=str(start))
+    train(job, tmp_path / "straight", "cpu")
+    with killed_at(7, tiny):
+        train(job, tmp_path / "killed", "cpu")
+    train(job, tmp_path / "killed", "cpu")
+    straight, killed = (load_model(str(tmp_path / name))[0].state_dict() for name in ("straight", "killed"))
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in straight.items())
 
 
 def test_training_goes_on_from_a_checkpoint(tiny, tmp_path, checkpoint):

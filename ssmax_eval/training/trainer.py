@@ -80,6 +80,16 @@ class WeightedTrainer(Trainer):
             self.seen.clear()
         super().log(logs, start_time)
 
+    def _save(self, *arguments: Any, **options: Any) -> None:
+        """Write a checkpoint under the model's own tensor names: resuming reads it as it is, and drops names it does not know."""
+        model: Any = self.model
+        before = getattr(model, "_weight_conversions", None)
+        model._weight_conversions = []
+        try:
+            super()._save(*arguments, **options)
+        finally:
+            model._weight_conversions = before
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Decay matrices and embeddings only (the paper's rule): not s, b, p_n, norms, biases, or tables."""
         spared = {id(parameter) for parameter in undecayed(model)}
