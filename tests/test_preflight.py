@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 import transformers
+from architectures import MODEL_TYPES, build_small
 from tiny import MLA, MOE, build, tokens
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
@@ -517,3 +518,34 @@ def test_a_layer_that_chooses_its_keys_is_refused_without_a_proof_too(by_hand):
     detach(model)
     own = model(input_ids=tokens(1, SPARSE["index_topk"])).logits  # where it chooses all
     assert torch.allclose(short, own, atol=1e-4)
+
+
+SCALED = {
+    "ministral3": True,
+    "llama4_text": True,
+    "mistral4": True,
+    "beam": True,
+    "hunyuan_v1_dense": False,
+    "llama": False,
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_a_scale_that_a_model_has_of_its_own_is_said_beside_a_mechanism(kind, tokenizer, caplog):
+    """Ministral 3 and Llama 4 multiply their queries by position, and a mechanism's scale multiplies that."""
+    if kind not in MODEL_TYPES:
+        pytest.skip(f"this transformers has no {kind}")
+    model = build_small(kind)
+    for longest in (LENGTH, 20_000):
+        with Setting.of("ssmax:s=0.2,train_length=512")(model, longest):
+            found = preflight(model, tokenizer, longest, mechanism=True)
+        beyond = longest > 512 or kind == "beam"  # whose scale begins with the first token
+        assert bool(found["scaled_twice"]) == (SCALED[kind] and beyond)
+        assert ("scale their queries by position themselves" in caplog.text) == bool(found["scaled_twice"])
+        caplog.clear()
+    assert "scaled_twice" not in preflight(model, tokenizer, LENGTH)
+
+
+def test_a_position_is_refused_where_layers_add_one_of_their_own(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="adds a position of its own to its scores, which stays on"):
+        run("needle", odd("bias on the scores"), tokenizer, tmp_path, position="alibi")

@@ -108,7 +108,7 @@ def test_a_row_that_is_not_as_its_schema_says_is_named(runs, tmp_path, change, s
         load_results(other.folder)
 
 
-def test_texts_of_one_name_are_never_pooled(checkpoint, tmp_path):
+def test_haystacks_of_one_name_are_never_pooled(checkpoint, tmp_path):
     """Two folders have a file of one name, or it is edited between two runs: the prompts are not of one task."""
     options = RunOptions(output_path=tmp_path / "runs")
     for seed in (0, 1):

@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         app.command(kind.name)(command(str(kind.options.__doc__), [kind]))
     asked = [kind for kind in PROBES.values() if kind.in_run]
     widest = [kind for kind in asked if not any(covers(other, kind) for other in asked)]
-    app.command("run")(command(RUN, widest, {"sweep": SWEEP}))
+    app.command("run")(command(RUN, widest, {"context": typer.Context, "sweep": SWEEP}))
 
 
 def covers(other: Kind[Any], kind: Kind[Any]) -> bool:
@@ -55,14 +55,14 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
     taken = [option for option in every if len(kinds) == 1 or not option.told.alone]
 
     def run(
-        context: typer.Context,
         model: list[str] | None,
         imports: list[Path] | None,
+        context: typer.Context | None = None,
         sweep: Path | None = None,
         **given: Any,
     ) -> None:
         quiet_libraries()
-        if sweep is None:
+        if sweep is None or context is None:
             show(kinds, model, imports, taken, given)
         else:
             from .sweeping import show_sweep
@@ -73,7 +73,6 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
             show_sweep(sweep, imports, {name: every[name] for name in said})
 
     own = [
-        named("context", typer.Context, inspect.Parameter.empty),
         *(named(name, annotation) for name, annotation in (more or {}).items()),
         named("model", MODELS),
         named("imports", IMPORTS),

@@ -126,14 +126,11 @@ def standing(module: nn.Module, keys: int, given: Mapping[str, Any]) -> tuple[Me
 
     keys: how many it sees; given: what it asks of attention besides. Raises UserError for what our function would drop.
     """
-    refuse_dropped(module, keys, given)
     carried: Mechanism | None = getattr(module, "ssmax", None)
     mechanism = carried if carried is not None and carried.active else SOFTMAX
-    return (
-        carried,
-        mechanism,
-        carried is not None and carried.position_bias is not None and carried.position_bias.active,
-    )
+    biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
+    refuse_dropped(module, keys, given, biased)
+    return carried, mechanism, biased
 
 
 def edited_by(

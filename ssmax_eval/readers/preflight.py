@@ -20,6 +20,7 @@ from ..position.rotary import rope_that_turns
 from .attention_proof import ROWS, compare_attention
 from .head import READS_MORE, logits_of, nll_of
 from .nll import token_nll
+from .own_scale import scaled_twice
 from .thresholds import proof_length
 from .tolerance import close, difference
 
@@ -41,7 +42,8 @@ def preflight(
     masses: attention will be recorded. Returned: tokens, the length of the input, to which all of it is proved;
     head, what the head is read from (rows or full logits); and the largest differences found: kept_rows, with_a_token_more
     (the model's own rows when another token follows), own_decoding (its own generate) and our_attention in nats,
-    recorded_output as a share of a layer's largest output, eager_maps as weights; called, the attention modules that ran.
+    recorded_output as a share of a layer's largest output, eager_maps as weights; called, the attention modules that ran;
+    scaled_twice, the layers that scale queries by position beside a mechanism.
     Raises UserError for a model whose attention our function, or whose weights our recorder, does not give as the model does.
     """
     ids = input_ids(model, tokenizer, longest)
@@ -83,6 +85,8 @@ def preflight(
         found["head"] = "full logits"
     if mechanism or masses:
         found |= compare_attention(model, ids, masses, longest)
+    if mechanism:
+        found["scaled_twice"] = scaled_twice(model, ids, longest)
     return found
 
 
