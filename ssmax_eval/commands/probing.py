@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         app.command(kind.name)(command(str(kind.options.__doc__), [kind]))
     asked = [kind for kind in PROBES.values() if kind.in_run]
     widest = [kind for kind in asked if not any(covers(other, kind) for other in asked)]
-    app.command("run")(command(RUN, widest, {"context": typer.Context, "sweep": SWEEP}))
+    app.command("run")(command(RUN, widest, {"sweep": SWEEP}))
 
 
 def covers(other: Kind[Any], kind: Kind[Any]) -> bool:
@@ -73,6 +73,7 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
             show_sweep(sweep, imports, {name: every[name] for name in said})
 
     own = [
+        *([named("context", typer.Context, inspect.Parameter.empty)] if more else []),
         *(named(name, annotation) for name, annotation in (more or {}).items()),
         named("model", MODELS),
         named("imports", IMPORTS),
