@@ -57,12 +57,12 @@ def command(told: str, kinds: Sequence[Kind[Any]], more: Mapping[str, Any] | Non
     def run(
         model: list[str] | None,
         imports: list[Path] | None,
-        context: typer.Context | None = None,
+        context: typer.Context = None,  # type: ignore[assignment]  # typer knows it by this annotation; given with `more`
         sweep: Path | None = None,
         **given: Any,
     ) -> None:
         quiet_libraries()
-        if sweep is None or context is None:
+        if sweep is None:
             show(kinds, model, imports, taken, given)
         else:
             from .sweeping import show_sweep
