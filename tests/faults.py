@@ -332,7 +332,7 @@ def parts_are_always_like_the_whole(right, *arguments):
     return True
 
 
-@fault("test_what_our_function_cannot", "readers.attention_proof.softmax_of_both")
+@fault("test_a_users_own_attention", "readers.attention_proof.softmax_of_both")
 def our_function_is_not_compared(right, *arguments):
     own, _ = right(*arguments)
     return own, own
