@@ -332,3 +332,16 @@ def test_the_fingerprint_of_an_object_is_every_processs():
     )  # fmt: skip
     own = identify(build("Llama", vocab_size=1024), make_tokenizer("digits")).fingerprint
     assert other.stdout.strip() == own
+
+
+def test_named_tuples_of_transformers_are_known_and_those_of_others_code_are_not(monkeypatch):
+    """Reformer's outputs are such: once its module was imported, no model's stored rows were used again."""
+    from transformers.models.reformer import modeling_reformer
+
+    assert not list(unknown_library_code([], {"sdpa"}))
+    changed = eval("lambda _cls, a, b: _tuple_new(_cls, (b, a))", {"_tuple_new": tuple.__new__})
+    changed.__name__ = "__new__"
+    monkeypatch.setattr(modeling_reformer.LocalSelfAttentionOutput, "__new__", changed)
+    assert [where for where, _ in unknown_library_code([], {"sdpa"})] == [
+        "LocalSelfAttentionOutput: class LocalSelfAttentionOutput.__new__"
+    ]

@@ -11,6 +11,7 @@ import inspect
 import sys
 import sysconfig
 import types
+from collections import namedtuple
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,17 @@ def renamed() -> Iterator[tuple[str, Any]]:
 def of_dataclass(function: types.FunctionType) -> bool:
     """Tell whether a function is one that a dataclass of a known module had written for it: such code has no file."""
     made = function.__code__.co_filename == "<string>" and function.__name__.startswith("__")
-    return made and is_known_module(function.__module__)
+    return made and is_known_module(function.__module__ or "")
+
+
+def of_named_tuple(function: types.FunctionType) -> bool:
+    """Tell whether a function is a named tuple's `__new__`, instruction for instruction: it has no file, and a module of its own."""
+    code = function.__code__
+    if function.__name__ != "__new__" or code.co_filename != "<string>":
+        return False
+    plain: Any = namedtuple("plain", [f"field{i}" for i in range(code.co_argcount - 1)]).__new__
+    same = all(getattr(code, name) == getattr(plain.__code__, name) for name in ("co_code", "co_names", "co_consts"))
+    return same and all(function.__globals__.get(name) is plain.__globals__[name] for name in code.co_names)
 
 
 def unknown_code(
@@ -148,7 +159,7 @@ def foreign(where: str, value: Any, seen: dict[int, Any], imported: bool = False
     elif isinstance(value, functools.partial):
         yield from foreign(where, [value.func, value.args, value.keywords], seen)
     elif isinstance(value, types.FunctionType):
-        if not (is_known_code(value.__code__) or of_dataclass(value)):
+        if not (is_known_code(value.__code__) or of_dataclass(value) or of_named_tuple(value)):
             yield where, value
             return
         yield from foreign(where, [cell_of(each) for each in value.__closure__ or ()], seen)
