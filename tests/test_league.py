@@ -223,8 +223,10 @@ def test_who_has_no_score_of_the_longest_length_does_not_reach_furthest(three):
     short = pd.concat([found(f"d{seed}", {64: 10, 128: 10, 256: 0}) for seed in (0, 1)])
     short.loc[short["context_length"] == 256, "correct"] = pd.NA
     known = known | {"d0": ("d", 0), "d1": ("d", 1)}
-    table = statistics.standings(pd.concat([rows, short]), known).set_index("configuration")
+    table = statistics.standings(pd.concat([rows, short]), known, ("a", "d")).set_index("configuration")
     assert [*table.index] == ["a", "d", "b", "c"]
+    assert table["vs a"].isna().to_dict() == {"a": True, "d": True, "b": False, "c": False}
+    assert table[["vs d", "vs d low"]].isna().all(axis=None)
     assert table.loc["d", ["beyond", "scored", "effective_length"]].tolist() == [2, 128, 128]
     assert table.loc["a", ["scored", "longest"]].tolist() == [256, 256]
     assert math.isnan(table.loc["d", "accuracy"])  # of two lengths it would be another number than that of three
@@ -239,3 +241,6 @@ def test_who_has_no_score_of_the_longest_length_does_not_reach_furthest(three):
         "told of it."
     ) in told
     assert not math.isnan(statistics.concordance(pd.concat([rows, short]), known))
+    fewer = short[short["context_length"] < 256]  # that it was not asked is the same
+    asked = statistics.standings(pd.concat([rows, fewer]), known).set_index("configuration")
+    assert asked["accuracy"].isna().to_dict() == {"a": False, "b": False, "c": False, "d": True}

@@ -53,9 +53,8 @@ def retrofit(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole(folder) as made, rope_scaled(model, rope.theta_factor, rope.theta, rope.scaling):
-            for rotary in (
-                rotary_modules(model).values() if rope.changes else ()
-            ):  # a changed one has a config of its own
+            changed_ones = rotary_modules(model).values() if rope.changes else ()
+            for rotary in changed_ones:  # each has a config of its own
                 changed: Any = rotary.config
                 model.config.get_text_config().rope_parameters = copy.deepcopy(changed.rope_parameters)
             with reading(f"model {source.reference!r}"):

@@ -31,7 +31,7 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     mean over the seeds that both have, with `behind low`, `behind high` likewise. accuracy: the mean over lengths and seeds,
     NaN where a length has no score; short_accuracy: over seeds, at the shortest length; each with ` low`, ` high`, Student's t over
     seeds. rank_least, rank_most: the best and the worst place among the configurations of one seed. `vs NAME` with low and high: the paired
-    difference of accuracy from each baseline over all lengths (compare_seeds).
+    difference of accuracy from each baseline over all lengths (compare_seeds); NaN where either lacks the score of one.
     """
     configurations = once(configurations)
     reach = effective_lengths(rows[rows["series"].isin(list(configurations))])
@@ -71,16 +71,19 @@ def standings(rows: pd.DataFrame, configurations: Configurations, baselines: tup
     table["behind"] = [float(behind[name].mean()) for name in table["configuration"]]
     ends = [interval(behind[name].dropna().to_numpy()) for name in table["configuration"]]
     table["behind low"], table["behind high"] = ([each[i] for each in ends] for i in (0, 1))
+    whole = set(table.loc[table["accuracy"].notna(), "configuration"])  # that have a score of every length
     for baseline in baselines:
         against = compare_seeds(rows, configurations, baseline, by=()).set_index("configuration")
         for column, name in (("difference", ""), ("low", " low"), ("high", " high")):
-            table[f"vs {baseline}{name}"] = table["configuration"].map(against[column])
+            told = against[column] if baseline in whole else against[column].iloc[:0]
+            table[f"vs {baseline}{name}"] = table["configuration"].map(told).where(table["configuration"].isin(whole))
     return table.reset_index(drop=True)
 
 
 def over_lengths(found: pd.DataFrame) -> "pd.Series[float]":
-    """Return each series' mean accuracy over lengths; NaN where one has no score: of fewer lengths the mean is another number."""
-    return found.groupby("series")["accuracy"].agg(lambda each: each.mean(skipna=False))
+    """Return each series' mean accuracy over the lengths at which any has a score; NaN of a series that lacks one of them."""
+    wide = found.set_index(["series", "context_length"])["accuracy"].unstack()
+    return wide.dropna(axis=1, how="all").mean(axis=1, skipna=False)
 
 
 def of_seeds(name: str, shares: "pd.Series[float]") -> dict[str, float]:
