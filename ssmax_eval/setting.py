@@ -138,7 +138,7 @@ class Setting:
                 f"position {self.position}: {type(model).__name__} has positions of its own, which stay on; use a model with RoPE"
             )
         if not rotates and bias == own:
-            what = "it is the model's own" if own else "the model has no position that can be taken off"
+            what = "it is the model's own" if own else "the model has no RoPE to be taken off"
             raise UserError(f"position {self.position}: {what}, so it has no effect; leave it out")
 
     @contextmanager

@@ -223,7 +223,7 @@ def test_settings_of_a_model_without_a_table(words, tmp_path):
                 assert not torch.equal(model(ids).logits, before)
             assert torch.equal(model(ids).logits, before)
         with (
-            pytest.raises(UserError, match="the model has no position that can be taken off"),
+            pytest.raises(UserError, match="the model has no RoPE to be taken off"),
             Setting.of(position="nope")(model),
         ):
             pass

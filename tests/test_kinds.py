@@ -92,6 +92,14 @@ def test_decoders_are_causal(name, dtype):
     refuse_unless_causal(build(name).to(dtype))
 
 
+def test_a_model_that_draws_at_random_is_refused_as_that():
+    """What differs between two forwards of one text is not what comes after a row."""
+    model = build("Llama")
+    model.model.layers[0].mlp.register_forward_hook(lambda _, __, out: torch.nn.functional.dropout(out, 0.1))
+    with pytest.raises(UserError, match="two forwards of one text differ, so it draws at random"):
+        refuse_unless_causal(model)
+
+
 HALF = {
     "encoder_layers": 1,
     "decoder_layers": 1,

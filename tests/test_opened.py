@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import build, tokens
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import _get_resolved_checkpoint_files
@@ -186,9 +187,27 @@ def test_an_adapter_in_the_folder_is_applied_and_counts(with_adapter, checkpoint
 
 
 @PEFT_WARNS
-def test_weights_missing_below_an_adapter_are_refused(with_adapter):
-    from safetensors.torch import load_file, save_file
+def test_an_adapter_whose_names_transformers_does_not_know_is_applied_as_peft_applies_it(folder):
+    """transformers leaves the magnitudes of DoRA at their first values, and says so in its loading info alone."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, use_dora=True, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    made = peft.get_peft_model(build("Llama", vocab_size=1024, max_position_embeddings=512), config).eval()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "magnitude" in name:
+                parameter.mul_(1.5)
+        made.save_pretrained(folder)
+        assert torch.equal(load_model(str(folder))[0](tokens()).logits, made(tokens()).logits)
+    file = folder / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if "magnitude" not in name}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"weights are missing, .*magnitude"):
+        load_model(str(folder))
 
+
+@PEFT_WARNS
+def test_weights_missing_below_an_adapter_are_refused(with_adapter):
     tensors = load_file(with_adapter / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, with_adapter / "model.safetensors", {"format": "pt"})

@@ -107,7 +107,7 @@ STILL = {"rope_type": "proportional", "partial_rotary_factor": 0.0, "rope_theta"
     [
         ("GPT2", None, "nope", "GPT2LMHeadModel has positions of its own, which stay on"),
         ("GPT2", None, "alibi", "GPT2LMHeadModel has positions of its own, which stay on"),
-        ("Llama", None, "nope", "the model has no position that can be taken off"),
+        ("Llama", None, "nope", "the model has no RoPE to be taken off"),
         ("Llama", "alibi", "alibi", "it is the model's own"),
     ],
 )

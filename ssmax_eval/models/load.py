@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, modeling_utils
 from transformers.models.auto import auto_factory
 
@@ -21,7 +22,7 @@ from .config import auto_class, load_config
 from .encoders import is_encoder, refuse_without_mask
 from .gguf import load_gguf
 from .headers import refuse_more_layers
-from .opened import ADAPTER_CONFIG
+from .opened import ADAPTER, ADAPTER_CONFIG
 from .shape import refuse_other_shapes
 from .sources import ModelSource, resolve
 from .weights import check_weights, refuse_other_frequencies, refuse_unscaled_rope
@@ -218,7 +219,7 @@ def load_checkpoint(
         check_weights(source, model, info)
         if (source.path / ADAPTER_CONFIG).is_file():
             info = model.load_adapter(str(source.path), dtype=model.dtype, use_safetensors=True).to_dict()
-            check_weights(source, model, info)
+            check_weights(source, model, adapted(model, source.path / ADAPTER) if info["missing_keys"] else info)
     except UserError:
         raise
     except Exception as error:
@@ -244,6 +245,20 @@ def adapter_aside() -> Iterator[None]:
     finally:
         for (module, name), found in zip(finders, before, strict=True):
             setattr(module, name, found)
+
+
+def adapted(model: PreTrainedModel, file: Path) -> dict[str, list[str]]:
+    """Load an adapter's weights by PEFT's own names, and return those that are missing and those that are not used.
+
+    transformers does not know every name that PEFT saves: the magnitudes of DoRA, for one, are missing to it.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    saved = {name.removeprefix("base_model.model."): tensor for name, tensor in load_file(file).items()}
+    set_peft_model_state_dict(model, saved)
+    held = get_peft_model_state_dict(model)
+    taken = {name for name, tensor in held.items() if name in saved and torch.equal(saved[name].to(tensor), tensor)}
+    return {"missing_keys": [*(held.keys() - taken)], "unexpected_keys": [*(saved.keys() - taken)]}
 
 
 def return_plainly(model: PreTrainedModel) -> None:
