@@ -21,7 +21,14 @@ from .mechanisms.attach import (
     reach_of,
 )
 from .mechanisms.files import source_of
-from .mechanisms.interface import IMPLEMENTATION, implementations, native_mechanism, our_function, restore
+from .mechanisms.implementation import (
+    IMPLEMENTATION,
+    attend_with,
+    implementations,
+    native_mechanism,
+    our_function,
+    restore,
+)
 from .mechanisms.layers import attention_modules, computes_on, layer_of
 from .mechanisms.mechanism import Mechanism
 from .mechanisms.registry import MECHANISMS, installed
@@ -191,7 +198,7 @@ def exchange_bias(model: PreTrainedModel, carried: Mapping[str, Mechanism], bias
         made = None if bias is None else bias_named(bias)(mechanism.layer.heads)
         mechanism.position_bias = None if made is None else made.to(computes_on(model.get_submodule(name)))
     put_on(model, added)
-    model.set_attn_implementation(IMPLEMENTATION)
+    attend_with(model, IMPLEMENTATION)
     return attached(model, native_mechanism(model), trained_at)
 
 

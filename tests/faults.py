@@ -90,8 +90,8 @@ def unless_it_says(words):
     return lets_it_pass
 
 
-fault("test_trap_2_models_off", "mechanisms.interface.refuse_unsupported")(unless_it_says("attention interface"))
-fault("test_models_that_sdpa", "mechanisms.interface.refuse_unsupported")(unless_it_says("soft-capping"))
+fault("test_trap_2_models_off", "mechanisms.implementation.refuse_unsupported")(unless_it_says("attention interface"))
+fault("test_models_that_sdpa", "mechanisms.implementation.refuse_unsupported")(unless_it_says("soft-capping"))
 
 
 @fault("test_trap_3", "mechanisms.interface.AttentionMaskInterface._global_mapping", swaps=True)
@@ -157,7 +157,7 @@ def only_the_least_number_blocks(right, mask):
 
 @fault("test_needle_and_loss_are", "setting.own_function")
 def every_model_runs_through_our_function(right, model, carried):
-    from ssmax_eval.mechanisms.interface import our_function
+    from ssmax_eval.mechanisms.implementation import our_function
 
     return our_function(model)
 

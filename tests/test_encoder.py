@@ -19,7 +19,8 @@ from transformers import (
 import ssmax_eval.api as api
 from ssmax_eval import Mechanism, UserError, load_model, register
 from ssmax_eval.mechanisms.attach import attach, mechanisms_of
-from ssmax_eval.mechanisms.interface import our_function, recording
+from ssmax_eval.mechanisms.implementation import our_function
+from ssmax_eval.mechanisms.interface import recording
 from ssmax_eval.mechanisms.layers import attends_both_ways
 from ssmax_eval.mechanisms.recorder import Recorder
 from ssmax_eval.mechanisms.registry import MECHANISMS, mechanisms

@@ -103,6 +103,48 @@ def test_state_decides_the_fingerprint_and_stays_resumable(change, model, tokeni
     assert changed.unknown_code is None
 
 
+def in_memory(model, _):
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+
+
+def on_disk(model, folder):
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.disk_offload(model, folder, execution_device=torch.device("cpu"))
+
+
+def packed(model, _):
+    """Put quantized layers in place of linear ones, whose weights are neither parameters nor buffers."""
+    torch.ao.quantization.quantize_dynamic(model.model, {nn.Linear}, dtype=torch.float16, inplace=True)
+
+
+def of_other_tensors(model, _):
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    projection = model.model.layers[0].self_attn.q_proj
+    weight = projection.weight.detach()
+    projection.weight = nn.Parameter(TwoTensor(weight, weight.clone()), requires_grad=False)
+
+
+def sparse(model, _):
+    projection = model.model.layers[0].self_attn.q_proj
+    projection.weight = nn.Parameter(projection.weight.detach().to_sparse_csr(), requires_grad=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|beta state).*")
+@pytest.mark.parametrize("put", [in_memory, on_disk, packed, of_other_tensors, sparse])
+def test_weights_decide_wherever_they_are(put, tokenizer, tmp_path):
+    """Offloaded to memory or a disk, packed, wrapped or sparse."""
+    found = []
+    for number, factor in enumerate((1.0, 1.0, 3.0)):
+        model = build("Llama", **SMALL)
+        with torch.no_grad():
+            model.model.layers[0].self_attn.q_proj.weight.mul_(factor)
+        put(model, tmp_path / str(number))
+        found.append(identify(model, tokenizer).fingerprint)
+    assert found[0] == found[1] != found[2]
+
+
 def test_tokenizer_and_rope_decide_the_fingerprint(model, tokenizer, plain):
     assert identify(model, make_tokenizer("bos")).fingerprint != plain.fingerprint
     assert identify(build("Llama", seed=1, **SMALL), tokenizer).fingerprint != plain.fingerprint

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3F
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach, detach
-from ssmax_eval.mechanisms.interface import IMPLEMENTATION
+from ssmax_eval.mechanisms.implementation import IMPLEMENTATION
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.models.checkpoint import with_mechanism
 from ssmax_eval.models.load import load_model

@@ -9,7 +9,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Config
 
 from ssmax_eval import UserError, load_model, save_model
 from ssmax_eval.mechanisms.attach import attach, detach, learned_of, mechanisms_of
-from ssmax_eval.mechanisms.interface import IMPLEMENTATION
+from ssmax_eval.mechanisms.implementation import IMPLEMENTATION
 from ssmax_eval.mechanisms.registry import mechanisms
 from ssmax_eval.position.bias import T5, register_bias
 from ssmax_eval.setting import Setting

@@ -1,6 +1,8 @@
 """What we read of a model is what the unmodified model computes, whatever its family does; or it is refused in one line."""
 
+import copy
 import math
+import types
 from contextlib import ExitStack
 
 import pytest
@@ -9,13 +11,15 @@ import transformers
 from architectures import MODEL_TYPES, build_small
 from tiny import MLA, MOE, build, tokens
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
 import ssmax_eval.api as api
 from ssmax_eval import UserError
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.mechanisms.attach import attach, detach
-from ssmax_eval.mechanisms.interface import implementations, native_mechanism
+from ssmax_eval.mechanisms.implementation import implementations, native_mechanism
 from ssmax_eval.mechanisms.seen import Forward, Seen
 from ssmax_eval.position.rotary import rope_switch
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
@@ -288,6 +292,110 @@ def test_a_model_that_sees_what_comes_is_refused(tokenizer, tmp_path):
         ):
             run(probe, model, tokenizer, tmp_path)
     assert not list(tmp_path.rglob("run.json"))
+
+
+def made_deeper(copied):
+    """Return a model of four layers of which two are copies of the others: deep ones, or with the model's own config."""
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    model.model.layers.extend([copy.deepcopy(layer) for layer in model.model.layers])
+    model.config.num_hidden_layers = 4
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = index
+        layer.self_attn.config = layer.self_attn.config if copied else model.config
+    return model
+
+
+def test_layers_with_a_config_of_their_own_attend_as_they_are_told(tokenizer, tmp_path):
+    """As in models that were made deeper by copies of their layers (SOLAR, LLaMA-Pro)."""
+    models = {copied: made_deeper(copied) for copied in (True, False)}
+    for options in ({"attention": "ssmax"}, {"position": "alibi"}):
+        rows = [run("needle", model, tokenizer, tmp_path / str(copied), **options) for copied, model in models.items()]
+        assert rows[0].answer_nll.tolist() == rows[1].answer_nll.tolist()
+    rows = [run("attention", model, tokenizer, tmp_path / str(copied)) for copied, model in models.items()]
+    assert {*rows[0].layer} == {0, 1, 2, 3}
+    assert rows[0].mass_needle.tolist() == rows[1].mass_needle.tolist()
+    scales = [run("needed_scale", model, tokenizer, tmp_path / str(copied)) for copied, model in models.items()]
+    assert scales[0].best.tolist() == scales[1].best.tolist()
+    assert {each._attn_implementation for each, _ in implementations(models[True])} == {"sdpa"}
+
+
+class Gated(LlamaAttention):
+    """transformers' own attention, and a gate around it, as users write it."""
+
+    def forward(self, *arguments, **options):
+        out, weights = super().forward(*arguments, **options)
+        return out * 0.9, weights
+
+
+def test_an_attention_class_around_transformers_own_is_found(tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    model.model.layers[1].self_attn.__class__ = Gated
+    assert {*run("attention", model, tokenizer, tmp_path).layer} == {0, 1}
+    ids = tokens()
+    with torch.no_grad(), Setting.of("ssmax:s=0.5")(model) as effective:
+        assert effective.attached.scaled_indices == [0, 1]
+        found = model(ids).logits
+    # the same gate as a hook on transformers' class
+    other = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    other.model.layers[1].self_attn.register_forward_hook(lambda _, __, out: (out[0] * 0.9, *out[1:]))
+    with torch.no_grad(), Setting.of("ssmax:s=0.5")(other):
+        assert torch.equal(other(ids).logits, found)
+
+
+def attends_by_itself(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, **_):
+    """Attend by torch's function, as patches for long contexts are written."""
+    shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+    q, k, v = (part(hidden_states).view(shape).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj))
+    q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
+    k, v = (each.repeat_interleave(self.num_key_value_groups, 1) for each in (k, v))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return self.o_proj(out.transpose(1, 2).flatten(2)), None
+
+
+@pytest.mark.parametrize("patched", [(0, 1), (1,)])
+def test_layers_that_never_call_the_attention_interface_are_refused(patched, tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    plain = model(tokens()).logits
+    for index in patched:
+        module = model.model.layers[index].self_attn
+        module.forward = types.MethodType(attends_by_itself, module)
+    assert torch.allclose(model(tokens()).logits, plain, atol=1e-5)
+    asked = [
+        ("needle", {"attention": "ssmax"}),
+        ("needle", {"position": "alibi"}),
+        ("attention", {}),
+        ("needed_scale", {}),
+    ]
+    for probe, options in asked:
+        with pytest.raises(UserError, match="attends by code of its own"):
+            run(probe, model, tokenizer, tmp_path, **options)
+    assert run("needle", model, tokenizer, tmp_path).error.isna().all()
+    attach(model, "ssmax")  # by hand, without a proof of it
+    with pytest.raises(UserError, match=r"attends by code of its own \(LlamaAttention\), which leaves it out"):
+        model(tokens())
+    detach(model)
+    model(tokens())
+
+
+def test_a_function_that_one_layer_alone_attends_with_is_told(tokenizer, tmp_path):
+    def sharp(module, query, *arguments, **options):
+        return sdpa_attention_forward(module, query * 2, *arguments, **options)
+
+    model = build("Llama", vocab_size=1024, max_position_embeddings=512)
+    plain = run("needle", model, tokenizer, tmp_path / "plain")
+    AttentionInterface.register("sharp", sharp)
+    AttentionMaskInterface.register("sharp", sdpa_mask)
+    try:
+        module = model.model.layers[1].self_attn
+        module.config = copy.deepcopy(module.config)
+        module.config._attn_implementation = "sharp"
+        own = run("needle", model, tokenizer, tmp_path / "own")
+        swapped = run("needle", model, tokenizer, tmp_path / "own", attention="softmax")
+    finally:
+        del AttentionInterface._global_mapping["sharp"], AttentionMaskInterface._global_mapping["sharp"]
+    assert {*own.attention} == {"sharp"}
+    assert own.answer_nll.tolist() != plain.answer_nll.tolist()
+    assert swapped.answer_nll.tolist() == pytest.approx(plain.answer_nll.tolist(), abs=1e-4)
 
 
 def test_layers_that_never_run_are_not_counted_as_scaled(tokenizer, tmp_path):

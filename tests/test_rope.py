@@ -246,6 +246,31 @@ def test_what_a_models_own_code_does_not_run_with_is_one_line(name, asked):
     assert torch.equal(model(ids).logits, native)
 
 
+def test_frequencies_that_were_set_by_hand_are_not_lost():
+    """A setting is made of the config's: interpolation by hand, as some wrote it, would be gone under it."""
+    model = build("Llama")
+    with torch.no_grad():
+        model.model.rotary_emb.inv_freq.div_(8)
+    own = model(tokens()).logits
+    with Setting.of(None)(model):
+        assert torch.equal(model(tokens()).logits, own)
+    for asked in ({"theta_factor": 4}, {"scaling": "yarn:4"}):
+        with pytest.raises(UserError, match="other frequencies than its config gives"), rope_scaled(model, **asked):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_frequencies_that_a_long_forward_moved_are_the_configs(kind):
+    factors = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 32}
+    parameters = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, **(factors if kind == "longrope" else {})}
+    model = build("Llama", max_position_embeddings=32, rope_parameters=parameters)
+    before = model.model.rotary_emb.inv_freq.clone()
+    model(tokens(length=100))
+    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
+    with rope_scaled(model, theta_factor=4) as record:
+        assert record.rope_theta == 40000
+
+
 def test_p_rope_keeps_its_unrotated_half():
     model = rebuilt(build("Llama", head_dim=16), rope_type="proportional", partial_rotary_factor=0.5)
     with rope_scaled(model, theta_factor=50) as record:

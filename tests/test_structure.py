@@ -12,7 +12,8 @@ import ssmax_eval.api as api
 from ssmax_eval import Setting, UserError, load_model, save_model
 from ssmax_eval.mechanisms import mechanism as module_of_mechanism
 from ssmax_eval.mechanisms.attach import attach, detach, mechanisms_of, reach_of
-from ssmax_eval.mechanisms.interface import IMPLEMENTATION, recording
+from ssmax_eval.mechanisms.implementation import IMPLEMENTATION
+from ssmax_eval.mechanisms.interface import recording
 from ssmax_eval.mechanisms.layers import attention_modules
 from ssmax_eval.mechanisms.projections import Changed
 from ssmax_eval.mechanisms.recorder import Recorder

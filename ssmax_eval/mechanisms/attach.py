@@ -10,8 +10,17 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..position.bias import Bias, NoPosition, biases
+from . import interface as interface  # so that the name that configs get is known, in whatever process opens them
 from .files import source_of
-from .interface import IMPLEMENTATION, OURS, implementations, native_mechanism, refuse_unsupported, restore
+from .implementation import (
+    IMPLEMENTATION,
+    OURS,
+    attend_with,
+    implementations,
+    native_mechanism,
+    refuse_unsupported,
+    restore,
+)
 from .layers import WINDOW_KEYS, attends_both_ways, attention_modules, computes_on, layer_indices, layer_of, layers
 from .mechanism import Mechanism, shared_parameters
 from .projections import changes, hook, projections, unhook
@@ -91,7 +100,7 @@ def attach(
         if native_mechanism(model) != "softmax":  # its own attention is another: sdpa's softmax, by way of our function
             refuse_unsupported(model)
             vars(model)["attention_before"] = implementations(model)
-            model.set_attn_implementation(IMPLEMENTATION)
+            attend_with(model, IMPLEMENTATION)
         return Attached(str(asked), train_length)
     refuse_unsupported(model)
     if (asked.mechanism.causal_only or asked.mechanism.carries) and attends_both_ways(model):
@@ -142,7 +151,7 @@ def attach(
     entry |= {"source": [*dict.fromkeys(file[0] for file in files if file)]} if any(files) else {}
     model.config.ssmax = entry
     vars(model)["attention_before"] = implementations(model)  # for detach
-    model.set_attn_implementation(IMPLEMENTATION)
+    attend_with(model, IMPLEMENTATION)
     return attached(model, str(asked), train_length)
 
 
@@ -152,6 +161,7 @@ def put_on(model: PreTrainedModel, mechanisms: Mapping[str, Mechanism]) -> None:
         module = model.get_submodule(name)
         module.ssmax = mechanism
         module.register_forward_pre_hook(refuse_other_attention)
+        module.register_forward_hook(refuse_unheard)
         if mechanism.needs_input:
             module.register_forward_pre_hook(show_input, with_kwargs=True)
         if changes(mechanism):
@@ -175,6 +185,18 @@ def refuse_other_attention(module: nn.Module, _: Any) -> None:
         )
 
 
+def refuse_unheard(module: nn.Module, *_: Any) -> None:
+    """Raise UserError where a layer ran and its mechanism did not: its forward is code that never calls the attention interface."""
+    mechanism: Mechanism | None = getattr(module, "ssmax", None)
+    heard = vars(module).pop("heard", False)
+    if mechanism is not None and mechanism.active and not heard and not torch.compiler.is_compiling():
+        bias = mechanism.position_bias
+        raise UserError(
+            f"attention {mechanism.name}{f' with position {bias.name}' if bias else ''}: a layer attends by code of its own "
+            f"({type(module).__name__}), which leaves it out; use a model whose layers call transformers' attention interface"
+        )
+
+
 def detach(model: PreTrainedModel) -> None:
     """Take the mechanism off every layer, leaving plain softmax on the model's own attention implementation."""
     for module in attention_modules(model).values():
@@ -184,6 +206,9 @@ def detach(model: PreTrainedModel) -> None:
             if each in (refuse_other_attention, show_input):
                 del module._forward_pre_hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
+        for key, each in [*module._forward_hooks.items()]:
+            if each is refuse_unheard:
+                del module._forward_hooks[key]
     if hasattr(model.config, "ssmax"):
         del model.config.ssmax
     restore(vars(model).pop("attention_before", []))

@@ -26,24 +26,13 @@ from ..errors import UserError
 from .behind import behind
 from .dropped import refuse_dropped
 from .edit import Edit
+from .implementation import IMPLEMENTATION, our_function
 from .layers import attention_modules, layer_in, layer_indices, layer_list
 from .mechanism import Layer, Mechanism
 from .recorder import Recorded, Recorder
 from .registry import is_own
 from .seen import Seen, forward_of
 
-IMPLEMENTATION = "ssmax_eval"
-PACKED = "ssmax_eval_packed"  # of several texts in one forward (packed.py)
-OURS = (IMPLEMENTATION, PACKED)
-# transformers' own; what else a config names is a user's function, and the model's native mechanism
-STOCK_IMPLEMENTATIONS = (
-    "eager",
-    "sdpa",
-    "flex_attention",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flash_attention_4",
-)
 SOFTMAX = Mechanism(Layer(heads=1, train_length=2))  # of layers that carry none
 
 
@@ -127,6 +116,8 @@ def standing(module: nn.Module, keys: int, given: Mapping[str, Any]) -> tuple[Me
     keys: how many it sees; given: what it asks of attention besides. Raises UserError for what our function would drop.
     """
     carried: Mechanism | None = getattr(module, "ssmax", None)
+    if carried is not None and not torch.compiler.is_compiling():
+        vars(module)["heard"] = True  # attach.refuse_unheard
     mechanism = carried if carried is not None and carried.active else SOFTMAX
     biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
     refuse_dropped(module, keys, given, biased)
@@ -177,68 +168,6 @@ def recorded_of(
 # both under one name: an attention function without a mask function of its name gets no mask at all
 AttentionInterface.register(IMPLEMENTATION, attention_forward)
 AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-
-
-def refuse_unsupported(model: PreTrainedModel) -> None:
-    """Raise UserError for a model whose attention our function cannot run."""
-    name = type(model).__name__
-    kinds = {type(module).__name__.lower() for module in model.modules()}
-    if not attention_modules(model) and not any("attention" in kind for kind in kinds):
-        raise UserError(f"{name}: attention mechanisms and masses are not applicable: it has no attention layers")
-    if not attention_modules(model) or not model._can_set_attn_implementation():
-        raise UserError(
-            f"{name} does not use transformers' attention interface, so its attention cannot be exchanged or recorded; "
-            "use a model that does (Llama, Qwen, Mistral, Gemma 3, GPT-2, GPT-NeoX, OPT, ...), or the needle and loss probes"
-        )
-    # up to 5.20 transformers calls soft-capped models fit for sdpa, which then drops the cap without a word
-    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
-    if capped or not model._supports_sdpa:
-        raise UserError(
-            f"{name} uses logit soft-capping or attention sinks that sdpa cannot express, so no mechanism or recorder can stand "
-            "in; use a model that supports sdpa, or the needle and loss probes"
-        )
-
-
-def native_mechanism(model: PreTrainedModel) -> str:
-    """Return the name of what a model attends with by itself: its mechanism, a user's own attention function, or softmax."""
-    if (entry := getattr(model.config, "ssmax", None)) is not None:
-        return str(entry["attention"])
-    return mechanism_named(model.config.get_text_config()._attn_implementation)
-
-
-def mechanism_named(implementation: str | None) -> str:
-    """Return what an attention implementation computes: softmax if it is transformers' own, else its name."""
-    name = str(implementation or "eager")
-    if name not in (*STOCK_IMPLEMENTATIONS, *OURS):
-        return name
-    function = AttentionInterface._global_mapping.get(name, sdpa_attention_forward)
-    own = name in OURS or str(getattr(function, "__module__", "")).startswith("transformers.")
-    return "softmax" if own else f"own-{name}"  # a function that somebody put in its place
-
-
-@contextmanager
-def our_function(model: PreTrainedModel, name: str = IMPLEMENTATION) -> Iterator[None]:
-    """Run a block with our attention function, or one of another name, in every layer; what they ran on comes back afterwards."""
-    refuse_unsupported(model)
-    before = implementations(model)
-    try:
-        model.set_attn_implementation(name)
-        yield
-    finally:
-        restore(before)
-
-
-def implementations(model: PreTrainedModel) -> list[tuple[Any, Any]]:
-    """Return every config of a model with the attention implementation that it names."""
-    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
-    configs += [each for config in configs for name in config.sub_configs if (each := getattr(config, name, None))]
-    return [(config, config._attn_implementation_internal) for config in {id(each): each for each in configs}.values()]
-
-
-def restore(before: list[tuple[Any, Any]]) -> None:
-    """Let every config name its attention implementation again."""
-    for config, implementation in before:
-        config._attn_implementation_internal = implementation
 
 
 @contextmanager

@@ -17,11 +17,24 @@ WINDOW_KEYS = ("sliding_window", "attention_chunk_size", "local_attention", "win
 def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return the text decoder's modules that call transformers' attention interface, by name, in order of depth."""
     decoder = decoder_modules(model)
+    return {
+        name: module for name, module in model.named_modules() if module in decoder and calls_interface(type(module))
+    }
 
-    def calls_interface(module: nn.Module) -> bool:
-        return "ALL_ATTENTION_FUNCTIONS" in names_in(type(module).forward)
 
-    return {name: module for name, module in model.named_modules() if module in decoder and calls_interface(module)}
+def calls_interface(kind: type[nn.Module]) -> bool:
+    """Tell whether a class of modules calls transformers' attention interface, in its own forward or in one that it calls of a base.
+
+    What code shows is no proof: what of them runs and does not call it is refused (refuse_unheard, attention_proof).
+    """
+    for base in kind.__mro__:
+        if "forward" in vars(base):
+            names = names_in(vars(base)["forward"])
+            if "ALL_ATTENTION_FUNCTIONS" in names:
+                return True
+            if "forward" not in names:
+                return False
+    return False
 
 
 def layers(model: PreTrainedModel, longest: int | None = None) -> tuple[list[str], list[str]]:

@@ -17,7 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from ..errors import UserError
 from .behind import Pair, behind
-from .interface import PACKED, Watched, attention_forward, named_in_errors, our_function, refuse_narrowed, standing
+from .implementation import PACKED, our_function
+from .interface import Watched, attention_forward, named_in_errors, refuse_narrowed, standing
 from .layers import attention_modules
 from .mechanism import Mechanism
 from .recorder import Recorded, Recorder

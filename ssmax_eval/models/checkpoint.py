@@ -28,7 +28,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import attach, mechanisms_of
-from ..mechanisms.interface import IMPLEMENTATION, OURS
+from ..mechanisms.implementation import IMPLEMENTATION, OURS
 from ..mechanisms.mechanism import shared_parameters
 from ..mechanisms.spelling import check_entry
 from ..position.learned import take_table_out

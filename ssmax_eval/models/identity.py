@@ -12,14 +12,14 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..mechanisms.interface import IMPLEMENTATION, mechanism_named
+from ..mechanisms.implementation import IMPLEMENTATION, mechanism_named
 from .checkpoint import PREFIX
 from .known_code import FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
@@ -68,6 +68,8 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iden
     for name, tensor in tensors(model):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor_bytes(tensor))
+    for name, packed in packed_values(model):
+        digest.update(json.dumps([name, canonical(packed)]).encode())
     return Identity(digest.hexdigest()[:16], first_of(unknown))
 
 
@@ -119,16 +121,58 @@ def tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         for name, module in model.named_modules()
         if any(word in str(getattr(module, "rope_type", "")) for word in ("dynamic", "longrope"))
     }
-    yield from model.named_parameters(remove_duplicate=False)
+    offloaded = offloaded_values(model)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, offloaded(name) if parameter.is_meta else parameter
     for name, buffer in model.named_buffers(remove_duplicate=False):
         owner, _, own = name.rpartition(".")
         if not (owner in moving and own.endswith("inv_freq") and not own.endswith("original_inv_freq")):
-            yield name, buffer
+            yield name, offloaded(name) if buffer.is_meta else buffer
+
+
+def offloaded_values(model: PreTrainedModel) -> Callable[[str], Tensor]:
+    """Return a function from a tensor's name to its values where accelerate has put them, in memory or on a disk."""
+
+    def value(name: str) -> Tensor:
+        owner, _, own = name.rpartition(".")
+        module = model.get_submodule(owner)
+        for hook in hooks_of(getattr(module, "_hf_hook", None)):
+            if own in (held := getattr(hook, "weights_map", None) or {}):
+                found: Tensor = held[own]
+                return found
+        tensor: Tensor = getattr(module, own)
+        return tensor
+
+    return value
+
+
+def hooks_of(hook: Any) -> list[Any]:
+    """Return the hooks of accelerate that one is made of."""
+    return [one for each in getattr(hook, "hooks", ()) for one in hooks_of(each)] + [hook]
+
+
+def packed_values(model: PreTrainedModel) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what modules save that is neither a parameter nor a buffer, as quantized linear layers do, by the module's name."""
+    for name, module in model.named_modules():
+        saved: dict[str, Any] = {}
+        if type(module)._save_to_state_dict is not nn.Module._save_to_state_dict:
+            module._save_to_state_dict(saved, "", False)
+        elif type(module).get_extra_state is not nn.Module.get_extra_state:
+            saved["extra_state"] = module.get_extra_state()
+        if saved:
+            yield name, saved
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     if tensor.is_meta:
         return b"meta"
+    if hasattr(tensor, "__tensor_flatten__"):  # made of others, as quantized weights are
+        names, context = tensor.__tensor_flatten__()
+        return b"".join(tensor_bytes(getattr(tensor, name)) for name in names) + str(context).encode()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, modeling_utils
+from transformers.modeling_utils import load_state_dict
 from transformers.models.auto import auto_factory
 
 from ..disk import json_in
@@ -252,11 +252,10 @@ def adapted(model: PreTrainedModel, file: Path) -> dict[str, list[str]]:
 
     transformers does not know every name that PEFT saves: the magnitudes of DoRA, for one, are missing to it.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
-    saved = {name.removeprefix("base_model.model."): tensor for name, tensor in load_file(file).items()}
-    set_peft_model_state_dict(model, saved)
-    held = get_peft_model_state_dict(model)
+    peft = importlib.import_module("peft")  # there, as the adapter has been put on
+    saved = {name.removeprefix("base_model.model."): tensor for name, tensor in load_state_dict(str(file)).items()}
+    peft.set_peft_model_state_dict(model, saved)
+    held = peft.get_peft_model_state_dict(model)
     taken = {name for name, tensor in held.items() if name in saved and torch.equal(saved[name].to(tensor), tensor)}
     return {"missing_keys": [*(held.keys() - taken)], "unexpected_keys": [*(saved.keys() - taken)]}
 

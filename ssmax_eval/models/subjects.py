@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.interface import native_mechanism
+from ..mechanisms.implementation import native_mechanism
 from ..mechanisms.spelling import Attention
 from .foreign import Endpoint, Foreign, fingerprint_of, foreign_named, function
 from .identity import Identity, identify, identify_source, mechanism_asked

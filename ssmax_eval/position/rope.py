@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..errors import UserError, first_line, is_out_of_memory
 from .rotary import (
     effective_theta,
+    first_frequencies,
     frequencies,
     kind_of,
     made_with,
@@ -27,6 +28,7 @@ from .rotary import (
 )
 
 SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
+ROUNDED = 2**-7  # of a frequency: what a cast to bfloat16 leaves
 SOME_LENGTH = 4096  # tokens, where neither a prompt nor the config tells one
 SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
 
@@ -133,6 +135,18 @@ def rebuild(model: PreTrainedModel, path: str, setting: RopeSetting) -> nn.Modul
     return made
 
 
+def refuse_other_frequencies(model: PreTrainedModel, rotaries: Mapping[str, nn.Module], setting: RopeSetting) -> None:
+    """Raise UserError where a model turns by other frequencies than its config gives: a change is made of the config's."""
+    for path, rotary in rotaries.items():
+        kind = kind_of(rotary, model)
+        own, given = (first_frequencies(each, kind) for each in (rotary, rebuild(model, path, RopeSetting())))
+        if own.shape != given.shape or not torch.allclose(own, given, rtol=ROUNDED, atol=0):
+            raise UserError(
+                f"rope {setting}: {type(model).__name__} turns by other frequencies than its config gives ({path} was changed by hand), "
+                "and a setting would start from the config's; set what it has in its config, or leave the RoPE options out"
+            )
+
+
 def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Forget earlier prompts when a new one starts: dynamic scaling keeps the frequencies of the longest so far."""
     position_ids: Tensor = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
@@ -166,6 +180,7 @@ def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | 
 def changed(model: PreTrainedModel, setting: RopeSetting, longest: int | None) -> dict[str, nn.Module]:
     """Return a model's rotary modules under a setting, by name. Raises UserError for one that shows nowhere in the logits."""
     name, rotaries = type(model).__name__, rotary_modules(model)
+    refuse_other_frequencies(model, rotaries, setting)
     new = {path: rebuild(model, path, setting) for path in rotaries}
     kinds = {rotary: kind_of(rotary, model) for rotary in rotaries.values()}
     other = {old: kinds[old] for path, old in rotaries.items() if had_effect(old, new[path], kinds[old], longest)}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+MOVING = ("dynamic", "longrope")  # types of RoPE whose angles hang on the length of each forward
 TRIED = 8  # tokens of a forward that shows whether rotations matter, and whether a model runs with others
 
 
@@ -35,7 +36,7 @@ def rotary_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
 def rope_that_turns(model: PreTrainedModel) -> str | None:
     """Return the type of a model's RoPE if its angles hang on the length of each forward; None if they do not."""
     kinds = [str(getattr(rotary, "rope_type", "")) for rotary in rotary_modules(model).values()]
-    return next((word for kind in kinds for word in ("dynamic", "longrope") if word in kind), None)
+    return next((word for kind in kinds for word in MOVING if word in kind), None)
 
 
 def rope_switch(model: PreTrainedModel) -> int | None:
@@ -75,6 +76,13 @@ def frequencies(rotary: nn.Module, kind: str | None) -> tuple[Tensor, float]:
     prefix = f"{kind}_" if kind else ""
     inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
     return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
+
+
+def first_frequencies(rotary: nn.Module, kind: str | None) -> Tensor:
+    """Return inv_freq as frequencies does, before a long forward has moved it where RoPE turns by the length of each."""
+    moves = any(word in str(getattr(rotary, "rope_type", "")) for word in MOVING)
+    first = getattr(rotary, f"{kind}_original_inv_freq" if kind else "original_inv_freq", None)
+    return first.detach().float().cpu() if moves and isinstance(first, Tensor) else frequencies(rotary, kind)[0]
 
 
 def effective_theta(inv_freq: Tensor) -> float:

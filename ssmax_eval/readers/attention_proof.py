@@ -2,17 +2,19 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.interface import implementations, our_function, recording, restore
+from ..mechanisms.implementation import implementations, our_function, restore
+from ..mechanisms.interface import recording
+from ..mechanisms.layers import attention_modules
 from ..mechanisms.recorder import Recorded, Recorder
 from .head import nll_of
 from .thresholds import SHORTEST, lowered
@@ -55,9 +57,14 @@ def compare_attention(model: PreTrainedModel, ids: Tensor, masses: bool, longest
             "use the needle and loss probes without --attention"
         )
     check = OutputCheck(torch.linspace(0, ids.shape[1] - 1, 2 * ROWS).long()[None])
-    with recording(model, check):
+    with recording(model, check), running(attention_modules(model)) as ran:
         model(input_ids=ids, use_cache=False)
     found["called"] = check.called
+    if unheard := [each for each in ran if each not in check.called]:
+        raise UserError(
+            f"{name}: {unheard[0]} attends by code of its own, past transformers' attention interface, so its attention cannot be "
+            "exchanged, edited or recorded; use the needle and loss probes without --attention"
+        )
     if not masses:
         return found
     if other := check.keys - {ids.shape[1]}:
@@ -83,6 +90,20 @@ def softmax_of_both(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor
             own = nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
         with our_function(model):
             return own, nll_of(model(input_ids=ids, use_cache=False).logits[:, :-1], ids[:, 1:])
+
+
+@contextmanager
+def running(modules: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+    """Run a block and yield a list that gets the names of the modules that run in it, as they do."""
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name)) for name, module in modules.items()
+    ]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class OutputCheck(Recorder):

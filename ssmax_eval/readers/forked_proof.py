@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.interface import mechanism_named
+from ..mechanisms.implementation import mechanism_named
 from ..mechanisms.layers import reads_on
 from ..mechanisms.packed import Pack, Segment, is_causal
 from ..models.encoders import is_encoder

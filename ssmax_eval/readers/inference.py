@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..mechanisms.interface import implementations
+from ..mechanisms.implementation import implementations
 
 # of a config: what a forward returns, not what it computes
 FORWARD_SWITCHES = {"return_dict": True, "_output_attentions": False, "output_hidden_states": False}

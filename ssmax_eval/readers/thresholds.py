@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..mechanisms.interface import implementations
+from ..mechanisms.implementation import implementations
 
 SHORTEST = 64  # tokens of the input
 # thresholds that a config can name: the input passes each that the run will pass, where that is affordable
