@@ -137,3 +137,13 @@ def test_the_guard_breaks_no_graph():
     logits = model(ids).logits
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.equal(compiled(ids, use_cache=False).logits, logits)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_a_layer_whose_forward_is_compiled_is_heard():
+    model, ids = build("Llama"), tokens()
+    attach(model, "ssmax:s=0.4")
+    plain = model(ids).logits
+    for layer in model.model.layers:
+        layer.self_attn.forward = torch.compile(layer.self_attn.forward, backend="eager")
+    assert torch.equal(model(ids).logits, plain)

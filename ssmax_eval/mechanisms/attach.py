@@ -187,9 +187,11 @@ def refuse_other_attention(module: nn.Module, _: Any) -> None:
 
 def refuse_unheard(module: nn.Module, *_: Any) -> None:
     """Raise UserError where a layer ran and its mechanism did not: its forward is code that never calls the attention interface."""
+    if torch.compiler.is_compiling():  # with the attention function in one graph
+        return
     mechanism: Mechanism | None = getattr(module, "ssmax", None)
     heard = vars(module).pop("heard", False)
-    if mechanism is not None and mechanism.active and not heard and not torch.compiler.is_compiling():
+    if mechanism is not None and mechanism.active and not heard:
         bias = mechanism.position_bias
         raise UserError(
             f"attention {mechanism.name}{f' with position {bias.name}' if bias else ''}: a layer attends by code of its own "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +116,8 @@ def standing(module: nn.Module, keys: int, given: Mapping[str, Any]) -> tuple[Me
     keys: how many it sees; given: what it asks of attention besides. Raises UserError for what our function would drop.
     """
     carried: Mechanism | None = getattr(module, "ssmax", None)
-    if carried is not None and not torch.compiler.is_compiling():
-        vars(module)["heard"] = True  # attach.refuse_unheard
+    if carried is not None:
+        cast(Any, module).heard = True  # attach.refuse_unheard
     mechanism = carried if carried is not None and carried.active else SOFTMAX
     biased = carried is not None and carried.position_bias is not None and carried.position_bias.active
     refuse_dropped(module, keys, given, biased)

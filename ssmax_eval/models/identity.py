@@ -33,6 +33,7 @@ PASSING = {
     "max_seq_len_cached",
     "long_inv_freq",
     "_original_object_hash",
+    "heard",
 }
 
 
