@@ -376,6 +376,17 @@ def test_the_fingerprint_of_an_object_is_every_processs():
     assert other.stdout.strip() == own
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_what_was_compiled_in_a_process_changes_no_other_model(model, tokenizer, plain):
+    compiled = build("Llama", **SMALL)
+    compiled.model.layers[0].self_attn.forward = torch.compile(
+        compiled.model.layers[0].self_attn.forward, backend="eager"
+    )
+    compiled(torch.arange(3, 40)[None])
+    assert any(name.startswith("__compiled_fn") for name in vars(modeling_llama))
+    assert identify(model, tokenizer) == plain
+
+
 def test_named_tuples_of_transformers_are_known_and_those_of_others_code_are_not(monkeypatch):
     """Reformer's outputs are such: once its module was imported, no model's stored rows were used again."""
     from transformers.models.reformer import modeling_reformer

@@ -191,7 +191,12 @@ def called_names(model: PreTrainedModel) -> dict[str, dict[str, str]]:
         *(sys.modules[name] for name in sorted({each.__module__ for each in classes}) if name in sys.modules),
     ]
     return {
-        named(owner): {key: named(each) for key, each in vars(owner).items() if isinstance(each, types.FunctionType)}
+        named(owner): {
+            key: named(each)
+            for key, each in vars(owner).items()
+            # what torch.compile leaves in a module while a process runs is called __compiled_fn_1 and the like
+            if isinstance(each, types.FunctionType) and not (key.startswith("__") and not key.endswith("__"))
+        }
         for owner in owners
     }
 
