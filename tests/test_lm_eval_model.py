@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from architectures import build_small
 from harnessed import Instance, TaskManager, evaluate, ours, stock, tasks_path
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ssmax_eval import load_results
 from ssmax_eval.cli import main
@@ -68,6 +71,92 @@ def test_rolling_and_generation_are_stocks(name, checkpoint):
     theirs = stock(folder, dtype="float32", max_length=300)
     rolling = [lm.loglikelihood_rolling(requests([(text,)]), disable_tqdm=True)[0] for lm in (limited, theirs)]
     assert rolling[0] == pytest.approx(rolling[1], rel=1e-5)
+
+
+UNEQUAL = [" ".join((["the river of stone and the winter rain was in a quiet field"] * 9)[:n]) for n in (1, 2, 4, 6)]
+WRITE = {"until": ["</s>"], "max_gen_toks": 6, "do_sample": False}
+
+
+def of_plain_transformers(folder, texts, tokenizer):
+    """Return the nll of " a" after each text, and what greedy decoding writes, one text at a time by a model loaded anew for each."""
+    nats, written = [], []
+    for text in texts:
+        # anew, as dynamic RoPE keeps the frequencies of what it read
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        ids, chosen = tokenizer(text, return_tensors="pt").input_ids, tokenizer(" a").input_ids
+        with torch.no_grad():
+            nats.append(float(model(ids, use_cache=False).logits[0, -1].log_softmax(-1)[chosen[0]]))
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6, pad_token_id=1
+            )
+        written.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return nats, written
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "llama(dynamic)",
+        "phi3(longrope)",
+        "rwkv",
+        "deepseek_v4",
+        "whisper",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "xlstm",
+                "recurrent_gemma",
+                "mvp",
+                "trocr",
+                "blenderbot",
+                "bigbird_pegasus",
+                "mamba",
+                "bloom",
+                "llama",
+            )
+        ),
+    ],
+)
+def test_the_batch_size_changes_nothing(kind, tmp_path, tokenizer):
+    """Texts of unequal length in one batch, where padding is read as text, counted as positions, or turns RoPE otherwise."""
+    build_small(kind).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    nats, written = of_plain_transformers(tmp_path, UNEQUAL, tokenizer)
+    lm = ours(tmp_path, dtype="float32", batch_size=4)
+    found = lm.loglikelihood(requests([(text, each) for text in UNEQUAL for each in (" a", " of")]), disable_tqdm=True)
+    assert [each for each, _ in found[::2]] == pytest.approx(nats, abs=1e-3)
+    generated = lm.generate_until(requests([(text, WRITE) for text in UNEQUAL], "generate_until"), disable_tqdm=True)
+    assert generated == written
+
+
+def test_what_a_generation_config_forbids_to_repeat_is_not_padding(checkpoint, tmp_path, tokenizer):
+    """The padding is an end token, which would count as read, and so could not be written."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.generation_config = GenerationConfig(no_repeat_ngram_size=1, eos_token_id=1, pad_token_id=1, bos_token_id=0)
+    with torch.no_grad():  # the first text ends at once
+        out = model(tokenizer(UNEQUAL[0], return_tensors="pt").input_ids, output_hidden_states=True)
+        last = out.hidden_states[-1][0, -1]
+        model.lm_head.weight[1] = last / last.square().sum() * (out.logits[0, -1].max() + 1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    _, written = of_plain_transformers(tmp_path, UNEQUAL, tokenizer)
+    assert written[0] == ""
+    lm = ours(tmp_path, dtype="float32", batch_size=4)
+    asked = requests([(text, WRITE) for text in UNEQUAL], "generate_until")
+    assert lm.generate_until(asked, disable_tqdm=True) == written
+
+
+def test_most_models_read_unequal_texts_together(checkpoint, caplog):
+    """And what proves that is read once."""
+    lm = ours(checkpoint, dtype="float32", batch_size=4)
+    batches = []
+    lm.model.register_forward_hook(lambda module, args, out: batches.append(len(out.logits)))
+    for _ in range(2):
+        batches.clear()
+        lm.loglikelihood(requests([(text, each) for text in UNEQUAL for each in (" a", " of")]), disable_tqdm=True)
+        lm.generate_until(requests([(text, WRITE) for text in UNEQUAL], "generate_until"), disable_tqdm=True)
+    assert set(batches) == {4}
+    assert "padded" not in caplog.text
 
 
 def test_only_the_answers_rows_reach_the_head(checkpoint):

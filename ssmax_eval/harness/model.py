@@ -30,6 +30,7 @@ from ..probes.needle.branches import Forked, branches, pays
 from ..provenance import describe_model
 from ..readers.answers import NOT_FINITE, Score, finite_logits
 from ..readers.memory import BATCH_TOKENS, BranchScorer, Scorer
+from ..readers.padding import Padding, one_by_one
 from ..readers.reader import ANSWERS, GENERATE, WEIGHTS
 from ..readers.transformers import TransformersReader
 from ..setting import Setting
@@ -91,6 +92,7 @@ class SSMaxLM(HFLM):
         given = options.get("max_length")
         effective = self._setting.enter_context(setting(self.model, None if given is None else int(given)))
         self.reader = TransformersReader(self.model, self.tokenizer)
+        self.padding = Padding(self.model, self.tokenizer)
         # masses are compared where they are asked for
         proof = self.reader.prove(longest, frozenset({ANSWERS, GENERATE}), effective.has_mechanism)
         self.setting = {
@@ -153,8 +155,7 @@ class SSMaxLM(HFLM):
         prompts = [prompt(context, continuation) for _, context, continuation in requests]
         with room_for(self, max(len(each.ids) for each in prompts) - 1):  # the last token is not read
             if len({tuple(each.ids[:-1]) for each in prompts}) < len({tuple(each.ids) for each in prompts}):
-                # one-token choices after the same context: lm-eval reads it once for all of them
-                found = list(super()._loglikelihood_tokens(list(requests), disable_tqdm, override_bs))
+                found = self.choices(requests, disable_tqdm, override_bs)
                 if not all(math.isfinite(nats) for nats, _ in found):
                     raise UserError(f"a request has no score: {NOT_FINITE}")
                 return found
@@ -166,6 +167,24 @@ class SSMaxLM(HFLM):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answer)
         return answers
+
+    def choices(
+        self, requests: Sequence[Pair], disable_tqdm: bool, override_bs: int | None
+    ) -> list[tuple[float, bool]]:
+        """Score one-token choices after the same context as lm-eval does, which reads it once for all of them.
+
+        It pads contexts behind. Where that would change numbers, those of one length are given to it at a time.
+        """
+        read = super()._loglikelihood_tokens
+        lengths = [len(context) + len(continuation) - 1 for _, context, continuation in requests]
+        if self.batch_size == 1 or len(set(lengths)) == 1 or self.padding.right(max(lengths)):
+            return list(read(list(requests), disable_tqdm, override_bs))
+        found: dict[int, tuple[float, bool]] = {}
+        for length in tqdm(sorted(set(lengths), reverse=True), disable=disable_tqdm or self.rank != 0 or None):
+            same = [i for i, own in enumerate(lengths) if own == length]
+            scores = read([requests[i] for i in same], True, self.prompts_at_once(length))
+            found |= zip(same, scores, strict=True)
+        return [found[i] for i in range(len(requests))]
 
     def exact_loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Return (log-likelihood in nats, is greedy decoding's choice) of each document's answer; a trial's prompts are read forked."""
@@ -257,6 +276,20 @@ class SSMaxLM(HFLM):
             if not finite():
                 raise UserError(f"generation: {NOT_FINITE}, which is a failure and not a text; try another --dtype")
         return written
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any) -> torch.Tensor:
+        """Go on with a batch of texts; with one at a time where padding in front would change what is written."""
+        mask: torch.Tensor = options.pop("attention_mask")
+        go_on = partial(super()._model_generate, stop=stop, **options)
+        if len(context) == 1 or self.padding.left(max_length, options):
+            return go_on(context, max_length, attention_mask=mask)
+        room = max_length - context.shape[1]
+        return one_by_one(
+            context,
+            mask,
+            self.tokenizer.pad_token_id,
+            lambda ids, own: go_on(ids, ids.shape[1] + room, attention_mask=own),
+        )
 
 
 def prompt(context: list[int], continuation: list[int]) -> Prompt:

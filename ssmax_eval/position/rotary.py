@@ -49,6 +49,16 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     return None
 
 
+def turns_beyond(model: PreTrainedModel) -> int | None:
+    """Return the length in tokens above which RoPE's angles hang on the length of the forward; None for RoPE whose never do."""
+    if rope_that_turns(model) is None:
+        return None
+    if (switch := rope_switch(model)) is not None:
+        return switch
+    told = [getattr(rotary, "original_max_seq_len", 0) for rotary in rotary_modules(model).values()]
+    return min(map(int, told), default=0)
+
+
 def says_window(kind: str) -> bool:
     """Tell whether the name of a type of layers says that they have a window."""
     return any(word in kind for word in ("sliding", "chunked", "local"))
