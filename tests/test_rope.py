@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ssmax_eval.errors import UserError
 from ssmax_eval.position.rope import RopeSetting, rope_scaled
-from ssmax_eval.position.rotary import effective_theta
+from ssmax_eval.position.rotary import effective_theta, unturned
 from ssmax_eval.setting import Setting
 
 ROTARY = [
@@ -314,3 +314,63 @@ def test_restores_after_an_error():
     with pytest.raises(RuntimeError), rope_scaled(model, theta_factor=3):
         raise RuntimeError
     assert model.model.rotary_emb is before
+
+
+class OfAWidthAndABase(torch.nn.Module):
+    """A rotary module as checkpoints' own code has it from before transformers made them from a config."""
+
+    def __init__(self, width, base):
+        super().__init__()
+        self.register_buffer("inv_freq", 1 / base ** (torch.arange(0, width, 2).float() / width), persistent=False)
+
+    def forward(self, x, position_ids):
+        angles = (position_ids[..., None].float() * self.inv_freq).repeat(1, 1, 2)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+class OfTables(OfAWidthAndABase):
+    """It gives its tables for a length, as the first code of Llama did, and takes no positions."""
+
+    def forward(self, x, *, seq_len):
+        return super().forward(x, torch.arange(seq_len)[None])
+
+
+def without_a_config(kind=OfAWidthAndABase):
+    model = build("Llama")
+    model.model.rotary_emb = kind(8, model.config.rope_parameters["rope_theta"])
+    return model
+
+
+@pytest.mark.parametrize("kind", [OfAWidthAndABase, OfTables])
+def test_a_rotary_module_without_a_config_is_recorded_by_its_frequencies(kind):
+    with rope_scaled(without_a_config(kind), longest=512) as found, rope_scaled(build("Llama")) as of_transformers:
+        assert found.rope_type == "unknown"
+        assert found.rope_theta == pytest.approx(10_000)
+        assert found.inv_freq_sha256 == of_transformers.inv_freq_sha256
+
+
+@pytest.mark.parametrize("asked", [{"rope_theta_factor": 4}, {"rope_theta": 1e5}, {"rope_scaling": "yarn:4"}])
+def test_a_rotary_module_without_a_config_is_not_changed(asked):
+    refusal = "rope .*: OfAWidthAndABase of LlamaForCausalLM is not made from a config, so it cannot be made anew"
+    with pytest.raises(UserError, match=refusal), Setting.of(**asked)(without_a_config(), longest=200):
+        pass
+
+
+def test_a_rotary_module_without_a_config_is_taken_off():
+    model, ids = without_a_config(), tokens()
+    trained = model(ids).logits
+    assert torch.equal(trained, build("Llama")(ids).logits)
+    with Setting.of(position="nope")(model):
+        torch.testing.assert_close(model(ids).logits, build("Llama")(ids, position_ids=torch.zeros_like(ids)).logits)
+    assert torch.equal(model(ids).logits, trained)
+
+
+def test_queries_and_keys_that_a_module_turned_are_no_cosines():
+    """ESM's rotary module of before gave them: ones and zeros in their place would be another model."""
+    turned = torch.randn(1, 4, 9, 8), torch.randn(1, 4, 9, 8)
+    assert unturned(None, torch.nn.Identity(), (), {}, turned) is turned
+    cos, sin = unturned(
+        None, torch.nn.Identity(), (), {}, OfAWidthAndABase(8, 1e4)(torch.ones(1), torch.arange(9)[None])
+    )
+    assert cos.unique().tolist() == [1.0]
+    assert sin.unique().tolist() == [0.0]

@@ -24,6 +24,7 @@ from .rotary import (
     rotation,
     rotations_matter,
     rotations_off,
+    told_parameters,
     try_rotations,
 )
 
@@ -161,13 +162,16 @@ def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 def record(rotary: nn.Module, kind: str | None, setting: RopeSetting, longest: int | None) -> RopeRecord:
     rotary = copy.deepcopy(rotary)
-    if longest:
+    """Return what a rotary module does. One that is not made from a config has a theta by its frequencies alone."""
+    parameters = told_parameters(rotary, kind)
+    if longest and parameters is not None:
         rotation(rotary, longest, kind)  # dynamic scaling settles on the frequencies of the longest prompt
     inv_freq, scaling = frequencies(rotary, kind)
-    parameters = parameters_of(copy.deepcopy(rotary.config), kind)
+    effective = effective_theta(inv_freq)
+    parameters = parameters or {"rope_type": "unknown", "rope_theta": effective}
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
     rope_type, theta = str(parameters.get("rope_type", "default")), float(parameters["rope_theta"])
-    return RopeRecord(str(setting), rope_type, theta, effective_theta(inv_freq), scaling, digest)
+    return RopeRecord(str(setting), rope_type, theta, effective, scaling, digest)
 
 
 def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | None) -> bool:
@@ -180,6 +184,12 @@ def had_effect(old: nn.Module, new: nn.Module, kind: str | None, longest: int | 
 def changed(model: PreTrainedModel, setting: RopeSetting, longest: int | None) -> dict[str, nn.Module]:
     """Return a model's rotary modules under a setting, by name. Raises UserError for one that shows nowhere in the logits."""
     name, rotaries = type(model).__name__, rotary_modules(model)
+    for rotary in rotaries.values():
+        if told_parameters(rotary, kind_of(rotary, model)) is None:
+            raise UserError(
+                f"rope {setting}: {type(rotary).__name__} of {name} is not made from a config, so it cannot be made anew with "
+                "another RoPE; leave the RoPE options out"
+            )
     refuse_other_frequencies(model, rotaries, setting)
     new = {path: rebuild(model, path, setting) for path in rotaries}
     kinds = {rotary: kind_of(rotary, model) for rotary in rotaries.values()}

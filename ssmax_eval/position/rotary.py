@@ -43,7 +43,7 @@ def rope_switch(model: PreTrainedModel) -> int | None:
     """Return the length in tokens above which longrope turns with its other frequencies; None for RoPE that does not switch."""
     for rotary in rotary_modules(model).values():
         if "longrope" in str(getattr(rotary, "rope_type", "")):
-            parameters = parameters_of(copy.deepcopy(rotary.config), kind_of(rotary, model))
+            parameters = told_parameters(rotary, kind_of(rotary, model)) or {}
             if (length := parameters.get("original_max_position_embeddings")) is not None:
                 return int(length)
     return None
@@ -84,7 +84,8 @@ def kind_of(rotary: nn.Module, model: PreTrainedModel) -> str | None:
 def frequencies(rotary: nn.Module, kind: str | None) -> tuple[Tensor, float]:
     """Return inv_freq, float32 (pairs,), and the cos/sin scaling, of a type of layers where types differ."""
     prefix = f"{kind}_" if kind else ""
-    inv_freq: Tensor = getattr(rotary, f"{prefix}inv_freq").detach().float().cpu()
+    held = {name: buffer for name, buffer in rotary.named_buffers() if "inv_freq" in name}
+    inv_freq = held.get(f"{prefix}inv_freq", next(iter(held.values()))).detach().float().cpu()
     return inv_freq, float(getattr(rotary, f"{prefix}attention_scaling", 1.0))
 
 
@@ -109,6 +110,18 @@ def parameters_of(config: Any, kind: str | None) -> dict[str, Any]:
     config.standardize_rope_params()
     parameters: dict[str, Any] = config.rope_parameters
     return parameters.get(kind or "full_attention") or parameters
+
+
+def told_parameters(rotary: nn.Module, kind: str | None) -> dict[str, Any] | None:
+    """Return a copy of the rope_parameters of a rotary module for a type of layers; None for one that is not made from a config.
+
+    Code of checkpoints from before transformers gave it one is made from a width and a base: RotaryEmbedding(dim, base).
+    """
+    config = getattr(rotary, "config", None)
+    if not isinstance(getattr(config, "rope_parameters", None), dict):
+        return None
+    parameters = parameters_of(copy.deepcopy(config), kind)
+    return parameters if "rope_theta" in parameters else None
 
 
 def rotation(rotary: nn.Module, length: int, kind: str | None) -> Tensor:
@@ -138,8 +151,15 @@ def unturned(kind: str | None, module: nn.Module, args: Any, options: dict[str, 
         return out
     if isinstance(out, Tensor):
         return torch.ones_like(out) if out.is_complex() else out
-    cos, sin = out
-    return torch.ones_like(cos), torch.zeros_like(sin)
+    return (torch.ones_like(out[0]), torch.zeros_like(out[1])) if is_rotation(out) else out
+
+
+def is_rotation(out: Any) -> bool:
+    """Tell whether a pair is cos and sin of the same angles, times one factor: some modules give queries and keys that they turned."""
+    if len(out) != 2 or out[0].shape != out[1].shape:
+        return False
+    radius = (out[0].float().square() + out[1].float().square()).sqrt()
+    return bool(radius.max() <= 1.1 * radius.min())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..mechanisms.attach import attach, mechanisms_of
 from ..mechanisms.train_length import train_length_of
 from ..models import checkpoint
-from ..position.rotary import kind_of, made_with, rotary_modules, rotation
+from ..position.rotary import kind_of, made_with, rotary_modules, rotation, told_parameters
 
 
 def continue_at(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, keeps_mechanism: bool) -> None:
@@ -86,6 +86,8 @@ def turns_by_positions(model: PreTrainedModel, length: int) -> bool:
     """Tell whether rotary modules made with other max_position_embeddings turn otherwise, within them or beyond."""
     for path, old in rotary_modules(model).items():
         kind = kind_of(old, model)
+        if told_parameters(old, kind) is None:
+            continue  # not made from a config
         config: Any = copy.deepcopy(old.config)
         far = 2 * max(length, config.max_position_embeddings)
         config.max_position_embeddings = length
