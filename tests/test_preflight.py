@@ -10,9 +10,17 @@ import torch
 import transformers
 from architectures import MODEL_TYPES, build_small
 from tiny import MLA, MOE, build, tokens
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch.nn.parallel import DistributedDataParallel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.llama.modeling_llama import LlamaAttention, apply_rotary_pos_emb
 
 import ssmax_eval.api as api
@@ -657,3 +665,98 @@ def test_a_scale_that_a_model_has_of_its_own_is_said_beside_a_mechanism(kind, to
 def test_a_position_is_refused_where_layers_add_one_of_their_own(tokenizer, tmp_path):
     with pytest.raises(UserError, match="adds a position of its own to its scores, which stays on"):
         run("needle", odd("bias on the scores"), tokenizer, tmp_path, position="alibi")
+
+
+class OfItsOwn(PreTrainedModel):
+    """A model as users write one: its forward takes ids and labels alone, and it cannot generate."""
+
+    config_class = LlamaConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.mix = torch.nn.GRU(config.hidden_size, config.hidden_size, batch_first=True)
+        self.head = torch.nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(self, input_ids, labels=None):
+        return CausalLMOutput(logits=self.head(self.mix(self.words(input_ids))[0]))
+
+
+class ThatTellsItsWords(OfItsOwn):
+    def get_input_embeddings(self):
+        return self.words
+
+
+def of_its_own(kind):
+    torch.manual_seed(0)
+    return kind(LlamaConfig(vocab_size=1024, hidden_size=32, num_attention_heads=4)).eval()
+
+
+def test_a_forward_that_knows_no_cache_is_read(tokenizer, tmp_path):
+    model = of_its_own(ThatTellsItsWords)
+    rows = run("needle", model, tokenizer, tmp_path)
+    expected = right_answers(model, tokenizer, grid())
+    assert rows["answer_nll"].tolist() == pytest.approx([nats for nats, _ in expected], abs=1e-3)
+    assert rows["correct"].tolist() == [hit for _, hit in expected]
+    assert len(api.loss((model, tokenizer), output_path=tmp_path, context_length=96, documents=1))
+    assert not model._forward_pre_hooks
+    with pytest.raises(UserError, match=r"ThatTellsItsWords: it cannot generate .* use --scoring forced"):
+        run("needle", model, tokenizer, tmp_path, scoring="generate")
+
+
+def test_a_model_that_does_not_tell_its_words_is_refused_in_one_line(tokenizer, tmp_path):
+    with pytest.raises(UserError, match="OfItsOwn: it does not tell the table of its words; give its class a method"):
+        run("needle", of_its_own(OfItsOwn), tokenizer, tmp_path)
+
+
+def distributed(model):
+    """Return a model in the wrapper of a training in several processes, without them."""
+    wrapper = DistributedDataParallel.__new__(DistributedDataParallel)
+    torch.nn.Module.__init__(wrapper)
+    wrapper.module = model
+    return wrapper
+
+
+WRAPPERS = {
+    "DistributedDataParallel": distributed,
+    "DataParallel": torch.nn.DataParallel,
+    "of a compiled model": lambda model: torch.nn.DataParallel(torch.compile(model, backend="eager")),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_for_training_is_taken_off(wrapper, tokenizer, tmp_path):
+    plain = run("needle", build("Llama", vocab_size=1024), tokenizer, tmp_path / "plain")
+    wrapped = WRAPPERS[wrapper](build("Llama", vocab_size=1024))
+    for name, models in {"a": (wrapped, tokenizer), "b": {"own": (wrapped, tokenizer)}}.items():
+        rows = api.needle(models, output_path=tmp_path / name, context_lengths=[LENGTH], depth_percents=[50], trials=2)
+        assert rows["answer_nll"].tolist() == plain["answer_nll"].tolist()
+
+
+class Wrapper(torch.nn.Module):
+    """What holds a model and its config, and is none."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.held, self.config = model, model.config
+
+
+def test_a_module_that_is_no_model_is_refused_in_one_line(tokenizer, tmp_path):
+    for module, lacks in ((Wrapper(build("Llama")), "dtype"), (torch.nn.Linear(2, 2), "config")):
+        with pytest.raises(
+            UserError, match=rf"a {type(module).__name__} is no model of transformers \(it has no {lacks}\)"
+        ):
+            run("needle", module, tokenizer, tmp_path)
+
+
+def test_beams_of_a_generation_config_are_not_taken_for_another_decoding(tokenizer, caplog):
+    """A checkpoint that searches with beams, and returns several texts, decodes greedily as its forward does."""
+    model = build("Llama", vocab_size=1024)
+    own = model.generation_config = GenerationConfig(
+        num_beams=4, num_return_sequences=2, eos_token_id=1, pad_token_id=1
+    )
+    found = preflight(model, tokenizer, LENGTH)
+    assert found["own_decoding"] == pytest.approx(0, abs=1e-3)
+    assert "its own generate differs" not in caplog.text
+    assert model.generation_config is own

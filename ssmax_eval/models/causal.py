@@ -52,6 +52,19 @@ def refuse_unless_causal(model: PreTrainedModel, ids: Tensor | None = None) -> N
         )
 
 
+def refuse_without_words(model: PreTrainedModel) -> None:
+    """Raise UserError for a model of a user's own that does not tell the table of its words: its size and device are asked of it."""
+    try:
+        told = model.get_input_embeddings() is not None
+    except NotImplementedError:  # transformers looks for it under the usual names
+        told = False
+    if not told:
+        name = type(model).__name__
+        raise UserError(
+            f"{name}: it does not tell the table of its words; give its class a method get_input_embeddings that returns it"
+        )
+
+
 def refuse_other_rows(name: str, logits: Tensor, ids: Tensor) -> None:
     """Raise UserError unless logits have a row of the vocabulary for each of ids (1, tokens).
 

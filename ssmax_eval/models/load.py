@@ -16,7 +16,7 @@ from ..disk import json_in
 from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import attach
 from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
-from .causal import refuse_unless_causal
+from .causal import refuse_unless_causal, refuse_without_words
 from .checkpoint import PREFIX, classes
 from .config import auto_class, load_config
 from .encoders import is_encoder, refuse_without_mask
@@ -69,6 +69,7 @@ def load_model(
             config = check_config(source, trust_remote_code)
             tokenizer = load_tokenizer(source, trust_remote_code, config)
             model = load_checkpoint(source, config, dtype, trust_remote_code, device_map)
+            refuse_without_words(model)
         if attention is not None:
             note_from_scratch(Attention.of(attention))
             attach(model, attention)

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..mechanisms.attach import own_position
 from ..mechanisms.layers import attends_both_ways, attention_modules
 from ..position.learned import take_table_out
+from .causal import refuse_without_words
 from .checkpoint import PREFIX
 from .encoders import opens_as_encoder
 from .headers import refuse_more_layers, shapes_of
@@ -41,6 +42,7 @@ def without_weights(config: PreTrainedConfig, trust_remote_code: bool = False) -
         model: PreTrainedModel = (
             AutoModelForMaskedLM if opens_as_encoder(config) else AutoModelForCausalLM
         ).from_config(config, trust_remote_code=trust_remote_code, attn_implementation="eager")
+    refuse_without_words(model)
     if own_position(model) is not None:
         take_table_out(model)
     return model

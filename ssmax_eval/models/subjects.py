@@ -6,17 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch.nn import DataParallel, Module
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError, reading
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.implementation import native_mechanism
 from ..mechanisms.spelling import Attention
+from .causal import refuse_without_words
 from .foreign import Endpoint, Foreign, fingerprint_of, foreign_named, function
 from .identity import Identity, identify, identify_source, mechanism_asked
 from .load import load_model
 from .sources import ModelSource, is_foreign, resolve, shown
 
+ASKED_OF_A_MODEL = ("config", "dtype", "get_decoder", "get_input_embeddings")
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -97,14 +101,29 @@ class Subject:
 
 def is_one(models: Any) -> bool:
     """Tell whether models are one: a reference, a loaded pair, or a function."""
-    pair = isinstance(models, tuple) and bool(models) and hasattr(models[0], "config")
+    pair = (
+        isinstance(models, tuple) and bool(models) and (isinstance(models[0], Module) or hasattr(models[0], "config"))
+    )
     return isinstance(models, str) or pair or is_foreign(models)
 
 
-def uncompiled(pair: Loaded) -> Loaded:
-    """Return a loaded pair whose model is not in the wrapper that torch.compile returns."""
+def unwrapped(pair: Loaded) -> Loaded:
+    """Return a loaded pair whose model is not in the wrapper of torch.compile, DataParallel or DistributedDataParallel.
+
+    Raises UserError for what is no model of transformers, or one that does not tell the table of its words.
+    """
     model, tokenizer = pair
-    return getattr(model, "_orig_mod", model), tokenizer
+    inner: Any = getattr(model, "_orig_mod", model)
+    while isinstance(inner, DataParallel | DistributedDataParallel):
+        inner = getattr(inner.module, "_orig_mod", inner.module)
+    name = type(inner).__name__
+    if lacking := [each for each in ASKED_OF_A_MODEL if not hasattr(inner, each)]:
+        raise UserError(
+            f"model {name}: a {name} is no model of transformers (it has no {lacking[0]}); give the model that it holds, or a "
+            "function of context and question that returns text"
+        )
+    refuse_without_words(inner)
+    return inner, tokenizer
 
 
 def subjects(models: Any, tokenizer: str | None = None) -> list[Subject]:
@@ -142,7 +161,7 @@ def subject(label: str, reference: Any) -> Subject:
         return Subject(
             source.label, source.reference, identity.fingerprint, native, source=source, not_resumable=reason
         )
-    model, tokenizer = reference = uncompiled(reference)
+    model, tokenizer = reference = unwrapped(reference)
     name = type(model).__name__
     native = native_mechanism(model)
     if hasattr(model.config, "ssmax") and native != "softmax" and not mechanisms_of(model):

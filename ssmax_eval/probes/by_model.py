@@ -9,7 +9,7 @@ from ..errors import UserError, reading
 from ..mechanisms.layers import layer_indices
 from ..mechanisms.train_length import train_length_of
 from ..models.sources import ModelSource, is_foreign, resolve
-from ..models.subjects import is_one, uncompiled
+from ..models.subjects import is_one, unwrapped
 from .defaults import KEY_CONTEXT, LONGEST, UNKNOWN, WINDOW
 
 LENGTHS = 5  # of a default grid, factors of two apart
@@ -87,7 +87,7 @@ def members(models: Any) -> list[Any]:
     Functions and servers tell neither what they learned nor at which length.
     """
     every = [models] if is_one(models) else list(models.values()) if isinstance(models, dict) else list(models)
-    return [each if isinstance(each, str) else uncompiled(each) for each in every if not is_foreign(each)]
+    return [each if isinstance(each, str) else unwrapped(each) for each in every if not is_foreign(each)]
 
 
 def name_of(model: Any) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.prompts import Prompt
 from ..errors import UserError
@@ -19,6 +19,7 @@ from ..mechanisms.layers import reads_on
 from ..mechanisms.recorder import Recorded, Recorder
 from ..position.rotary import rope_switch
 from .head import logits_of, nll_of
+from .inference import greedy
 from .nll import nll_at
 from .parts import refuse_unlike_parts
 from .prefill import prefill
@@ -149,16 +150,10 @@ def generate(
 ) -> list[Score]:
     """Decode greedily after each prompt's question; correct if the expected text is among what is written.
 
-    Writes as many tokens as to_write says. Of the checkpoint's
-    generation config only the end tokens count: penalties would make it another decoding than greedy. chunk as in forced.
+    Writes as many tokens as to_write says. chunk as in forced.
     """
-    own = model.generation_config
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=pad)
-    try:
+    with greedy(model, tokenizer):
         return [generate_one(model, tokenizer, prompt, chunk) for prompt in prompts]
-    finally:
-        model.generation_config = own
 
 
 def generate_one(

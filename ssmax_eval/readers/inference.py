@@ -1,11 +1,13 @@
 """A model while it is read: without dropout, with its own code, not compiled, and left as it was given."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..errors import UserError
 from ..mechanisms.implementation import implementations
 
 # of a config: what a forward returns, not what it computes
@@ -26,6 +28,9 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
         for name, usual in FORWARD_SWITCHES.items()
         if name in vars(config)
     ]
+    signature = inspect.signature(model.forward).parameters
+    takes_cache = "use_cache" in signature or any(each.kind is each.VAR_KEYWORD for each in signature.values())
+    hook = None if takes_cache else model.register_forward_pre_hook(without_cache, with_kwargs=True)
     compiled = [(vars(module), *each) for module in model.modules() for each in compiled_in(vars(module))]
     try:
         for held, name, _, plain in compiled:
@@ -35,12 +40,19 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
             setattr(config, name, usual)
         yield
     finally:
+        if hook is not None:
+            hook.remove()
         for name, module in model.named_modules():
             module.training = training.get(name, False)
         for config, name, given, _ in switches:
             setattr(config, name, given)
         for held, name, given, _ in compiled:
             held[name] = given
+
+
+def without_cache(module: Any, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Leave the wish for no cache out of a forward that knows none, as a user's own model's."""
+    return args, {name: value for name, value in options.items() if name != "use_cache" or value}
 
 
 def compiled_in(held: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -75,3 +87,22 @@ def unswitched(model: PreTrainedModel) -> Iterator[None]:
     finally:
         hook.remove()
         put_back()
+
+
+@contextmanager
+def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Run a block in which a model's generate decodes greedily, whatever its checkpoint's generation config asks for.
+
+    Of that only the end tokens count: penalties and beams would make it another decoding. Raises UserError for a model without one.
+    """
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        raise UserError(
+            f"{type(model).__name__}: it cannot generate (its class is no GenerationMixin of transformers); use --scoring forced"
+        )
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=pad)
+    try:
+        yield
+    finally:
+        model.generation_config = own

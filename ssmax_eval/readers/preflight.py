@@ -19,6 +19,7 @@ from ..models.causal import refuse_unless_causal
 from ..position.rotary import rope_that_turns
 from .attention_proof import ROWS, compare_attention
 from .head import READS_MORE, logits_of, nll_of
+from .inference import greedy
 from .nll import token_nll
 from .own_scale import scaled_twice
 from .thresholds import proof_length
@@ -73,7 +74,7 @@ def preflight(
             type(model).__name__,
             found["with_a_token_more"],
         )
-    found["own_decoding"] = compare_decoding(model, ids)
+    found["own_decoding"] = compare_decoding(model, tokenizer, ids)
     if rope_that_turns(model) == "dynamic":
         logging.getLogger(__name__).warning(
             "ssmax-eval: note: %s: dynamic RoPE turns by the length of each forward, so beyond the trained length one "
@@ -90,16 +91,17 @@ def preflight(
     return found
 
 
-def compare_decoding(model: PreTrainedModel, ids: Tensor) -> float | None:
+def compare_decoding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> float | None:
     """Return the largest difference of two steps of a model's own `generate` from its forward, in nats; None where it cannot generate.
 
     Some hand their decoder other positions when they generate, or forget what a window of no layer holds. The forward's numbers
     stay the model's; a note says that greedy decoding's are others.
     """
     try:
-        out = model.generate(
-            ids, max_new_tokens=2, min_new_tokens=2, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
+        with greedy(model, tokenizer):
+            out = model.generate(
+                ids, max_new_tokens=2, min_new_tokens=2, return_dict_in_generate=True, output_logits=True
+            )
         steps = torch.stack([each.float() for each in out.logits], 1).log_softmax(-1)
         own = model(input_ids=out.sequences, use_cache=False).logits[:, -3:-1].float().log_softmax(-1)
         chosen = out.sequences[:, -2:, None]
