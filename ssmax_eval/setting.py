@@ -196,7 +196,7 @@ def exchange_bias(model: PreTrainedModel, carried: Mapping[str, Mechanism], bias
         if mechanism is None:
             mechanism = added[name] = Softmax(layer_of(model, name, trained_at or 2))
         made = None if bias is None else bias_named(bias)(mechanism.layer.heads)
-        mechanism.position_bias = None if made is None else made.to(computes_on(model.get_submodule(name)))
+        mechanism.position_bias = None if made is None else made.to(computes_on(model.get_submodule(name), model))
     put_on(model, added)
     attend_with(model, IMPLEMENTATION)
     return attached(model, native_mechanism(model), trained_at)

@@ -29,6 +29,7 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.mechanisms.attach import attach, detach
 from ssmax_eval.mechanisms.implementation import implementations, native_mechanism
 from ssmax_eval.mechanisms.seen import Forward, Seen
+from ssmax_eval.models.shape import work_of
 from ssmax_eval.position.rotary import rope_switch
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers import thresholds as proof
@@ -760,3 +761,69 @@ def test_beams_of_a_generation_config_are_not_taken_for_another_decoding(tokeniz
     assert found["own_decoding"] == pytest.approx(0, abs=1e-3)
     assert "its own generate differs" not in caplog.text
     assert model.generation_config is own
+
+
+class OfBuffers(torch.nn.Module):
+    """A linear layer whose weights are buffers of whole numbers, as GPTQ's and AWQ's are."""
+
+    def __init__(self, linear):
+        super().__init__()
+        scales = linear.weight.abs().amax(1, keepdim=True) / 127
+        self.register_buffer("whole", (linear.weight / scales).round().to(torch.int8))
+        self.register_buffer("scales", scales)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.whole * self.scales)
+
+
+class OfNothing(OfBuffers):
+    """And one whose weights torch does not see, as those of its own quantization."""
+
+    def __init__(self, linear):
+        super().__init__(linear)
+        packed = self.whole, self.scales
+        del self.whole, self.scales
+        self.whole, self.scales = packed
+
+
+@pytest.mark.parametrize("kind", [OfBuffers, OfNothing])
+def test_layers_without_parameters_take_mechanisms(kind, tokenizer, tmp_path):
+    """As the same model does whose weights are the numbers that these stand for."""
+    model, plain = (build("Llama", vocab_size=1024) for _ in range(2))
+    with torch.no_grad():
+        for name, linear in list(model.named_modules()):
+            if isinstance(linear, torch.nn.Linear) and name != "lm_head":
+                made = kind(linear)
+                plain.get_submodule(name).weight.copy_(made.whole * made.scales)
+                model.set_submodule(name, made)
+    for i, options in enumerate(({}, {"attention": "ssmax"}, {"position": "alibi"})):
+        expected = run("needle", plain, tokenizer, tmp_path / f"{i}-plain", **options)["answer_nll"].tolist()
+        found = run("needle", model, tokenizer, tmp_path / f"{i}", **options)["answer_nll"].tolist()
+        assert found == pytest.approx(expected, abs=1e-3)
+
+
+class Halved(torch.nn.Module):
+    """What a user wraps a head in."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return 0.5 * self.head(x)
+
+
+class WithAMethod(Halved):
+    def weight(self):
+        return self.head.weight
+
+
+@pytest.mark.parametrize("kind", [Halved, WithAMethod])
+def test_a_head_without_a_weight_of_its_own_is_read_and_its_cost_estimated(kind, tokenizer, tmp_path):
+    model = build("Llama", vocab_size=1024)
+    plain = work_of(model)
+    model.lm_head = kind(model.lm_head)
+    rows = run("needle", model, tokenizer, tmp_path)
+    expected = [nats for nats, _ in right_answers(model, tokenizer, grid())]
+    assert rows["answer_nll"].tolist() == pytest.approx(expected, abs=1e-3)
+    assert work_of(model) == plain

@@ -140,7 +140,7 @@ def attach(
                 own = getattr(carried.get(name), "position_bias", None)  # with what it learned
                 keeps = own is not None and own.name == bias
                 made[name].position_bias = own if keeps else bias_named(bias)(made[name].layer.heads)
-            made[name].to(computes_on(model.get_submodule(name)))
+            made[name].to(computes_on(model.get_submodule(name), model))
     detach(model)
     put_on(model, made)
     # a train_length given for one mechanism stays in its spelling: it is not the model's

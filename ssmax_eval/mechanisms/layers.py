@@ -148,9 +148,16 @@ def layer_in(name: str) -> int:
     return next((int(part) for part in name.split(".") if part.isdigit()), 0)
 
 
-def computes_on(module: nn.Module) -> torch.device:
-    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them."""
-    devices = [parameter.device for parameter in module.parameters()]
+def computes_on(module: nn.Module, model: PreTrainedModel | None = None) -> torch.device:
+    """Return the device of a layer's parameters, or the one they are brought to where accelerate has offloaded them.
+
+    Quantized layers have buffers alone, or nothing that torch sees: they are where their model's words are, or on the processor.
+    """
+    words = [] if model is None else [model.get_input_embeddings()]
+    held = [
+        tensors for each in (module, *words) for tensors in (list(each.parameters()), list(each.buffers())) if tensors
+    ]
+    devices = [tensor.device for tensor in held[0]] if held else [torch.device("cpu")]
     if not any(device.type == "meta" for device in devices):  # some are made elsewhere while a model is built on meta
         return devices[0]
     hooks = [getattr(part, "_hf_hook", None) for part in module.modules()]

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -128,17 +128,21 @@ def work_of(model: PreTrainedModel) -> Work:
     config = model.config.get_text_config()
     chosen = getattr(config, "num_experts_per_tok", None)
     head = model.get_output_embeddings()
+    matrix = getattr(head, "weight", None)  # a quantized head has a method of that name, and what wraps one has none
     apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # looked up, not multiplied
-    apart |= {id(head.weight)} if head is not None else set()
+    apart |= {id(each) for each in head.parameters()} if head is not None else set()
     weights = 0.0
     for parameter in model.get_decoder().parameters():
         if parameter.ndim >= 2 and id(parameter) not in apart:
             # experts lie in one tensor (experts, in, out)
             share = min(1, chosen / len(parameter)) if isinstance(chosen, int) and parameter.ndim == 3 else 1
             weights += parameter.numel() * share
-    return Work(
-        weights, 0 if head is None else head.weight.numel(), attention_of(model, config), not attends_both_ways(model)
+    made = (
+        matrix.numel()
+        if isinstance(matrix, Tensor)
+        else getattr(config, "vocab_size", 0) * getattr(config, "hidden_size", 0)
     )
+    return Work(weights, 0 if head is None else made, attention_of(model, config), not attends_both_ways(model))
 
 
 def attention_of(model: PreTrainedModel, config: Any) -> tuple[tuple[float, int | None], ...]:
