@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import build, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_utils import _get_resolved_checkpoint_files
 
 from ssmax_eval.errors import UserError
@@ -204,6 +204,27 @@ def test_an_adapter_whose_names_transformers_does_not_know_is_applied_as_peft_ap
     save_file(kept, file, {"format": "pt"})
     with pytest.raises(UserError, match=r"weights are missing, .*magnitude"):
         load_model(str(folder))
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("tied", [False, True])
+def test_tokens_that_an_adapter_trains_are_the_heads_too_where_it_is_tied(tied, tmp_path, checkpoint):
+    """PEFT gives a tied head the embedding's trained tokens: they are saved once, and are not missing."""
+    peft = pytest.importorskip("peft")
+    base = build("Llama", vocab_size=1024, max_position_embeddings=512, tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6, 7], init_lora_weights=False)
+    torch.manual_seed(1)
+    made = peft.get_peft_model(base, config)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.add_(torch.randn_like(parameter))
+        made.save_pretrained(tmp_path)
+        again = build("Llama", vocab_size=1024, max_position_embeddings=512, tie_word_embeddings=tied)
+        expected = peft.PeftModel.from_pretrained(again, tmp_path).eval()(tokens() % 8).logits
+        assert torch.equal(load_model(str(tmp_path))[0](tokens() % 8).logits, expected)
 
 
 @PEFT_WARNS
