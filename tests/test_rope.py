@@ -349,6 +349,15 @@ def test_a_rotary_module_without_a_config_is_recorded_by_its_frequencies(kind):
         assert found.inv_freq_sha256 == of_transformers.inv_freq_sha256
 
 
+@pytest.mark.parametrize("left", [[0.0] * 4, [1.0, 0.0, 0.0, 0.5], [2.0, -3.0, 1.0, 1.0], [1.0, -1.0, -1.0, 1.0]])
+def test_frequencies_that_are_what_the_memory_held_tell_no_theta(left):
+    """transformers leaves a buffer so that code of others computes; that code may make its own in each forward."""
+    model = without_a_config()
+    model.model.rotary_emb.inv_freq = torch.tensor(left)
+    with rope_scaled(model, longest=512) as found:
+        assert (found.rope_type, found.rope_theta) == ("unknown", None)
+
+
 @pytest.mark.parametrize("asked", [{"rope_theta_factor": 4}, {"rope_theta": 1e5}, {"rope_scaling": "yarn:4"}])
 def test_a_rotary_module_without_a_config_is_not_changed(asked):
     refusal = "rope .*: OfAWidthAndABase of LlamaForCausalLM is not made from a config, so it cannot be made anew"

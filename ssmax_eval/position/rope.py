@@ -83,12 +83,13 @@ def parse_scaling(text: str) -> tuple[str, float]:
 class RopeRecord:
     """What a model's rotary embedding does: requested setting, configured and effective theta (the latter from inv_freq).
 
-    inv_freq_sha256 is over the float32 frequencies; attention_scaling multiplies cos and sin.
+    rope_theta is None where neither a config nor the frequencies tell one. inv_freq_sha256 is over the float32 frequencies;
+    attention_scaling multiplies cos and sin.
     """
 
     requested: str
     rope_type: str
-    rope_theta: float
+    rope_theta: float | None
     effective_theta: float
     attention_scaling: float
     inv_freq_sha256: str
@@ -167,10 +168,13 @@ def record(rotary: nn.Module, kind: str | None, setting: RopeSetting, longest: i
     if longest and parameters is not None:
         rotation(rotary, longest, kind)  # dynamic scaling settles on the frequencies of the longest prompt
     inv_freq, scaling = frequencies(rotary, kind)
-    effective = effective_theta(inv_freq)
-    parameters = parameters or {"rope_type": "unknown", "rope_theta": effective}
     digest = hashlib.sha256(inv_freq.numpy().astype("<f4").tobytes()).hexdigest()[:16]
-    rope_type, theta = str(parameters.get("rope_type", "default")), float(parameters["rope_theta"])
+    # transformers leaves a buffer that code of others computes as the memory was: some of that code never reads it
+    falls = bool((inv_freq > 0).all() and (inv_freq.diff() < 0).all())
+    effective = effective_theta(inv_freq) if falls or parameters is not None else math.nan
+    rope_type, theta = "unknown", None if math.isnan(effective) else effective
+    if parameters is not None:
+        rope_type, theta = str(parameters.get("rope_type", "default")), float(parameters["rope_theta"])
     return RopeRecord(str(setting), rope_type, theta, effective, scaling, digest)
 
 
