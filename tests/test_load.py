@@ -156,3 +156,47 @@ def test_gguf_model_saved_and_loaded_again_is_the_same(smollm2, tmp_path):
     ids = torch.arange(100, 140)[None]
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+OLDER = '''
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "ownlm"
+
+
+class RotaryEmbedding(torch.nn.Module):
+    def __init__(self, dim, base=10000.0):
+        super().__init__()
+        inv_freq = 1 / (base ** (torch.arange(0, dim, 2).float() / dim))
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+
+    def forward(self, x, position_ids):
+        half = position_ids[..., None].float() * self.inv_freq
+        angles = torch.cat([half, half], -1)
+        return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.rotary_emb = RotaryEmbedding(config.head_dim, config.rope_parameters["rope_theta"])
+'''
+
+
+def test_what_remote_code_computes_when_it_is_made_is_not_left_to_chance(tmp_path, checkpoint):
+    """Older remote code keeps RoPE's frequencies in a buffer that no checkpoint holds, which transformers leaves as the memory was."""
+    folder = shutil.copytree(checkpoint, tmp_path / "older")
+    (folder / "modeling_own.py").write_text(OLDER)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    config |= {"model_type": "ownlm", "architectures": ["OwnForCausalLM"], "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, _ = load_model(str(folder), trust_remote_code=True)
+    plain, _ = load_model(str(checkpoint))
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, plain(tokens()).logits)

@@ -16,6 +16,7 @@ from ..disk import json_in
 from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import attach
 from ..mechanisms.spelling import Attention, check_entry, note_from_scratch
+from .buffers import compute_buffers
 from .causal import refuse_unless_causal, refuse_without_words
 from .checkpoint import PREFIX, classes
 from .config import auto_class, load_config
@@ -218,6 +219,7 @@ def load_checkpoint(
                 opened = auto_class(config, source)
                 model, info = opened.from_pretrained(source.path, trust_remote_code=trust_remote_code, **options)
         check_weights(source, model, info)
+        compute_buffers(model)
         if (source.path / ADAPTER_CONFIG).is_file():
             info = model.load_adapter(str(source.path), dtype=model.dtype, use_safetensors=True).to_dict()
             check_weights(source, model, adapted(model, source.path / ADAPTER) if info["missing_keys"] else info)
