@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError, nearest
 from .encoding import Encoder
 from .prose import prose
-from .reading import BLOCK, bible, dataset_texts, read_blocks, text_files
+from .reading import BLOCK, bible, dataset_texts, own_name, read_blocks, text_files
 from .tokens import Tokens
 
 SENTENCES_AT_FIRST = 64
@@ -79,9 +79,8 @@ class Documents:
 
     @property
     def name(self) -> str:
-        path = Path(os.path.expanduser(self.reference))
         built_in = self.reference in ("text", "bible") or self.reference.startswith("hf:")
-        return self.reference if built_in else path.resolve().name
+        return self.reference if built_in else own_name(Path(os.path.expanduser(self.reference)).resolve().name)
 
     @property
     def sha256(self) -> str | None:

@@ -12,6 +12,12 @@ from ..errors import UserError
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text", ".gz", ".xz", ".bz2")
 BLOCK = 1 << 20  # bytes, or characters, at a time
 LONGEST_DATASET = 20_000_000  # characters
+BUILT_IN = ("text", "noise", "repeat", "bible", "digits")  # texts that are ours, by name
+
+
+def own_name(name: str) -> str:
+    """Return what a file or folder of this name is called as a text: never as one of ours."""
+    return f"{name} (own)" if name in BUILT_IN else name
 
 
 def read_blocks(path: Path, reference: str) -> Iterator[str]:
