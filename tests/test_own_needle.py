@@ -161,6 +161,37 @@ def test_metrics_by_hand():
     assert f1("", "gold") == 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("🍕", "I like 🍕!", "I like 🍣"), ("★", "a ★ it is", "..."), ("❤️", "❤ of course", ""), ("+", "x + y", "x - y"),
+        ("C#", "In C#, I think", "In C"), ("C++", "It is C++.", "It is C"), ("50%", "about 50 %", "50 dollars"),
+        ("-5", "−5 degrees", "5 degrees"), ("R&D", "the R & D people", "the R people"), ("$5", "It is $5", "5 years"),
+    ],
+)  # fmt: skip
+def test_symbols_of_an_answer_count(answer, right, wrong):
+    assert contains(right, answer)
+    assert contains(answer, answer)
+    assert f1(right, answer) > f1(wrong, answer)
+    assert not contains(wrong, answer)
+
+
+def test_symbols_that_an_answer_has_not_do_not_count():
+    """Rows of answers in letters and digits are as they were."""
+    assert contains("It costs $50 + 3%, **I think** ★", "50")
+    assert words("It costs $50 + 3% ★") == ["it", "costs", "50", "3"]
+
+
+def test_an_answer_without_words_is_refused_where_words_are_compared():
+    needle = own_needle("They said: ...", "What did they say? They said:", "...")
+    for scoring in ("contains", "f1"):
+        with pytest.raises(
+            UserError, match=f"scoring '{scoring}': allowed are forced or generate with answer '\\.\\.\\.'"
+        ):
+            NeedleProbe((128,), needle=needle, scoring=scoring)
+    assert NeedleProbe((128,), needle=needle).scoring == "forced"
+
+
 def test_the_papers_needle_as_ones_own_is_judged_alike_forced_and_generated(tmp_path):
     """The bundled model knows these words: token by token, by metric and by what it writes it finds the same prompts."""
     said = {

@@ -110,6 +110,10 @@ class OwnNeedle:
             if re.search(word(answer), asked := filled(question, key[1])):
                 raise UserError(f"question {asked!r}: it holds the answer {answer!r}; ask without it")
 
+    def answers(self) -> set[str]:
+        """Return answers of every key and value."""
+        return {self._answer(key, value) for key, value, _ in self._every()}
+
     def _every(self) -> Iterator[tuple[tuple[str, str], tuple[str, str], str]]:
         """Yield all keys and all values, each once or more, in every fact."""
         keys = self.keys or (("", ""),)

@@ -1,5 +1,6 @@
 """Partial answers and metrics: the share of the asked values that are right, and what was written against what was expected."""
 
+import re
 import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from ...data.prompts import Prompt
 
 METRICS = ("contains", "f1")
+SIGNS = "#%&@*‰"  # punctuation that can be part of an answer as symbols are: C#, 50%
+MINUS, VARIATION = "\u2212", "\ufe0e\ufe0f"
 # blocks of scripts that put no space between words: each character is a word
 UNSPACED = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
@@ -31,7 +34,7 @@ def judged(scoring: str, prompt: "Prompt", score: Fields) -> Fields:
         found = [contains(written, value) for value in values_of(prompt)]
         return score | {"correct": all(found), "credit": sum(found) / len(found)}
     line = next(filter(str.strip, written.splitlines()), "")
-    return score | {"correct": words(line) == words(prompt.expected), "credit": f1(line, prompt.expected)}
+    return score | {"correct": is_same(line, prompt.expected), "credit": f1(line, prompt.expected)}
 
 
 def credit(prompt: "Prompt", score: Fields) -> float | None:
@@ -55,24 +58,47 @@ def values_of(prompt: "Prompt") -> list[str]:
 
 def contains(text: str, wanted: str) -> bool:
     """Tell whether a text has the wanted words, one after the other; case and punctuation do not count."""
-    return f" {' '.join(words(wanted))} " in f" {' '.join(words(text))} "
+    asked, there = words(wanted, wanted), words(text, wanted)
+    return bool(asked) and f" {' '.join(asked)} " in f" {' '.join(there)} "
+
+
+def is_same(text: str, wanted: str) -> bool:
+    """Tell whether a text has the wanted words and no others."""
+    return words(text, wanted) == words(wanted, wanted)
 
 
 def f1(text: str, wanted: str) -> float:
     """Return the harmonic mean of the share of a text's words that are wanted and of the wanted ones that it has, 0 to 1."""
-    there, asked = words(text), words(wanted)
+    there, asked = words(text, wanted), words(wanted, wanted)
     common = sum((Counter(there) & Counter(asked)).values())
     return 2 * common / (len(there) + len(asked)) if common else 0.0
 
 
-def words(text: str) -> list[str]:
-    """Return a text's words in any script, case folded: runs of letters, marks and digits; where none are spaced, characters."""
+def signs_of(wanted: str) -> set[str]:
+    """Return the symbols of an answer, an emoji or what is C# and not C: of a text compared with it they count as words."""
+    return {each for each in folded(wanted) if each in SIGNS or unicodedata.category(each)[0] == "S"} - {"`", "\u2044"}
+
+
+def folded(text: str) -> str:
+    """Return a text case folded, its minus signs unlike hyphens."""
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, unicodedata.normalize("NFKC", text).casefold())
+
+
+def words(text: str, wanted: str = "") -> list[str]:
+    """Return a text's words in any script, case folded: runs of letters, marks and digits; where none are spaced, characters.
+
+    wanted: the answer that it is compared with. Each symbol that is in it is a word; others are left out, as in texts without.
+    """
+    signs = signs_of(wanted)
     found: list[str] = []
     follows = goes_on = False  # the last character was of a word; and the next one is of the same
-    for character in unicodedata.normalize("NFKC", text).casefold():
+    for character in folded(text):
         kind = unicodedata.category(character)[0]
         if kind == "M" and follows:
-            found[-1] += character
+            found[-1] += "" if character in VARIATION else character
+        elif character in signs:
+            found.append(character)
+            follows, goes_on = True, False
         elif kind in "LMN":
             apart = any(first <= ord(character) <= last for first, last in UNSPACED)
             if goes_on and not apart:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ...data.chat import Chat
 from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
+from ...data.own import OwnNeedle
 from ...data.prompts import CONTROLS, Prompt, assemble
 from ...data.vocabulary import CITIES
 from ...rows import Fields
@@ -19,7 +20,7 @@ from ..budget import within
 from ..checks import chat_advice, notes, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from .credit import METRICS, judged
+from .credit import METRICS, judged, words
 from .plan import Sample, grid_of
 from .rows import NeedleRow, placed
 
@@ -75,6 +76,10 @@ class NeedleGrid(Probe):
         require(bool(self.depth_percents), "depth percents", "", "at least one")
         require(1 <= self.trials <= MOST_TRIALS, "trials", self.trials, f"1 to {MOST_TRIALS}")
         require(self.scoring in SCORING, "scoring", self.scoring, " or ".join(SCORING))
+        if self.scoring in METRICS and isinstance(self.needle, OwnNeedle):
+            for answer in sorted(self.needle.answers()):
+                none = f"forced or generate with answer {answer!r}, which has no words to compare"
+                require(bool(words(answer, answer)), "scoring", self.scoring, none)
         for control in self.controls:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
         if self.attention_mass:
