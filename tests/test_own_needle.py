@@ -12,6 +12,7 @@ import ssmax_eval
 from ssmax_eval.data.haystacks import haystack
 from ssmax_eval.data.needle_files import own_needle, read, ready_names
 from ssmax_eval.data.needles import Needle
+from ssmax_eval.data.own import says
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.unknown import refuse_unknown
 from ssmax_eval.errors import UserError
@@ -20,6 +21,8 @@ from ssmax_eval.probes.needle.credit import contains, f1, words
 from ssmax_eval.probes.needle.options import GridOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.probes.needle.sections.prompts import payload
+from ssmax_eval.readers.answers import EXTRA_GENERATED_TOKENS
+from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.statistics import Thresholds, ceilings, task_name, with_series
 
 HERE = Path(__file__).parent
@@ -174,6 +177,45 @@ def test_symbols_of_an_answer_count(answer, right, wrong):
     assert contains(answer, answer)
     assert f1(right, answer) > f1(wrong, answer)
     assert not contains(wrong, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("5", "5", "See pages 15 to 42"), ("5", " 57 is it", "It is 157"), ("land", "The land.", "In England"),
+        ("北京", "是北京。", "是南京"),
+    ],
+)  # fmt: skip
+def test_a_written_answer_stands_as_words_of_its_own_or_at_the_beginning(answer, right, wrong):
+    assert says(right, answer)
+    assert not says(wrong, answer)
+
+
+def test_words_that_are_compared_have_room_for_a_sentence():
+    """A model that says a sentence first is heard out; one that never ends is told of, in the row and in a note."""
+    model, tokenizer = ssmax_eval.load_model("softmax-bible-2m")
+    sentence = " And it is so, as I have told you before, that the number which you ask me of is gold"
+    said = tokenizer(sentence, add_special_tokens=False).input_ids
+    assert len(said) > 1 + EXTRA_GENERATED_TOKENS
+    needle = own_needle("The number is gold.", "What is the number?", "gold")
+    found = {}
+    for name, then in (("ends", tokenizer.eos_token_id), ("never", said[0])):
+        probe = NeedleProbe((128,), (50,), 1, needle=needle, scoring="contains")
+        written = iter([*said, *[then] * 200])
+
+        class Wordy(type(model)):
+            def forward(self, *arguments, written=written, **options):
+                out = super().forward(*arguments, **options)
+                out.logits[:, -1] = -100
+                out.logits[:, -1, next(written)] = 100
+                return out
+
+        wordy = Wordy(model.config).eval()
+        [[row]] = probe(TransformersReader(wordy, tokenizer))
+        assert row["correct"]
+        found[name] = row["cut"], probe.note([row]).rpartition("has each")[2].strip("; ")
+    assert found["ends"] == (False, "")
+    assert found["never"] == (True, "1 of 1 answers ended at the most tokens that are written")
 
 
 def test_symbols_that_an_answer_has_not_do_not_count():

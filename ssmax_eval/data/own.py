@@ -213,6 +213,14 @@ def holds(fact: str, answer: str) -> bool:
     return re.search(word(answer), fact, re.ASCII) is not None if answer.isascii() else answer in fact
 
 
+def says(text: str, answer: str) -> bool:
+    """Tell whether a text that was written says an answer: it begins with it, or holds it as words of its own.
+
+    What greedy decoding writes begins with the answer exactly where forced scoring finds it right.
+    """
+    return text.lstrip().startswith(answer.lstrip()) or holds(text, answer)
+
+
 def filled(text: str, key: str, value: str = "") -> str:
     """Return a text with its slots filled."""
     return text.replace(KEY, key).replace(VALUE, value)

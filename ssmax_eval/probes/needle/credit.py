@@ -5,12 +5,14 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ...data.own import says
 from ...rows import Fields
 
 if TYPE_CHECKING:
     from ...data.prompts import Prompt
 
 METRICS = ("contains", "f1")
+TO_WRITE = 128  # tokens of an answer that words are looked for in, as RULER's
 SIGNS = "#%&@*‰"  # punctuation that can be part of an answer as symbols are: C#, 50%
 MINUS, VARIATION = "\u2212", "\ufe0e\ufe0f"
 # blocks of scripts that put no space between words: each character is a word
@@ -28,7 +30,8 @@ def judged(scoring: str, prompt: "Prompt", score: Fields) -> Fields:
     1606.05250, without dropping English articles), and it is correct where the words are the same.
     """
     if scoring not in METRICS or score.get("correct") is None:
-        return score | {"credit": credit(prompt, score)}
+        kept = {name: value for name, value in score.items() if scoring in METRICS or name != "cut"}
+        return kept | {"credit": credit(prompt, score)}
     written = score["predicted"] or ""
     if scoring == "contains":
         found = [contains(written, value) for value in values_of(prompt)]
@@ -40,13 +43,13 @@ def judged(scoring: str, prompt: "Prompt", score: Fields) -> Fields:
 def credit(prompt: "Prompt", score: Fields) -> float | None:
     """Return the share of the asked values that are right, 0 to 1; None without a score.
 
-    Forced: a value is right if all of its tokens are. Generated: if it is in what was written, as RULER counts (string_match_all).
+    Forced: a value is right if all of its tokens are. Generated: if what was written says it.
     """
     if score.get("correct") is None or score["correct"]:
         return None if score.get("correct") is None else 1.0
     if score["answer_ranks"] is None:
         values = values_of(prompt)
-        return sum(value in (score["predicted"] or "") for value in values) / len(values)
+        return sum(says(score["predicted"] or "", value) for value in values) / len(values)
     found = [not any(score["answer_ranks"][start:end]) for start, end in prompt.values]
     return sum(found) / len(found)
 

@@ -20,7 +20,7 @@ from ..budget import within
 from ..checks import chat_advice, notes, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from .credit import METRICS, judged, words
+from .credit import METRICS, TO_WRITE, judged, words
 from .plan import Sample, grid_of
 from .rows import NeedleRow, placed
 
@@ -33,6 +33,7 @@ FORMAT = {
     2: {"needle": 2, "attention": 3, "needed-scale": 1},
 }
 ASK_ALL = 2  # the same of prompts that ask for all facts
+WRITTEN = 2  # the same of answers that are written: how long they may be, and how they are judged
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ class NeedleGrid(Probe):
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
         shared = f"{self.seed}/haystack/{trial}" if self.plan_version > 1 else None
-        return assemble(
+        prompt = assemble(
             tokenizer, self.needle, self.source, length, depth, seed, control, shared, self.chat, self.depth_percents
         )
+        return prompt if self.scoring not in METRICS else replace(prompt, to_write=max(TO_WRITE, prompt.answer_length))
 
     def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
@@ -187,6 +189,8 @@ class NeedleGrid(Probe):
             content["ask"] = ASK_ALL
         elif isinstance(self.needle, Needle):  # runs of before there was a choice
             del parameters["needle"]["ask"]
+        if self.scoring != "forced":
+            content["written"] = WRITTEN
         for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
             if getattr(self, name) is None:
                 del parameters[name]

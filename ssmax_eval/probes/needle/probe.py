@@ -22,6 +22,7 @@ from ..kind import Probe
 from . import PROBE
 from .asked import parameters_of
 from .branches import branches, forking, shared, trials_of
+from .credit import METRICS, TO_WRITE
 from .grid import NeedleGrid
 from .options import GridOptions
 from .plan import Sample
@@ -43,7 +44,7 @@ class NeedleProbe(NeedleGrid):
                 f"give at least {needed}"
             )
         longest = max(sample.context_length for sample in self.plan())
-        extra = EXTRA_GENERATED_TOKENS if self.writes else 0
+        extra = (TO_WRITE if self.scoring in METRICS else EXTRA_GENERATED_TOKENS) if self.writes else 0
         check_model(model, tokenizer, longest, longest + extra, self.chunk)
 
     @property
