@@ -1,16 +1,18 @@
 """A needle of one's own: slots, files, every script, metrics, and the same verdicts as a task of ours in the same words."""
 
+import random
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 import ssmax_eval
 from ssmax_eval.data.haystacks import haystack
-from ssmax_eval.data.needle_files import own_needle, read, ready_names
+from ssmax_eval.data.needle_files import NeedleFile, made, own_needle, read, ready_names
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.own import says
 from ssmax_eval.data.prompts import assemble
@@ -323,3 +325,77 @@ def test_the_file_of_the_documentation_is_one(tmp_path):
     assert (len(needle.facts), len(needle.keys), needle.needles, needle.is_indirect) == (2, 3, 2, True)
     named = re.search(r"Ready are (.*?)\.", page, re.S)[1]
     assert sorted(re.findall(r"`(\w+)`", named)) == ready_names()
+
+
+@pytest.mark.parametrize(
+    ("told", "in_front"),
+    [
+        (
+            NeedleFile(
+                "On floor {value} lives {key} since 1957.",
+                "Where lives {key}? On",
+                keys=["Ada", "Bob"],
+                values=["5", "7", "9"],
+            ),
+            " On floor ",
+        ),
+        (
+            NeedleFile(
+                "The capital {value} is near {key}.",
+                "What is near {key}?",
+                keys=["Romania", "Guineaville"],
+                values=["Roman", "Guinea"],
+            ),
+            " The capital ",
+        ),
+        (NeedleFile("On floor 5 lives Ada since 1957.", "Where lives Ada? On floor", "5"), " On floor "),
+        (
+            NeedleFile("The {value} {key}.", "Of what is the {key}?", keys=["one", "onyx"], values=["on", "ony"]),
+            " The ",
+        ),
+    ],
+)
+def test_the_value_is_where_its_slot_is_and_not_where_its_letters_come_again(tokenizer, told, in_front):
+    needle = made("own", told, False)
+    assert needle.is_told_anew
+    assert NeedleProbe((128,), needle=needle).parameters()["needle_format"] == 2
+    for trial in range(6):
+        for depth in (0, 50):
+            prompt = assemble(tokenizer, needle, TEXT, 128, depth, f"{trial}/{depth}", haystack_seed=f"{trial}")
+            start, end = prompt.value_start, prompt.value_end
+            assert tokenizer.decode(prompt.ids[start:end]).strip() == prompt.expected
+            front = tokenizer.decode(prompt.ids[prompt.needle_start : start])
+            assert front.strip() == in_front.strip()
+
+
+def test_no_distractor_answers_the_question(tokenizer):
+    """Two keys that are asked for in the same words: the fact of one would be another right answer."""
+    told = NeedleFile(
+        "{value} lives next to {key}.",
+        "Who lives in {key}? In {key} lives",
+        keys={"the Eiffel Tower": "Paris", "the Louvre": "Paris", "Big Ben": "London"},
+        values=["Ingrid", "Tomas", "Yara", "Olga"],
+        distractors=["{value} lives next to {key}."],
+    )
+    needle, asked = made("own", told, False), set()
+    for i in range(200):
+        draw = needle.draw_in_trial(random.Random(f"h{i}"), random.Random(f"c{i}"))
+        asked.add(draw.question)
+        ours = ("Big Ben",) if "London" in draw.question else ("Eiffel", "Louvre")
+        assert [any(each in fact for each in ours) for fact in draw.facts] == [True, False]
+    assert len(asked) == 2
+    assert needle.is_told_anew
+    with pytest.raises(UserError, match="two facts would answer one question"):
+        made("own", msgspec.structs.replace(told, keys={"the Eiffel Tower": "Paris", "the Louvre": "Paris"}), False)
+    assert "needle_format" not in NeedleProbe((128,), needle=read("german")).parameters()
+
+
+@pytest.mark.parametrize("question", ["密码是不是北京呢？密码是", "京北京北？"])
+def test_a_question_that_holds_the_answer_is_refused_in_scripts_without_spaces(question):
+    with pytest.raises(UserError, match="it holds the answer '北京'; ask without it"):
+        own_needle("密码是北京。", question, "北京")
+
+
+def test_distractors_without_a_key_need_none():
+    told = NeedleFile("Ada is {value}.", "What is Ada? Ada is", values="word", distractors=["Bob is {value}."])
+    assert made("own", told, False).needles == 2

@@ -73,9 +73,14 @@ class Encoder:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def find(self, ids: list[int], text: str) -> tuple[int, int]:
-        """Return the shortest span of ids, [start, end), whose decoding holds the last occurrence of text."""
-        start = max((i for i in range(len(ids)) if text in self.decode(ids[i:])), default=None)
+    def find(self, ids: list[int], text: str, later: int = 0) -> tuple[int, int]:
+        """Return the shortest span of ids, [start, end), whose decoding holds text: behind it stand so many later ones."""
+
+        def holds(start: int) -> bool:
+            found = self.decode(ids[start:])
+            return text in found and (not later or len(starts_of(text, found)) > later)
+
+        start = next((i for i in reversed(range(len(ids))) if holds(i)), None)
         if start is None:
             raise UserError(f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding")
         end = next(j for j in range(start + 1, len(ids) + 1) if text in self.decode(ids[start:j]))
@@ -130,6 +135,11 @@ class Encoder:
             return ids[:length], [*(end for end in ends if end < length), length]
         fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
         return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
+
+
+def starts_of(text: str, whole: str) -> list[int]:
+    """Return where a text begins in another one, each time that it stands there."""
+    return [i for i in range(len(whole)) if whole.startswith(text, i)]
 
 
 def prefix_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -33,6 +33,7 @@ FORMAT = {
     2: {"needle": 2, "attention": 3, "needed-scale": 1},
 }
 ASK_ALL = 2  # the same of prompts that ask for all facts
+TOLD_ANEW = 2  # the same of needles of one's own whose prompts or spans were ambiguous
 WRITTEN = 2  # the same of answers that are written: how long they may be, and how they are judged
 
 
@@ -189,6 +190,8 @@ class NeedleGrid(Probe):
             content["ask"] = ASK_ALL
         elif isinstance(self.needle, Needle):  # runs of before there was a choice
             del parameters["needle"]["ask"]
+        if isinstance(self.needle, OwnNeedle) and self.needle.is_told_anew:
+            content["needle_format"] = TOLD_ANEW
         if self.scoring != "forced":
             content["written"] = WRITTEN
         for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
