@@ -399,3 +399,17 @@ def test_a_question_that_holds_the_answer_is_refused_in_scripts_without_spaces(q
 def test_distractors_without_a_key_need_none():
     told = NeedleFile("Ada is {value}.", "What is Ada? Ada is", values="word", distractors=["Bob is {value}."])
     assert made("own", told, False).needles == 2
+
+
+def test_a_key_that_a_needle_file_has_twice_is_refused(tmp_path):
+    """YAML takes the last one, and the file's own words are lost."""
+    file = tmp_path / "own.yaml"
+    for text, told in (
+        ("needle: 'Ada has {value}.'\nneedle: 'Ada keeps {value}.'\nquestion: What?\n", "line 2: key 'needle'"),
+        ("needle: '{key} is.'\nquestion: What?\nanswer: x\nkeys:\n  a: b\n  a: c\n", "line 6: key 'a'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=f"needle file '{file}': {told} is given twice; give it once"):
+            read(str(file))
+    file.write_text("needle: 'Floor {value} is it.'\nquestion: Which?\nvalues: [010, 0256]\n")
+    assert read(str(file)).values == (("010", "010"), ("0256", "0256"))  # there all is text
