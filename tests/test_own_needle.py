@@ -31,6 +31,9 @@ HERE = Path(__file__).parent
 TEXT = haystack("text", any_script=True)
 
 
+TOLD = {"needle": "Ada is in the attic.", "question": "Where is Ada?", "answer": "in the attic"}
+
+
 def laid(tokenizer, needle, length, depth, text=TEXT, **options):
     return assemble(tokenizer, needle, text, length, depth, f"{length}/{depth}", haystack_seed="trial", **options)
 
@@ -276,6 +279,10 @@ def test_what_is_not_asked_for_changes_no_run(tmp_path):
         ({"needle_file": "german", "task": "multikey"}, "asks its own question; leave one of them out"),
         ({"needle_file": "german", "needles": 3}, "as many facts as it has distractors"),
         ({"needle_file": "german", "value": "uuid"}, "says its values"),
+        ({"needle_file": "german", "ask": "all"}, "ask 'all': of task multikey"),
+        ({**TOLD, "ask": "all"}, "ask 'all': of task multikey"),
+        ({**TOLD, "value": "uuid"}, "value 'uuid': needle has no {value}; leave it out"),
+        ({**TOLD, "needles": 3}, "as many facts as it has distractors"),
     ],
 )
 def test_options_beside_ones_own_needle(given, message):
