@@ -1,5 +1,6 @@
 """What a tokenizer puts around a text: its front stands in front of every prompt and document, its back nowhere."""
 
+import pandas as pd
 import pytest
 import torch
 from handmade import handmade
@@ -12,6 +13,7 @@ from ssmax_eval.errors import UserError
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.statistics import loss_by_position
 
 GLM = ("[gMASK]", "<sop>")
 AROUND = {
@@ -59,6 +61,29 @@ def test_the_loss_of_a_window_read_alone_has_the_whole_front():
         logits = model(input_ids=ids[:, :-1]).logits.float()
     own = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     assert gain["nll_sum_near"] == pytest.approx(float(own[0, 2:].sum()), rel=1e-5)
+
+
+def test_what_stands_in_front_of_every_text_is_no_part_of_its_loss():
+    """A front of two tokens: the second has an nll, and no bin has it. The same without a front, and with one of one token."""
+    tokenizer = handmade(*GLM)
+    model = build("Llama", vocab_size=len(tokenizer))
+    probe = LossProbe(context_length=64, documents=1, window=16)
+    window = Documents().windows(tokenizer, 64, 1, 0)[0]
+    rows = [row for row in next(probe(TransformersReader(model, tokenizer))) if row["measure"] == "position"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([window.ids[:-1]])).logits.double()[0]
+    own = torch.nn.functional.cross_entropy(logits, torch.tensor(window.ids[1:]), reduction="none")
+    assert sum(row["tokens"] for row in rows) == 64 - 2
+    assert sum(row["nll_sum"] for row in rows) == pytest.approx(float(own[1:].sum()), rel=1e-5)
+    assert [(row["position_start"], row["tokens"], row["nll_sum"]) for row in rows[:1]] == [(1, 0, 0.0)]
+    table = pd.DataFrame(rows).assign(series="a", probe="loss")
+    curve = loss_by_position(table)
+    assert curve["position_start"].min() == 2
+    assert curve["loss"].notna().all()
+    assert curve["failed"].sum() == 0
+    alone = handmade("<s>")
+    counted = next(probe(TransformersReader(build("Llama", vocab_size=len(alone)), alone)))
+    assert sum(row["tokens"] for row in counted if row["measure"] == "position") == 64 - 1
 
 
 def test_plan_1_refuses_a_front_that_it_would_drop():

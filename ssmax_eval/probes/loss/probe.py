@@ -209,10 +209,17 @@ class LossProbe(Probe):
         nll, near, error, key = scores
         rows = []
         for start, end in self.bins():
-            part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
+            first = max(start, window.prefix)  # what stands in front of every text is no text
+            part = None if nll is None else float(nll[first - 1 : max(first, end) - 1].double().sum())
             rows.append(
                 {"sample": f"{sample.document}/{start}", **common, "measure": "position", "position_start": start}
-                | {"position_end": end, "tokens": end - start, "nll_sum": part, "nll_sum_near": None, "error": error}
+                | {
+                    "position_end": end,
+                    "tokens": max(0, end - first),
+                    "nll_sum": part,
+                    "nll_sum_near": None,
+                    "error": error,
+                }
             )
         for i, length in enumerate(self.gain_lengths()):
             # the window's tokens but its first; the nll of token t is at t - 1
