@@ -8,7 +8,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, islice
 from pathlib import Path
 
@@ -132,6 +132,14 @@ class Documents:
                 Window(f"{names[text]} {k}", prefix + part, len(prefix)) for k, part in zip(own, parts, strict=True)
             ]
         return found
+
+
+@lru_cache(maxsize=2)  # of the models and of the judge
+def windows_of(
+    source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
+) -> list[Window]:
+    """Return the source's windows, encoded once for the check and for the run."""
+    return source.windows(tokenizer, length, count, seed)
 
 
 def joined(blocks: Iterable[str]) -> bytearray:

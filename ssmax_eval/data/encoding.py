@@ -49,6 +49,10 @@ class Encoder:
         """Return the ids of a text as it is, nothing in front of it: special tokens that it spells are themselves."""
         return self._ids([text])[0] if text else []
 
+    def filler(self) -> list[int]:
+        """Return the token that fills up a text where nothing else comes out even: the joiner's, or where it has none the anchor's."""
+        return self.encode([""])[0][-1:] or self.anchor_ids[-1:]
+
     def header(self, text: str) -> list[int]:
         """Return the ids of a chat template's header, without white space at its end that goes with the first word behind it."""
         for start in (text, text.rstrip(" "), text.rstrip()):
@@ -133,7 +137,7 @@ class Encoder:
         cut = next(p for p in range(length, -1, -1) if p in ends or self.starts_word(ids[p - 1], ids[p]))
         if length - cut > LONGEST_FILL:
             return ids[:length], [*(end for end in ends if end < length), length]
-        fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
+        fill = self.filler() * (length - cut)
         return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
 
 

@@ -114,7 +114,7 @@ class Window:
         if missing > LONGEST_FILL:
             ids = join(self.parts[: inside + 1])[0][: self.length]
         else:
-            ids += (self.encoder.encode([""])[0][-1:] or self.encoder.anchor_ids[-1:]) * missing
+            ids += self.encoder.filler() * missing
         return ids, [*ends, self.length]
 
     def _ending(self, i: int, j: int, places: Callable[[str], list[int]]) -> list[list[int]] | None:

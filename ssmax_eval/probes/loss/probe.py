@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.documents import Documents, Window
+from ...data.documents import Documents, Window, windows_of
 from ...errors import UserError, is_out_of_memory
 from ...models.encoders import is_encoder
 from ...readers.parts import smaller_chunk
@@ -267,14 +267,6 @@ class LossProbe(Probe):
             torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()
         ]
         return reader.nll(torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
-
-
-@lru_cache(maxsize=2)  # of the models and of the judge
-def windows_of(
-    source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
-) -> list[Window]:
-    """Return the source's windows, encoded once for the check and for the run."""
-    return source.windows(tokenizer, length, count, seed)
 
 
 def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> LossProbe:
