@@ -172,4 +172,8 @@ def prose_ids(tokenizer: PreTrainedTokenizerBase, length: int, seed: str) -> lis
         text += "".join(f"{sentence} " for sentence in islice(stream, sentences))
         ids = encode(tokenizer, text)
         sentences *= 2
+        if not ids:
+            raise UserError(
+                f"tokenizer {type(tokenizer).__name__}: it has no tokens for prose; give one that knows English"
+            )
     return ids[:length]

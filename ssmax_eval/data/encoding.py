@@ -10,6 +10,7 @@ from ..errors import UserError
 from .haystacks import Haystack
 
 SENTENCES_AT_ONCE = 64
+BLANK = 10_000  # sentences in a row without a token, after which no more are read
 EXTRA_SENTENCES = 200  # how far beyond the length a window looks for tokens that come out even
 LONGEST_FILL = 16  # spaces or empty lines in front; beyond, a script without words is cut at any token
 FIRST = ("The", "a", "1", '"', "北")  # what a text can begin with, to see whether a header's end merges with it
@@ -123,8 +124,20 @@ class Encoder:
         return self._cut(taken[:enough], length)
 
     def _encoded(self, sentences: Iterator[str]) -> Iterator[list[int]]:
-        while True:
-            yield from filter(None, self.encode(list(islice(sentences, SENTENCES_AT_ONCE))))
+        yield from filter(None, (ids for _, ids in self.encoded(sentences)))
+
+    def encoded(self, sentences: Iterator[str]) -> Iterator[tuple[str, list[int]]]:
+        """Yield sentences with their ids, those without any left out. Raises UserError for a text that has none to give."""
+        blank = 0
+        while blank < BLANK:
+            texts = list(islice(sentences, SENTENCES_AT_ONCE))
+            found = [(text, ids) for text, ids in zip(texts, self.encode(texts), strict=True) if ids]
+            blank = 0 if found else blank + len(texts)
+            yield from found
+        raise UserError(
+            f"tokenizer {type(self.tokenizer).__name__}: it has no tokens for {BLANK:,} sentences of the haystack in a row; give another "
+            "text, or a tokenizer that knows it"
+        )
 
     def _cut(self, sentences: list[list[int]], length: int) -> tuple[list[int], list[int]]:
         """Cut sentences, together at least `length` tokens, where a word starts: with one of them left out if that brings

@@ -21,7 +21,7 @@ from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
 from ..data.needles import Needle
 from ..data.prompts import Prompt, sha256_of
-from ..data.unknown import refuse_unknown
+from ..data.unknown import document_text, refuse_lost, refuse_unknown, texts_of
 from ..data.vocabulary import CHOICES
 from ..errors import UserError, nearest
 from ..models.load import load_tokenizer
@@ -73,6 +73,7 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
         log.warning("%s", left)
     tokenizer = tokenizer_of(given)
     refuse_unknown(tokenizer, probe.needle)
+    refuse_lost(tokenizer, texts_of(probe.needle, probe.source))
     docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
 
@@ -115,6 +116,7 @@ def loss_documents(**given: Any) -> Built:
         raise UserError(f"window {window}: allowed are 1 to {lengths[0] - 1}, less than the shortest context length")
     seed = number(given, "seed", SEED)
     source, tokenizer = Documents(str(given.get("text", TEXT))), tokenizer_of(given)
+    refuse_lost(tokenizer, document_text(source))
     docs = []
     for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
         for length in lengths:

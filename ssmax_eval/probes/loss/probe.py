@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.documents import Documents, Window, windows_of
+from ...data.unknown import document_text, lost_in_words, refuse_lost
 from ...errors import UserError, is_out_of_memory
 from ...models.encoders import is_encoder
 from ...readers.parts import smaller_chunk
@@ -114,6 +115,7 @@ class LossProbe(Probe):
                 "use the needle or the attention probe"
             )
         check_model(model, tokenizer, self.context_length, self.context_length, self.chunk)
+        refuse_lost(tokenizer, document_text(self.source))
         windows = self.windows(tokenizer)
         if self.key_context is not None:
             theirs = windows if self.key_model is None else self.windows(self.key_model.tokenizer)
@@ -122,6 +124,9 @@ class LossProbe(Probe):
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
             )
+
+    def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return lost_in_words(tokenizer, document_text(self.source))
 
     def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
         """Return the documents in this tokenizer's ids."""
@@ -263,10 +268,8 @@ class LossProbe(Probe):
 
     def near(self, reader: Reader, ids: Tensor, prefix: int) -> Tensor:
         """Return the nll of the last window of each gain length, read with nothing but the tokenizer's prefix before it."""
-        windows = [
-            torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()
-        ]
-        return reader.nll(torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
+        tails = [torch.cat([ids[0, :prefix], ids[0, end - self.window : end]]) for end in self.gain_lengths()]
+        return reader.nll(torch.stack(tails))[:, prefix:] if tails else torch.zeros(0, self.window - 1)
 
 
 def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> LossProbe:

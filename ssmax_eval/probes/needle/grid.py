@@ -13,6 +13,7 @@ from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
 from ...data.own import OwnNeedle
 from ...data.prompts import CONTROLS, Prompt, assemble
+from ...data.unknown import lost_in_words, texts_of
 from ...data.vocabulary import CITIES
 from ...rows import Fields
 from ..attention.rows import AttentionRow
@@ -207,7 +208,8 @@ class NeedleGrid(Probe):
         return notes(self.haystack_name, self.source, self.needle, rows)
 
     def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        return chat_advice(self.chat, tokenizer)
+        lost = lost_in_words(tokenizer, texts_of(self.needle, self.source))
+        return "; ".join(filter(None, [chat_advice(self.chat, tokenizer), lost]))
 
     def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
         return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.prompts import Prompt
-from ...data.unknown import refuse_unknown
+from ...data.unknown import refuse_lost, refuse_unknown, texts_of
 from ...errors import UserError
 from ...readers.answers import EXTRA_GENERATED_TOKENS
 from ...readers.memory import BranchScorer, Scorer, prompts_at_once
@@ -37,6 +37,7 @@ class NeedleProbe(NeedleGrid):
         run out."""
         refuse_chat_elsewhere(model, self.chat)
         refuse_unknown(tokenizer, self.needle)
+        refuse_lost(tokenizer, texts_of(self.needle, self.source))
         needed = self.shortest(tokenizer)
         if min(self.context_lengths) < needed:
             raise UserError(
