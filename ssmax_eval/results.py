@@ -43,11 +43,14 @@ def find_runs(*paths: str | Path) -> list[Run]:
             if rows.is_file() and not rows.parent.name.startswith(HALF)
         ]
         found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
-        if path.is_file() and path.suffix == SUFFIX:
+        if path.is_file() and path.suffix.lower() == SUFFIX:
             found += packed_runs(path)
         else:
             found += [
-                run for pack in sorted(folder.rglob(f"*{SUFFIX}")) if pack.is_file() for run in packed_by_the_way(pack)
+                run
+                for pack in sorted(folder.rglob("*.[zZ][iI][pP]"))
+                if pack.is_file()
+                for run in packed_by_the_way(pack)
             ]
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
