@@ -98,6 +98,6 @@ def lost_in_words(tokenizer: PreTrainedTokenizerBase, texts: dict[str, str]) -> 
     told = [
         f"{what}: its tokenizer has no tokens for {share:.1%} of the characters"
         for what, share in lost.items()
-        if share
+        if share >= 0.0005
     ]
     return "; ".join(told)
