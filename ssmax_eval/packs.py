@@ -12,7 +12,7 @@ from typing import IO
 
 from .disk import whole
 from .errors import UserError
-from .probes import schema_of
+from .probes import PROBES, schema_of
 from .rows import Row
 from .store import Run
 
@@ -27,7 +27,7 @@ BROKEN = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, lzma.
 
 @dataclass(frozen=True)
 class PackedRun(Run):
-    """A run in a pack; `folder` is the pack's path with the run's place in it, `<pack>/<probe>/<run_id>`."""
+    """A run in a pack; `folder` is the pack's path with the run's place in it, `<pack>/<probe>/<run_id>`, perhaps below folders."""
 
     pack: Path = Path()
     inside: str = ""
@@ -74,14 +74,20 @@ def opened(pack: Path) -> zipfile.ZipFile:
         raise UserError(f"pack {str(pack)!r}: it cannot be read ({error}); ssmax-eval pack makes one") from error
 
 
+def is_place(name: str) -> bool:
+    """Tell whether a run can stand there: as in a pack, or below folders in a zip file of results that was made by hand."""
+    probe, run_id = f"/{name}".split("/")[-2:]
+    return bool(PLACE.fullmatch(name) or (probe in PROBES and PLACE.fullmatch(f"{probe}/{run_id}")))
+
+
 def packed_runs(pack: Path) -> list[Run]:
     """Return the runs of a pack, by probe and run_id; none of a zip file of others. Raises UserError for a file that is none."""
     with opened(pack) as archive:
         names = archive.namelist()
     records, places = (sorted(name[: -len(end)] for name in names if name.endswith(end)) for end in ENDS)
-    if lost := {place for place in records if PLACE.fullmatch(place)} - {*places}:
+    if lost := {*filter(is_place, records)} - {*places}:
         raise UserError(f"pack {str(pack)!r}: {min(lost)} cannot be read (its {FILES[1]} is gone); make the pack again")
-    found = [PackedRun(pack / place, Row, pack, place) for place in places if PLACE.fullmatch(place)]
+    found = [PackedRun(pack / place, Row, pack, place) for place in filter(is_place, places)]
     return [replace(run, schema=schema_of(run.probe)) for run in found]
 
 

@@ -24,6 +24,7 @@ from .store import WHOSE, Run, values_of
 
 log = logging.getLogger(__name__)
 KEY = ["run_id", "sample"]  # of a row among those of several runs
+MADE_HERE = ("text", "noise", "repeat", "digits")  # texts that no file holds
 
 
 def find_runs(*paths: str | Path) -> list[Run]:
@@ -42,11 +43,14 @@ def find_runs(*paths: str | Path) -> list[Run]:
             if rows.is_file() and not rows.parent.name.startswith(HALF)
         ]
         found = [Run(rows.parent, schema_of(Run(rows.parent).probe)) for rows in files] + find_samples(path)
-        if path.is_file() and path.suffix == SUFFIX:
+        if path.is_file() and path.suffix.lower() == SUFFIX:
             found += packed_runs(path)
         else:
             found += [
-                run for pack in sorted(folder.rglob(f"*{SUFFIX}")) if pack.is_file() for run in packed_by_the_way(pack)
+                run
+                for pack in sorted(folder.rglob("*.[zZ][iI][pP]"))
+                if pack.is_file()
+                for run in packed_by_the_way(pack)
             ]
         if not found:
             raise UserError(f"run {str(path)!r}: no rows.jsonl in or below it; give a run's folder or a folder of runs")
@@ -89,9 +93,9 @@ def load_results(*paths: str | Path | Run) -> pd.DataFrame:
 def tables(runs: Sequence[Run], details: Collection[str] | None = None) -> pd.DataFrame:
     """Return the rows of runs as one table. details: which columns of single rows (Row.details) it has; None for all."""
     shared: dict[str, str] = {}
-    haystacks = haystacks_told_apart(runs)
+    names = texts_told_apart(runs)
     with no_collection():
-        found = [table_of(run, shared, haystacks.get(run.run_id), details) for run in runs]
+        found = [table_of(run, shared, names.get(run.run_id), details) for run in runs]
     kept = [table for table in found if len(table)] or found[:1] or [pd.DataFrame()]
     del found
     if len({tuple(table) for table in kept}) > 1:
@@ -104,10 +108,10 @@ def details_of(runs: Sequence[Run], rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows of a table that has not all details with all of them, read again; a run that is there twice is one."""
     wanted = {run_id: set(part) for run_id, part in rows.groupby("run_id", sort=False)["sample"]}
     shared: dict[str, str] = {}
-    haystacks = haystacks_told_apart(runs)
+    names = texts_told_apart(runs)
     with no_collection():
         found = [
-            table_of(run, shared, haystacks.get(run.run_id), wanted=wanted[run.run_id])
+            table_of(run, shared, names.get(run.run_id), wanted=wanted[run.run_id])
             for run in runs
             if run.run_id in wanted
         ]
@@ -144,35 +148,38 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def haystacks_told_apart(runs: Iterable[Run]) -> dict[str, str]:
-    """Return by run id what to call the haystacks that have a name in common and are not the same text: `name (hash)`.
+def texts_told_apart(runs: Iterable[Run]) -> dict[str, str]:
+    """Return by run id what to call the texts that have a name in common and are not the same: `name (hash)`.
 
-    A file is called by its name alone, and two folders may have one of that name, or it was edited between two runs.
+    A file is called by its name alone, and two folders may have one of that name, or it was edited between two runs. A text
+    that is made here has no hash and keeps its name; one of that name that was read from a file never has it.
     """
-    texts: dict[str, dict[str, str]] = {}
+    texts: dict[tuple[str, str], dict[str, str | None]] = {}
     for run in runs:
         told = run.record().get("parameters", {})
-        if told.get("haystack") and told.get("haystack_sha256"):
-            texts.setdefault(told["haystack"], {})[run.run_id] = told["haystack_sha256"]
+        for what in ("haystack", "text"):
+            if told.get(what) and f"{what}_sha256" in told:
+                texts.setdefault((what, told[what]), {})[run.run_id] = told[f"{what}_sha256"]
     return {
         run_id: f"{name} ({sha[:6]})"
-        for name, by_run in texts.items()
-        if len({*by_run.values()}) > 1
+        for (_, name), by_run in texts.items()
+        if len({*by_run.values()}) > 1 or name in MADE_HERE
         for run_id, sha in by_run.items()
+        if sha is not None
     }
 
 
 def table_of(
     run: Run,
     shared: dict[str, str],
-    haystack: str | None = None,
+    text: str | None = None,
     details: Collection[str] | None = None,
     wanted: set[str] | None = None,
 ) -> pd.DataFrame:
     """Return a run's rows as a table.
 
-    shared: texts met before, so that equal ones are kept once. haystack: what its haystack is called among those of other runs,
-    None for as it is. details: as `tables` takes them. wanted: samples, None for all.
+    shared: texts met before, so that equal ones are kept once. text: what its text is called among those of other runs, None for
+    as it is. details: as `tables` takes them. wanted: samples, None for all.
     """
     if run.schema is Row:  # of a probe that is not known here: its own columns as they are
         rows = run.rows()
@@ -201,8 +208,9 @@ def table_of(
     once = last_of_each(table, ["sample"])
     if wanted is None:  # else a sample that was tried again may not be among them, and counts as two
         run.belong(len(once), whose)
-    if haystack is not None and "haystack" in once:
-        once = once.assign(haystack=pd.array([haystack] * len(once), dtype="str"))
+    if text is not None:
+        own = [name for name in ("haystack", "text") if name in once]
+        once = once.assign(**{name: pd.array([text] * len(once), dtype="str") for name in own})
     return once.assign(run_id=run.run_id, probe=run.probe)
 
 

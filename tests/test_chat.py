@@ -123,6 +123,8 @@ def test_templates_that_are_refused(tokenizer, template, system, message):
 
 def test_what_is_asked_for(tmp_path, tokenizer):
     (tmp_path / "mine.jinja").write_text(PLAIN)
+    (tmp_path / "bom.jinja").write_text(PLAIN, "utf-8-sig")
+    assert chat_asked(tmp_path / "bom.jinja").text == PLAIN
     assert chat_asked("none") is None
     assert chat_asked("auto") == Chat()
     assert chat_asked(tmp_path / "mine.jinja") == Chat("mine.jinja", PLAIN)

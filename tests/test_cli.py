@@ -353,3 +353,19 @@ def test_a_log_wraps_no_cell(capsys):
     long = "/".join(["folder"] * 60)
     print_table(["model", "where"], [["tiny", long]])
     assert long in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", ""), ("report", "runs", "--tables", ""), ("report", "runs", "--figures="), ("report", "runs", "--out", ""),
+        ("pack", "", "--out", "x.zip"), ("needle", "--output-path", ""), ("needle", "--needle-file", ""), ("needle", "--tables="),
+        ("train", "--out", ""), ("league", "--models-path", ""), ("models", ""), ("fading", "--figure", ""), ("needle", "--import", ""),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_refused_and_is_not_the_current_folder(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"ssmax-eval: error: \S+ '': it is empty; give a path, or leave it out\n", err)
+    assert not [*tmp_path.iterdir()]

@@ -9,7 +9,8 @@ TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
     ("errors", "printable", "rows", "record"),
-    ("disk", "launch", "progress", "statistics", "data", "position", "yaml_lines"),
+    ("yaml_lines",),
+    ("disk", "launch", "progress", "statistics", "data", "position"),
     ("quiet", "stopping", "store", "processes", "verdict", "mechanisms"),
     ("headline",),
     ("report.figures",),

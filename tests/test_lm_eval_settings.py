@@ -25,6 +25,29 @@ def test_metadata_that_none_of_the_tasks_takes_is_refused(tokenizer, monkeypatch
             needle_prompts(**wrong, **grid)
 
 
+@pytest.mark.parametrize("name", ["landmark", "profession"])
+def test_needles_whose_question_has_other_words_make_documents(tokenizer, name):
+    """The control that they bring along is none of lm-eval's prompts, and has no length of its own."""
+    grid = {"context_lengths": [512, 256], "depth_percents": [0, 100], "trials": 2, "tokenizer": tokenizer}
+    docs = needle_prompts(needle_file=name, **grid)["test"]
+    assert [doc["context_length"] for doc in docs] == [256, 512, 256, 512] * 2
+    assert sorted({doc["depth_percent"] for doc in docs}) == [0, 100]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"needle_file": "german", "value": "uuid"}, "value 'uuid': needle file 'german' says its values"),
+        ({"needle_file": "german", "needles": 3}, "needles 3: of our multi tasks"),
+        ({"needle": "Ada is in.", "question": "Where is Ada?", "answer": "in", "value": "uuid"}, "value 'uuid': needle has no"),
+        ({"needle_file": "german", "task": "digits"}, "task 'digits': a needle of your own"),
+    ],
+)  # fmt: skip
+def test_settings_that_a_needle_of_ones_own_does_not_take_are_refused(tokenizer, given, says):
+    with pytest.raises(UserError, match=says):
+        needle_prompts(**given, context_lengths=[256], trials=1, tokenizer=tokenizer)
+
+
 def test_the_help_of_lm_eval_says_what_is_added(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["ssmax-eval"])
     with pytest.raises(SystemExit):

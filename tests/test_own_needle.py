@@ -1,17 +1,20 @@
 """A needle of one's own: slots, files, every script, metrics, and the same verdicts as a task of ours in the same words."""
 
+import random
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
 import ssmax_eval
 from ssmax_eval.data.haystacks import haystack
-from ssmax_eval.data.needle_files import own_needle, read, ready_names
+from ssmax_eval.data.needle_files import NeedleFile, made, own_needle, read, ready_names
 from ssmax_eval.data.needles import Needle
+from ssmax_eval.data.own import says
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.unknown import refuse_unknown
 from ssmax_eval.errors import UserError
@@ -20,10 +23,15 @@ from ssmax_eval.probes.needle.credit import contains, f1, words
 from ssmax_eval.probes.needle.options import GridOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.probes.needle.sections.prompts import payload
+from ssmax_eval.readers.answers import EXTRA_GENERATED_TOKENS
+from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.statistics import Thresholds, ceilings, task_name, with_series
 
 HERE = Path(__file__).parent
 TEXT = haystack("text", any_script=True)
+
+
+TOLD = {"needle": "Ada is in the attic.", "question": "Where is Ada?", "answer": "in the attic"}
 
 
 def laid(tokenizer, needle, length, depth, text=TEXT, **options):
@@ -161,6 +169,76 @@ def test_metrics_by_hand():
     assert f1("", "gold") == 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("🍕", "I like 🍕!", "I like 🍣"), ("★", "a ★ it is", "..."), ("❤️", "❤ of course", ""), ("+", "x + y", "x - y"),
+        ("C#", "In C#, I think", "In C"), ("C++", "It is C++.", "It is C"), ("50%", "about 50 %", "50 dollars"),
+        ("-5", "−5 degrees", "5 degrees"), ("R&D", "the R & D people", "the R people"), ("$5", "It is $5", "5 years"),
+    ],
+)  # fmt: skip
+def test_symbols_of_an_answer_count(answer, right, wrong):
+    assert contains(right, answer)
+    assert contains(answer, answer)
+    assert f1(right, answer) > f1(wrong, answer)
+    assert not contains(wrong, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("5", "5", "See pages 15 to 42"), ("5", " 57 is it", "It is 157"), ("land", "The land.", "In England"),
+        ("北京", "是北京。", "是南京"),
+    ],
+)  # fmt: skip
+def test_a_written_answer_stands_as_words_of_its_own_or_at_the_beginning(answer, right, wrong):
+    assert says(right, answer)
+    assert not says(wrong, answer)
+
+
+def test_words_that_are_compared_have_room_for_a_sentence():
+    """A model that says a sentence first is heard out; one that never ends is told of, in the row and in a note."""
+    model, tokenizer = ssmax_eval.load_model("softmax-bible-2m")
+    sentence = " And it is so, as I have told you before, that the number which you ask me of is gold"
+    said = tokenizer(sentence, add_special_tokens=False).input_ids
+    assert len(said) > 1 + EXTRA_GENERATED_TOKENS
+    needle = own_needle("The number is gold.", "What is the number?", "gold")
+    found = {}
+    for name, then in (("ends", tokenizer.eos_token_id), ("never", said[0])):
+        probe = NeedleProbe((128,), (50,), 1, needle=needle, scoring="contains")
+        written = iter([*said, *[then] * 200])
+
+        class Wordy(type(model)):
+            def forward(self, *arguments, written=written, **options):
+                out = super().forward(*arguments, **options)
+                out.logits[:, -1] = -100
+                out.logits[:, -1, next(written)] = 100
+                return out
+
+        wordy = Wordy(model.config).eval()
+        [[row]] = probe(TransformersReader(wordy, tokenizer))
+        assert row["correct"]
+        found[name] = row["cut"], probe.note([row]).rpartition("has each")[2].strip("; ")
+    assert found["ends"] == (False, "")
+    assert found["never"] == (True, "1 of 1 answers ended at the most tokens that are written")
+
+
+def test_symbols_that_an_answer_has_not_do_not_count():
+    """Rows of answers in letters and digits are as they were."""
+    assert contains("It costs $50 + 3%, **I think** ★", "50")
+    assert words("It costs $50 + 3% ★") == ["it", "costs", "50", "3"]
+
+
+def test_an_answer_without_words_is_refused_where_words_are_compared():
+    needle = own_needle("They said: ...", "What did they say? They said:", "...")
+    for scoring in ("contains", "f1"):
+        with pytest.raises(
+            UserError, match=f"scoring '{scoring}': allowed are forced or generate with answer '\\.\\.\\.'"
+        ):
+            NeedleProbe((128,), needle=needle, scoring=scoring)
+    assert NeedleProbe((128,), needle=needle).scoring == "forced"
+
+
 def test_the_papers_needle_as_ones_own_is_judged_alike_forced_and_generated(tmp_path):
     """The bundled model knows these words: token by token, by metric and by what it writes it finds the same prompts."""
     said = {
@@ -201,6 +279,10 @@ def test_what_is_not_asked_for_changes_no_run(tmp_path):
         ({"needle_file": "german", "task": "multikey"}, "asks its own question; leave one of them out"),
         ({"needle_file": "german", "needles": 3}, "as many facts as it has distractors"),
         ({"needle_file": "german", "value": "uuid"}, "says its values"),
+        ({"needle_file": "german", "ask": "all"}, "ask 'all': of task multikey"),
+        ({**TOLD, "ask": "all"}, "ask 'all': of task multikey"),
+        ({**TOLD, "value": "uuid"}, "value 'uuid': needle has no {value}; leave it out"),
+        ({**TOLD, "needles": 3}, "as many facts as it has distractors"),
     ],
 )
 def test_options_beside_ones_own_needle(given, message):
@@ -250,3 +332,91 @@ def test_the_file_of_the_documentation_is_one(tmp_path):
     assert (len(needle.facts), len(needle.keys), needle.needles, needle.is_indirect) == (2, 3, 2, True)
     named = re.search(r"Ready are (.*?)\.", page, re.S)[1]
     assert sorted(re.findall(r"`(\w+)`", named)) == ready_names()
+
+
+@pytest.mark.parametrize(
+    ("told", "in_front"),
+    [
+        (
+            NeedleFile(
+                "On floor {value} lives {key} since 1957.",
+                "Where lives {key}? On",
+                keys=["Ada", "Bob"],
+                values=["5", "7", "9"],
+            ),
+            " On floor ",
+        ),
+        (
+            NeedleFile(
+                "The capital {value} is near {key}.",
+                "What is near {key}?",
+                keys=["Romania", "Guineaville"],
+                values=["Roman", "Guinea"],
+            ),
+            " The capital ",
+        ),
+        (NeedleFile("On floor 5 lives Ada since 1957.", "Where lives Ada? On floor", "5"), " On floor "),
+        (
+            NeedleFile("The {value} {key}.", "Of what is the {key}?", keys=["one", "onyx"], values=["on", "ony"]),
+            " The ",
+        ),
+    ],
+)
+def test_the_value_is_where_its_slot_is_and_not_where_its_letters_come_again(tokenizer, told, in_front):
+    needle = made("own", told, False)
+    assert needle.is_told_anew
+    assert NeedleProbe((128,), needle=needle).parameters()["needle_format"] == 2
+    for trial in range(6):
+        for depth in (0, 50):
+            prompt = assemble(tokenizer, needle, TEXT, 128, depth, f"{trial}/{depth}", haystack_seed=f"{trial}")
+            start, end = prompt.value_start, prompt.value_end
+            assert tokenizer.decode(prompt.ids[start:end]).strip() == prompt.expected
+            front = tokenizer.decode(prompt.ids[prompt.needle_start : start])
+            assert front.strip() == in_front.strip()
+
+
+def test_no_distractor_answers_the_question(tokenizer):
+    """Two keys that are asked for in the same words: the fact of one would be another right answer."""
+    told = NeedleFile(
+        "{value} lives next to {key}.",
+        "Who lives in {key}? In {key} lives",
+        keys={"the Eiffel Tower": "Paris", "the Louvre": "Paris", "Big Ben": "London"},
+        values=["Ingrid", "Tomas", "Yara", "Olga"],
+        distractors=["{value} lives next to {key}."],
+    )
+    needle, asked = made("own", told, False), set()
+    for i in range(200):
+        draw = needle.draw_in_trial(random.Random(f"h{i}"), random.Random(f"c{i}"))
+        asked.add(draw.question)
+        ours = ("Big Ben",) if "London" in draw.question else ("Eiffel", "Louvre")
+        assert [any(each in fact for each in ours) for fact in draw.facts] == [True, False]
+    assert len(asked) == 2
+    assert needle.is_told_anew
+    with pytest.raises(UserError, match="two facts would answer one question"):
+        made("own", msgspec.structs.replace(told, keys={"the Eiffel Tower": "Paris", "the Louvre": "Paris"}), False)
+    assert "needle_format" not in NeedleProbe((128,), needle=read("german")).parameters()
+
+
+@pytest.mark.parametrize("question", ["密码是不是北京呢？密码是", "京北京北？"])
+def test_a_question_that_holds_the_answer_is_refused_in_scripts_without_spaces(question):
+    with pytest.raises(UserError, match="it holds the answer '北京'; ask without it"):
+        own_needle("密码是北京。", question, "北京")
+
+
+def test_distractors_without_a_key_need_none():
+    told = NeedleFile("Ada is {value}.", "What is Ada? Ada is", values="word", distractors=["Bob is {value}."])
+    assert made("own", told, False).needles == 2
+
+
+def test_a_key_that_a_needle_file_has_twice_is_refused(tmp_path):
+    """YAML takes the last one, and the file's own words are lost."""
+    file = tmp_path / "own.yaml"
+    for text, told in (
+        ("needle: 'Ada has {value}.'\nneedle: 'Ada keeps {value}.'\nquestion: What?\n", "line 2: key 'needle'"),
+        ("needle: '{key} is.'\nquestion: What?\nanswer: x\nkeys:\n  a: b\n  a: c\n", "line 6: key 'a'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=f"needle file '{file}': {told} is given twice; give it once"):
+            read(str(file))
+    file.write_text("needle: 'Floor {value} is it.'\nquestion: Which?\nvalues: [010, 0256]\n")
+    assert read(str(file)).values == (("010", "010"), ("0256", "0256"))  # there all is text

@@ -40,6 +40,29 @@ def test_a_pack_is_read_as_its_folders(stored, tmp_path, capsys):
     assert len(pages[0]) == len(pages[1])
 
 
+@pytest.mark.parametrize(
+    ("below", "name"), [("results", "hand.zip"), ("my study/results", "Hand.ZIP"), ("", "own.zip")]
+)
+def test_a_zip_file_of_results_that_was_made_by_hand_is_read_too(stored, tmp_path, below, name):
+    """As a file manager packs a folder: its name stands in front of each file's, and other files are among them."""
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        for file in sorted(file for file in stored.rglob("*") if file.is_file()):
+            archive.write(file, os.path.join(below, file.relative_to(stored)))
+        archive.writestr(os.path.join(below, "notes/of/others/run.json"), "{}")
+    for path in (tmp_path / name, tmp_path):
+        assert {run.run_id: run.record() for run in find_runs(path)} == {
+            run.run_id: run.record() for run in find_runs(stored)
+        }
+        assert len(load_results(path)) == len(load_results(stored))
+    with zipfile.ZipFile(tmp_path / name) as archive, zipfile.ZipFile(tmp_path / "lost.zip", "w") as less:
+        rows = next(each for each in archive.namelist() if each.endswith("rows.jsonl"))
+        for each in archive.namelist():
+            if each != rows:
+                less.writestr(each, archive.read(each))
+    with pytest.raises(UserError, match="its rows.jsonl is gone"):
+        find_runs(tmp_path / "lost.zip")
+
+
 def test_a_pack_of_packs_is_the_same_bytes(stored, tmp_path, capsys):
     for source, name in ((stored, "one.zip"), (tmp_path / "one.zip", "two.zip")):
         assert call(capsys, "pack", source, "--out", tmp_path / name)[0] == 0

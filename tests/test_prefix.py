@@ -1,17 +1,24 @@
 """What a tokenizer puts around a text: its front stands in front of every prompt and document, its back nowhere."""
 
+import pandas as pd
 import pytest
 import torch
 from handmade import handmade
 from tiny import build
+from tokenizers import Regex
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from ssmax_eval.data.documents import Documents
 from ssmax_eval.data.encoding import Encoder, prefix_of
+from ssmax_eval.data.needle_files import own_needle
 from ssmax_eval.data.needles import Needle
 from ssmax_eval.errors import UserError
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe
+from ssmax_eval.probes.ruler.probe import RulerProbe
 from ssmax_eval.readers.transformers import TransformersReader
+from ssmax_eval.statistics import loss_by_position
 
 GLM = ("[gMASK]", "<sop>")
 AROUND = {
@@ -59,6 +66,29 @@ def test_the_loss_of_a_window_read_alone_has_the_whole_front():
         logits = model(input_ids=ids[:, :-1]).logits.float()
     own = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     assert gain["nll_sum_near"] == pytest.approx(float(own[0, 2:].sum()), rel=1e-5)
+
+
+def test_what_stands_in_front_of_every_text_is_no_part_of_its_loss():
+    """A front of two tokens: the second has an nll, and no bin has it. The same without a front, and with one of one token."""
+    tokenizer = handmade(*GLM)
+    model = build("Llama", vocab_size=len(tokenizer))
+    probe = LossProbe(context_length=64, documents=1, window=16)
+    window = Documents().windows(tokenizer, 64, 1, 0)[0]
+    rows = [row for row in next(probe(TransformersReader(model, tokenizer))) if row["measure"] == "position"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([window.ids[:-1]])).logits.double()[0]
+    own = torch.nn.functional.cross_entropy(logits, torch.tensor(window.ids[1:]), reduction="none")
+    assert sum(row["tokens"] for row in rows) == 64 - 2
+    assert sum(row["nll_sum"] for row in rows) == pytest.approx(float(own[1:].sum()), rel=1e-5)
+    assert [(row["position_start"], row["tokens"], row["nll_sum"]) for row in rows[:1]] == [(1, 0, 0.0)]
+    table = pd.DataFrame(rows).assign(series="a", probe="loss")
+    curve = loss_by_position(table)
+    assert curve["position_start"].min() == 2
+    assert curve["loss"].notna().all()
+    assert curve["failed"].sum() == 0
+    alone = handmade("<s>")
+    counted = next(probe(TransformersReader(build("Llama", vocab_size=len(alone)), alone)))
+    assert sum(row["tokens"] for row in counted if row["measure"] == "position") == 64 - 1
 
 
 def test_plan_1_refuses_a_front_that_it_would_drop():
@@ -166,3 +196,59 @@ def test_keys_that_become_the_same_ids_are_refused():
     with pytest.raises(UserError, match=r"gives the same ids to it and to 'The special magic Rome number"):
         refuse_unknown(tokenizer, Needle())
     assert Encoder(tokenizer, ".", " ").prefix == []
+
+
+def dropping():
+    """Return a BPE without an unknown token: what is not among its letters it leaves out without a word."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-:.,;?'\"!"]
+    base = Tokenizer(models.BPE(vocab={each: i for i, each in enumerate(letters)}, merges=[]))
+    base.pre_tokenizer, base.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=base, bos_token="<s>", eos_token="</s>")
+
+
+CHINESE = "今天天气很好。我们去公园散步。孩子们在湖边玩耍。" * 200
+ENGLISH = "It rains in the old town. We walk to the park and sing. The children play by the lake. " * 200
+
+
+@pytest.mark.parametrize("make", [dropping, lambda: words_known(dict.fromkeys(ENGLISH.replace(".", " . ").split()))])
+def test_a_text_that_a_tokenizer_cannot_say_is_refused_or_told(make, tmp_path):
+    """Of unknown tokens, or of none at all: the model would be asked about another text."""
+    tokenizer, model = make(), build("Llama", vocab_size=100)
+    for name, text in (("chinese", CHINESE), ("mixed", ENGLISH + CHINESE[:1000]), ("english", ENGLISH)):
+        (tmp_path / name).write_text(text)
+    loss = LossProbe(context_length=64, documents=1, window=16, text=str(tmp_path / "chinese"))
+    with pytest.raises(UserError, match="text 'chinese': tokenizer .* has no tokens for .*% of its characters"):
+        loss.check(model, tokenizer)
+    mixed, english = (LossProbe(context_length=64, text=str(tmp_path / name)) for name in ("mixed", "english"))
+    assert "text 'mixed': its tokenizer has no tokens for" in mixed.advice(tokenizer)
+    assert english.advice(tokenizer) == ""
+    english.windows(tokenizer)
+
+
+def test_a_haystack_and_a_question_that_a_tokenizer_cannot_say_are_refused(tmp_path):
+    (tmp_path / "chinese").write_text(CHINESE)
+    tokenizer, model = dropping(), build("Llama", vocab_size=100)
+    with pytest.raises(UserError, match="haystack 'chinese': tokenizer .* has no tokens for 100% of its characters"):
+        NeedleProbe((256,), (50,), 1, haystack=str(tmp_path / "chinese")).check(model, tokenizer)
+    needle = own_needle("The code of {key} is {value}.", "北京的密码是什么呢？")
+    with pytest.raises(UserError, match="question '北京的密码是什么呢？': tokenizer .* has no tokens for"):
+        NeedleProbe((256,), (50,), 1, needle=needle).check(model, tokenizer)
+    with pytest.raises(UserError, match="haystack 'chinese': tokenizer"):
+        RulerProbe(haystack=str(tmp_path / "chinese")).check(model, tokenizer)
+    NeedleProbe((256,), (50,), 1).check(model, tokenizer)
+
+
+def test_a_haystack_without_a_single_token_is_an_error_and_no_endless_loop(tmp_path):
+    (tmp_path / "chinese").write_text(CHINESE)
+    tokenizer = dropping()
+    tokenizer.backend_tokenizer.pre_tokenizer = WhitespaceSplit()  # no token for a space either
+    for plan in (1, 2):
+        probe = NeedleProbe((256,), (50,), 1, haystack=str(tmp_path / "chinese"), plan_version=plan)
+        with pytest.raises(UserError, match="no tokens for 10,000 sentences of the haystack in a row"):
+            probe.prompt(tokenizer, probe.plan()[0])
+    tokenizer.backend_tokenizer.normalizer = Replace(Regex("."), "")
+    with pytest.raises(UserError, match="has no tokens for prose"):
+        Documents().windows(tokenizer, 64, 1, 0)

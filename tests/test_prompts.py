@@ -1,5 +1,6 @@
 """Prompt assembly: exact lengths, clean borders, known spans, for every tokenizer."""
 
+import json
 import random
 import re
 from itertools import islice
@@ -11,6 +12,7 @@ from ssmax_eval.data.haystacks import Document, haystack
 from ssmax_eval.data.needles import TASKS, VALUES, Needle
 from ssmax_eval.data.prompts import assemble
 from ssmax_eval.data.prose import prose
+from ssmax_eval.data.reading import dataset_texts, text_files
 from ssmax_eval.data.sentences import split_sentences
 from ssmax_eval.errors import UserError
 
@@ -189,6 +191,39 @@ def test_files_and_folders(tmp_path, tokenizer):
     assert set(islice(both.sentences(random.Random(0)), 60)) == {"The first file speaks.", "The second file answers."}
     prompt = assemble(tokenizer, Needle(), haystack(str(tmp_path / "a.txt")), 333, 50, "1")
     assert len(prompt.ids) == 333
+
+
+def test_texts_of_a_folder_by_any_case_and_through_links_and_what_is_left_out_is_told(tmp_path, caplog):
+    """A link to a folder is followed; one into what holds it is no way round and round."""
+    import gzip
+
+    own, far = tmp_path / "own", tmp_path / "far"
+    (own / "inner").mkdir(parents=True)
+    (own / ".git").mkdir()
+    far.mkdir()
+    (own / "A.TXT").write_text("One. ")
+    (own / "inner" / "b.Gz").write_bytes(gzip.compress(b"Two. "))
+    (far / "c.md").write_text("Three. ")
+    for left in ("d.bin", "e", ".git/f"):
+        (own / left).write_bytes(b"\0")
+    for name, to in (("far", far), ("up", tmp_path), ("round", own), ("inner/again", own / "inner")):
+        (own / name).symlink_to(to)
+    assert [name for name, _ in text_files(own)] == ["A.TXT", "far/c.md", "inner/b.Gz"]
+    assert "text 'own': 2 files are no text by their name" in caplog.text
+    assert sorted(haystack(str(own)).every) == ["One.", "Three.", "Two."]
+
+
+def test_rows_of_a_dataset_without_text_are_left_out_or_refused(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    pytest.importorskip("datasets")
+    empty = {"text": None, "parts": ["a", "b"], "none": None, "size": 3}
+    rows = [empty, empty | {"text": "It rains."}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert dataset_texts(f"hf:{tmp_path}") == ["It rains."]
+    assert "1 of 2 rows hold none and are left out" in caplog.text
+    for column, says in (("parts", "holds list where"), ("none", "holds no text"), ("size", "holds int where")):
+        with pytest.raises(UserError, match=f"column {column} {says}"):
+            dataset_texts(f"hf:{tmp_path}::train:{column}")
 
 
 def test_bible_extra():

@@ -13,6 +13,7 @@ from ssmax_eval.data.needles import Needle
 from ssmax_eval.data.prose import prose
 from ssmax_eval.errors import UserError
 from ssmax_eval.models.subjects import RunOptions
+from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.probes.needle.sections import prompts
 from ssmax_eval.results import details_of, find_runs, load_results
@@ -126,3 +127,32 @@ def test_haystacks_of_one_name_are_never_pooled(checkpoint, tmp_path):
     assert statistics.compare(rows, rows["series"].iloc[0], ()).empty
     read_again = details_of(runs, rows[["run_id", "sample"]])
     assert sorted(read_again["haystack"].unique()) == sorted(rows["haystack"].unique())
+
+
+@pytest.mark.parametrize("probe", [NeedleProbe, LossProbe])
+def test_a_text_of_ones_own_is_never_called_by_the_name_of_one_of_ours(checkpoint, tmp_path, probe):
+    """A folder or file called `text` is not prose that is made here: neither pooled with it nor titled as it."""
+    written = " ".join(islice(prose(random.Random(1)), 2000))
+    (tmp_path / "text").write_text(written)
+    options = RunOptions(output_path=tmp_path / "runs")
+    for text in ("text", str(tmp_path / "text")):
+        if probe is LossProbe:
+            made = LossProbe(context_length=64, documents=1, text=text, window=16)
+        else:
+            made = NeedleProbe((96,), (0, 100), 2, haystack=text)
+        run_probes([made], str(checkpoint), options=options)
+    column = "text" if probe is LossProbe else "haystack"
+    found = load_results(tmp_path / "runs")[column].unique().tolist()
+    assert sorted(found) == ["text", "text (own)"]
+    assert sorted(map(statistics.where_of, found)) == ["in generated prose", "in text (own)"]
+
+
+def test_stored_rows_of_a_text_of_ones_own_that_was_called_text(runs, tmp_path):
+    """Runs of before it had a name of its own: their record has the text's hash, which prose that is made here never has."""
+    ours, own = runs[0], copied(runs[0], tmp_path / "needle" / "own")
+    record = json.loads(own.record_path.read_text())
+    record["run_id"] = "own"
+    record["parameters"]["haystack_sha256"] = "abcdef0123"
+    own.record_path.write_text(json.dumps(record))
+    assert load_results(own)["haystack"].unique().tolist() == ["text (abcdef)"]
+    assert sorted(load_results(ours, own)["haystack"].unique()) == ["text", "text (abcdef)"]

@@ -12,11 +12,16 @@ import pytest
 import torch
 from test_cli import call
 from tiny import build
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.trainers import WordPieceTrainer
+from transformers import PreTrainedTokenizerFast
 
 import ssmax_eval
 from ssmax_eval import statistics
 from ssmax_eval.data.chat import Chat
 from ssmax_eval.data.haystacks import haystack
+from ssmax_eval.data.prose import prose
 from ssmax_eval.data.ruler.drawn import beginning, coins
 from ssmax_eval.data.ruler.prompts import ruler_prompt
 from ssmax_eval.data.ruler.tasks import COMMON, FWE, TASKS, task_named
@@ -58,6 +63,27 @@ def test_trap_14_every_prompt_has_its_length_with_any_tokenizer(any_tokenizer):
             if task.haystack != "list":
                 said = f"{text} {' ' * (name == 'ruler_vt')}{prompt.expected}"
                 assert prompt.ids[asked:] == any_tokenizer(said).input_ids[-prompt.answer_length :]
+
+
+def test_a_prompt_has_its_length_where_a_tokenizer_drops_line_ends():
+    """As BERT's does: no empty line fills up what is missing."""
+    words = WordPiece(unk_token="[UNK]")
+    base = Tokenizer(words)
+    base.normalizer, base.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    known = [next(told) for told in [prose(random.Random(0))] for _ in range(500)]
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789-:.,?"]
+    base.train_from_iterator(
+        known,
+        WordPieceTrainer(
+            vocab_size=600, special_tokens=["[PAD]", "[UNK]"], initial_alphabet=letters, show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, unk_token="[UNK]", pad_token="[PAD]")
+    assert tokenizer("\n").input_ids == []
+    for name in ("ruler_fwe", "niah_multikey_3"):
+        for length in range(1000, 1024):
+            prompt = prompt_of(tokenizer, name, length)
+            assert len(prompt.ids) - prompt.answer_length + TASKS[name].to_write == length
 
 
 def test_a_chats_template_counts_in_the_length(tokenizer):

@@ -146,6 +146,11 @@ def test_every_option_of_every_probe_can_be_said(tmp_path, checkpoint):
         ("runs:\n  - probe: needle\n    context_lengths: [0]\n", "line 3: context length 0"),
         ("runs:\n  - probe: needle\n    attention: ssmaxx\n", "line 3: unknown attention mechanism 'ssmaxx'"),
         ("runs:\n  - probe: needle\n    trials: 1\n    trials: 2\n", "line 4: key 'trials' is given twice"),
+        ("models: {M: a, M: b}\nruns:\n  - probe: needle\n", "line 1: key 'M' is given twice"),
+        ("limit-tokens: 9\nlimit_tokens: 8\nruns:\n  - probe: needle\n", "line 2: key 'limit_tokens' is given twice"),
+        ("runs:\n  - probe: needle\n    trials: 010\n", "line 3: number '010': YAML reads it to base 8"),
+        ("context_lengths: [0256]\nruns:\n  - probe: needle\n", "line 1: number '0256'"),
+        ("runs:\n  - probe: needle\n    trials: 1:00\n", "line 3: number '1:00'"),
         ("runs:\n  - probe: needle\n    trials: []\n", r"line 3: trials \[\]: allowed is one value"),
         ("runs:\n  - probe: needle\n    device: [cpu, cuda]\n", "line 3: device .*: allowed is one value"),
         (

@@ -220,3 +220,12 @@ def test_wrong_input_is_one_line_and_nothing_is_written(capsys, tmp_path, checkp
     assert (code, len(err.splitlines())) == (2, 1)
     assert message in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("study", ["league", "paper"])
+def test_studies_refuse_a_field_that_is_given_twice_as_train_does(capsys, tmp_path, study):
+    paths = ("--models-path", tmp_path / "models", "--output-path", tmp_path / "out", "--out", tmp_path / "page.html")
+    code, err = call(capsys, study, "--recipe", "cpu", "--set", "layers=1", "--set", "layers=2", *paths)
+    assert code == 2
+    assert "recipe field layers: given twice; give it once" in err
+    assert not [*tmp_path.iterdir()]

@@ -60,10 +60,11 @@ def league_command(
     from ..studies.league import League, entries
     from ..studies.league_page import written
     from ..terminal import print_found
+    from ..training.recipes import changes_of
     from ..training.recipes import recipe as find
 
     check_name(out)
-    chosen = find(recipe).changed(dict(each.partition("=")[::2] for each in change or []))
+    chosen = find(recipe).changed(changes_of(change or []))
     league = League(chosen, entries(chosen, attention or (), rope or ()), whole_numbers("seeds", seeds), trials)
     options = RunOptions(device=device, output_path=output_path)
     findings, page = written(league, models_path, options, out, figures, jobs)
@@ -103,6 +104,7 @@ def paper_command(
     from ..studies.paper import Paper, study_set, trained
     from ..studies.paper_page import written
     from ..terminal import print_found
+    from ..training.recipes import changes_of
     from ..training.recipes import recipe as find
 
     check_name(out)
@@ -113,7 +115,7 @@ def paper_command(
         paper, models = study_set()
         paper = replace(paper, trials=trials)
     else:
-        chosen = find(recipe).changed(dict(each.partition("=")[::2] for each in change or []))
+        chosen = find(recipe).changed(changes_of(change or []))
         paper = Paper(chosen, whole_numbers("seeds", seeds), trials)
         models = trained(paper, models_path, jobs, device)
     findings, page = written(paper, models, RunOptions(device=device, output_path=output_path), out, figures)

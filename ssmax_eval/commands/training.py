@@ -66,14 +66,11 @@ def train_command(
     import_files(imports)  # positions of recipes can come from there
     from ..terminal import print_table
     from ..training.card import write_card
+    from ..training.recipes import changes_of
     from ..training.recipes import recipe as find
 
-    pairs = [(key, value) for key, _, value in (each.partition("=") for each in change or [])]
-    pairs += [("text", text)] if text is not None else []
-    for key, _ in pairs:
-        if [name for name, _ in pairs].count(key) > 1:
-            raise UserError(f"recipe field {key}: given twice; give it once")
-    chosen = find(recipe).changed(dict(pairs))
+    changes = changes_of([*(change or []), *([f"text={text}"] if text is not None else [])])
+    chosen = find(recipe).changed(changes)
     if paper and (attention or swap_to or start):
         raise UserError("--paper trains its own list; leave out --attention, --swap-to and --start")
     from ..mechanisms.spelling import Attention
@@ -81,7 +78,7 @@ def train_command(
     from ..training.job import SHAPE, Job
     from ..training.jobs import folder_after, paper_jobs, swapped_after, train_all
 
-    shaped = sorted({key for key, _ in pairs} & set(SHAPE))
+    shaped = sorted({*changes} & set(SHAPE))
     if start is not None and shaped:
         raise UserError(f"recipe field {shaped[0]}: the model to start from has its shape; leave it out")
     asked: list[str | None] = [*dict.fromkeys(str(Attention.of(each)) for each in attention)] if attention else [None]

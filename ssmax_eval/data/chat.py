@@ -94,7 +94,7 @@ def chat_asked(template: str | Path, system: str | None = None) -> Chat | None:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"chat template {name!r}: more than {LARGEST:,} bytes; give a Jinja file")
-        return Chat(path.name, path.read_text("utf-8"), system)
+        return Chat(path.name, path.read_text("utf-8-sig"), system)
     except UnicodeDecodeError as error:
         raise UserError(f"chat template {name!r}: it is not UTF-8 text; give a Jinja file") from error
     except OSError as error:

@@ -8,7 +8,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby, islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import UserError, nearest
 from .encoding import Encoder
 from .prose import prose
-from .reading import BLOCK, bible, dataset_texts, read_blocks, text_files
+from .reading import BLOCK, bible, dataset_texts, own_name, read_blocks, text_files
 from .tokens import Tokens
 
 SENTENCES_AT_FIRST = 64
@@ -79,9 +79,8 @@ class Documents:
 
     @property
     def name(self) -> str:
-        path = Path(os.path.expanduser(self.reference))
         built_in = self.reference in ("text", "bible") or self.reference.startswith("hf:")
-        return self.reference if built_in else path.resolve().name
+        return self.reference if built_in else own_name(Path(os.path.expanduser(self.reference)).resolve().name)
 
     @property
     def sha256(self) -> str | None:
@@ -135,6 +134,14 @@ class Documents:
         return found
 
 
+@lru_cache(maxsize=2)  # of the models and of the judge
+def windows_of(
+    source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
+) -> list[Window]:
+    """Return the source's windows, encoded once for the check and for the run."""
+    return source.windows(tokenizer, length, count, seed)
+
+
 def joined(blocks: Iterable[str]) -> bytearray:
     """Return a text's blocks as UTF-8."""
     text = bytearray()
@@ -165,4 +172,8 @@ def prose_ids(tokenizer: PreTrainedTokenizerBase, length: int, seed: str) -> lis
         text += "".join(f"{sentence} " for sentence in islice(stream, sentences))
         ids = encode(tokenizer, text)
         sentences *= 2
+        if not ids:
+            raise UserError(
+                f"tokenizer {type(tokenizer).__name__}: it has no tokens for prose; give one that knows English"
+            )
     return ids[:length]

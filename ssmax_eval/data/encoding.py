@@ -10,6 +10,7 @@ from ..errors import UserError
 from .haystacks import Haystack
 
 SENTENCES_AT_ONCE = 64
+BLANK = 10_000  # sentences in a row without a token, after which no more are read
 EXTRA_SENTENCES = 200  # how far beyond the length a window looks for tokens that come out even
 LONGEST_FILL = 16  # spaces or empty lines in front; beyond, a script without words is cut at any token
 FIRST = ("The", "a", "1", '"', "北")  # what a text can begin with, to see whether a header's end merges with it
@@ -49,6 +50,10 @@ class Encoder:
         """Return the ids of a text as it is, nothing in front of it: special tokens that it spells are themselves."""
         return self._ids([text])[0] if text else []
 
+    def filler(self) -> list[int]:
+        """Return the token that fills up a text where nothing else comes out even: the joiner's, or where it has none the anchor's."""
+        return self.encode([""])[0][-1:] or self.anchor_ids[-1:]
+
     def header(self, text: str) -> list[int]:
         """Return the ids of a chat template's header, without white space at its end that goes with the first word behind it."""
         for start in (text, text.rstrip(" "), text.rstrip()):
@@ -73,9 +78,14 @@ class Encoder:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def find(self, ids: list[int], text: str) -> tuple[int, int]:
-        """Return the shortest span of ids, [start, end), whose decoding holds the last occurrence of text."""
-        start = max((i for i in range(len(ids)) if text in self.decode(ids[i:])), default=None)
+    def find(self, ids: list[int], text: str, later: int = 0) -> tuple[int, int]:
+        """Return the shortest span of ids, [start, end), whose decoding holds text: behind it stand so many later ones."""
+
+        def holds(start: int) -> bool:
+            found = self.decode(ids[start:])
+            return text in found and (not later or len(starts_of(text, found)) > later)
+
+        start = next((i for i in reversed(range(len(ids))) if holds(i)), None)
         if start is None:
             raise UserError(f"tokenizer {type(self.tokenizer).__name__}: it does not give {text!r} back after encoding")
         end = next(j for j in range(start + 1, len(ids) + 1) if text in self.decode(ids[start:j]))
@@ -114,8 +124,20 @@ class Encoder:
         return self._cut(taken[:enough], length)
 
     def _encoded(self, sentences: Iterator[str]) -> Iterator[list[int]]:
-        while True:
-            yield from filter(None, self.encode(list(islice(sentences, SENTENCES_AT_ONCE))))
+        yield from filter(None, (ids for _, ids in self.encoded(sentences)))
+
+    def encoded(self, sentences: Iterator[str]) -> Iterator[tuple[str, list[int]]]:
+        """Yield sentences with their ids, those without any left out. Raises UserError for a text that has none to give."""
+        blank = 0
+        while blank < BLANK:
+            texts = list(islice(sentences, SENTENCES_AT_ONCE))
+            found = [(text, ids) for text, ids in zip(texts, self.encode(texts), strict=True) if ids]
+            blank = 0 if found else blank + len(texts)
+            yield from found
+        raise UserError(
+            f"tokenizer {type(self.tokenizer).__name__}: it has no tokens for {BLANK:,} sentences of the haystack in a row; give another "
+            "text, or a tokenizer that knows it"
+        )
 
     def _cut(self, sentences: list[list[int]], length: int) -> tuple[list[int], list[int]]:
         """Cut sentences, together at least `length` tokens, where a word starts: with one of them left out if that brings
@@ -128,8 +150,13 @@ class Encoder:
         cut = next(p for p in range(length, -1, -1) if p in ends or self.starts_word(ids[p - 1], ids[p]))
         if length - cut > LONGEST_FILL:
             return ids[:length], [*(end for end in ends if end < length), length]
-        fill = (self.encode([""])[0][-1:] or self.anchor_ids[-1:]) * (length - cut)
+        fill = self.filler() * (length - cut)
         return fill + ids[:cut], [0, *(end + len(fill) for end in ends if 0 < end < cut), length]
+
+
+def starts_of(text: str, whole: str) -> list[int]:
+    """Return where a text begins in another one, each time that it stands there."""
+    return [i for i in range(len(whole)) if whole.startswith(text, i)]
 
 
 def prefix_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import UserError, nearest
 from .prose import capital, prose
-from .reading import bible, dataset_texts, files_in_blocks, in_blocks, read_blocks
+from .reading import bible, dataset_texts, files_in_blocks, in_blocks, own_name, read_blocks
 from .sentences import Sentences
 from .vocabulary import ADJECTIVES, ADVERBS, PLACES, THINGS, TRADES
 
@@ -110,10 +110,10 @@ def haystack(reference: str, any_script: bool = False) -> Haystack:
         raise UserError("haystack '': allowed are text, noise, repeat, bible, hf:DATASET, or a path")
     path = Path(os.path.expanduser(reference))
     if path.is_dir():
-        return Document(path.resolve().name, files_in_blocks(path, "\n"), any_script)
+        return Document(own_name(path.resolve().name), files_in_blocks(path, "\n"), any_script)
     if not path.is_file():
         raise UserError(
             f"haystack {reference!r}: no such file; allowed are text, noise, repeat, bible, hf:DATASET, or a path"
             + nearest(reference, [*GENERATED, "bible"])
         )
-    return Document(path.name, read_blocks(path, reference), any_script)
+    return Document(own_name(path.name), read_blocks(path, reference), any_script)

@@ -15,6 +15,7 @@ from .own import VALUE, OwnNeedle, Pairs
 
 READY = Path(__file__).parent / "ready"
 LARGEST = 1 << 20  # bytes of a file
+MOST = 100_000  # values of a file
 
 
 class NeedleFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,6 +68,8 @@ def read(reference: str) -> OwnNeedle:
     """Return the needle of a YAML file, or of a ready one by its name. Raises UserError."""
     import yaml
 
+    from ..yaml_lines import values_in
+
     ready = reference in ready_names()
     path = READY / f"{reference}.yaml" if ready else Path(reference).expanduser()
     if not path.is_file():
@@ -76,9 +79,14 @@ def read(reference: str) -> OwnNeedle:
         )
     try:
         if path.stat().st_size > LARGEST:
-            raise UserError(f"needle file {reference!r}: more than {LARGEST:,} bytes; give a smaller one")
+            raise UserError(f"more than {LARGEST:,} bytes; give a smaller one")
         # BaseLoader: all is text, so that no key becomes a number or a Boolean
-        found = yaml.load(path.read_text("utf-8-sig"), Loader=yaml.BaseLoader)
+        loader = yaml.BaseLoader(path.read_text("utf-8-sig"))
+        if (node := loader.get_single_node()) is not None and values_in(node, {}) > MOST:
+            raise UserError(f"it holds more than {MOST:,} values, those that an anchor repeats too; give fewer")
+        found = None if node is None else loader.construct_document(node)
+    except UserError as error:
+        raise UserError(f"needle file {reference!r}: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"needle file {reference!r}: it is not UTF-8 text; save it so") from error
     except OSError as error:

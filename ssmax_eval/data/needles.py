@@ -26,7 +26,8 @@ class Draw:
     """One trial as text. facts[0] stands at the tested depth, the rest at drawn places; values are the facts' values.
 
     ordered: the facts that are asked for are numbered by where they stand, so the answer lists them in reading order.
-    question ends where the answer begins, gap stands between them.
+    question ends where the answer begins, gap stands between them. later: how often facts[0] has its value's words once more behind
+    the value itself.
     """
 
     facts: list[str]
@@ -35,6 +36,7 @@ class Draw:
     answer: str
     ordered: bool = False
     gap: str = " "
+    later: int = 0
 
 
 class Asked(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError, nearest, refuse_half_characters
+from .encoding import starts_of
 from .needles import VALUES, Draw, draw_values
 from .vocabulary import CITIES
 
@@ -71,6 +72,11 @@ class OwnNeedle:
                 raise UserError(
                     f"{what}: {len(drawn)} are too few for the needle and its distractors; give at least {wanted}"
                 )
+        if self.keys and len({asked for _, asked in self.keys}) <= sum(KEY in text for text in self.distractors):
+            raise UserError(
+                f"keys: {len(self.keys)}, but asked for in fewer words, are too few for the needle and its distractors: two facts "
+                "would answer one question; give more"
+            )
         self._check_answer()
 
     def _check_slots(self) -> None:
@@ -107,8 +113,12 @@ class OwnNeedle:
                     f"answer {answer!r}: needle {said!r} does not hold it; write it so, or say in a needle file that it is "
                     "implied (implied: true)"
                 )
-            if re.search(word(answer), asked := filled(question, key[1])):
+            if holds(asked := filled(question, key[1]), answer):
                 raise UserError(f"question {asked!r}: it holds the answer {answer!r}; ask without it")
+
+    def answers(self) -> set[str]:
+        """Return answers of every key and value."""
+        return {self._answer(key, value) for key, value, _ in self._every()}
 
     def _every(self) -> Iterator[tuple[tuple[str, str], tuple[str, str], str]]:
         """Yield all keys and all values, each once or more, in every fact."""
@@ -166,18 +176,43 @@ class OwnNeedle:
         """Draw one prompt: the distractors are the trial's, what is asked for, and in which words, is the cell's."""
         other_keys = trial.sample(self.keys, sum(KEY in text for text in self.distractors))
         other_values = self._values(trial, sum(VALUE in text for text in self.distractors), [])
-        key = cell.choice([each for each in self.keys if each not in other_keys]) if self.keys else ("", "")
+        told = {asked for _, asked in other_keys}  # two keys may be asked for in the same words
+        key = cell.choice([each for each in self.keys if each[1] not in told]) if self.keys else ("", "")
         value = self._values(cell, 1, other_values)[0] if self.values else ("", "")
         keys, values = iter(other_keys), iter(other_values)
         others = [
             filled(text, next(keys)[0] if KEY in text else "", next(values)[0] if VALUE in text else "")
             for text in self.distractors
         ]
-        fact = filled(cell.choice(self.facts), key[0], value[0])
+        said = cell.choice(self.facts)
+        fact = filled(said, key[0], value[0])
         question, answer = filled(cell.choice(self.questions), key[1]), self._answer(key, value)
-        # where the answer stands in the fact; of one that is implied, what it is implied by
+        shown, later = self._shown(said, key, value)
+        return Draw([fact, *others], [shown, *others], question, answer, gap=gap_after(question), later=later)
+
+    def _shown(self, said: str, key: tuple[str, str], value: tuple[str, str]) -> tuple[str, int]:
+        """Return what a fact shows of the answer, and how often it has that once more behind the place that its slot gives it.
+
+        Of an answer that is implied it is what it is implied by.
+        """
+        fact, answer = filled(said, key[0], value[0]), self._answer(key, value)
         shown = answer if holds(fact, answer) else value[0] or fact
-        return Draw([fact, *others], [shown, *others], question, answer, gap=gap_after(question))
+        places = starts_of(shown, fact)
+        if len(places) < 2:
+            return shown, 0
+        slots = {slot for slot in (KEY, VALUE) if slot in self.answer} or {VALUE}
+        spans = slot_spans(said, key[0], value[0], slots)
+        of_words = [match.start() for match in re.finditer(word(shown), fact, re.ASCII)] or places
+        inside = [at for at in places if any(at < end and start < at + len(shown) for start, end in spans)]
+        likely = [at for at in inside if at in of_words] or inside or of_words
+        return shown, len(places) - 1 - places.index(likely[-1])
+
+    @property
+    def is_told_anew(self) -> bool:
+        """Whether its prompts, or where their values stand, are others than they were: what was ambiguous was drawn and marked."""
+        same_question = len({asked for _, asked in self.keys}) < len(self.keys)
+        told_twice = any(self._shown(fact, key, value)[1] for key, value, fact in self._every())
+        return (bool(self.distractors) and same_question) or told_twice
 
     def _values(self, rng: random.Random, count: int, told: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Draw distinct values that are none of those told."""
@@ -207,6 +242,25 @@ def word(answer: str) -> str:
 def holds(fact: str, answer: str) -> bool:
     """Tell whether an answer stands in a fact: "art" not in "starts"; other scripts join words, so there anywhere."""
     return re.search(word(answer), fact, re.ASCII) is not None if answer.isascii() else answer in fact
+
+
+def says(text: str, answer: str) -> bool:
+    """Tell whether a text that was written says an answer: it begins with it, or holds it as words of its own.
+
+    What greedy decoding writes begins with the answer exactly where forced scoring finds it right.
+    """
+    return text.lstrip().startswith(answer.lstrip()) or holds(text, answer)
+
+
+def slot_spans(text: str, key: str, value: str, slots: set[str]) -> list[tuple[int, int]]:
+    """Return where these slots of a text stand when it is filled, [start, end) in characters."""
+    spans, at = [], 0
+    for part in re.split(r"(\{key\}|\{value\})", text):
+        size = len(filled(part, key, value))
+        if part in slots:
+            spans.append((at, at + size))
+        at += size
+    return spans
 
 
 def filled(text: str, key: str, value: str = "") -> str:

@@ -184,7 +184,7 @@ def laid(
     assert turn is not None or control == "needle-only" or len(ids) == context_length
     shown = asked in starts
     start = starts.get(asked)
-    value = encoder.find(fact_ids[asked], draw.values[asked]) if shown else None
+    value = encoder.find(fact_ids[asked], draw.values[asked], 0 if asked else draw.later) if shown else None
     in_front = None if start is None else start - len(prefix)
     around = context - len(fact_ids[asked])
     return Prompt(

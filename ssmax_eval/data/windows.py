@@ -2,10 +2,10 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import accumulate, islice
 
-from .encoding import LONGEST_FILL, SENTENCES_AT_ONCE, Encoder, join
+from .encoding import LONGEST_FILL, Encoder, join
 from .haystacks import Haystack
 from .sentences import starts_character
 
@@ -32,7 +32,7 @@ class Window:
         self.whole_lines = source.joiner == "\n"
         self.texts: list[str] = []
         self.parts: list[list[int]] = []
-        self._more = self._encoded(source.sentences(rng))
+        self._more = encoder.encoded(source.sentences(rng))
         self.ids, self.ends = self._fitted(self._sentences_to(depth_percent)) if length else ([], [0])
 
     def _sentences_to(self, depth_percent: float) -> int:
@@ -58,11 +58,6 @@ class Window:
         """Return how many tokens the sentence has that the source has at token `place`."""
         ends = [0, *accumulate(map(len, self.parts))]
         return len(self.parts[bisect_right(ends, min(place, self.length - 1)) - 1])
-
-    def _encoded(self, sentences: Iterator[str]) -> Iterator[tuple[str, list[int]]]:
-        while True:
-            texts = list(islice(sentences, SENTENCES_AT_ONCE))
-            yield from ((text, ids) for text, ids in zip(texts, self.encoder.encode(texts), strict=True) if ids)
 
     def _read(self, count: int) -> None:
         """Have `count` sentences."""
@@ -114,7 +109,7 @@ class Window:
         if missing > LONGEST_FILL:
             ids = join(self.parts[: inside + 1])[0][: self.length]
         else:
-            ids += (self.encoder.encode([""])[0][-1:] or self.encoder.anchor_ids[-1:]) * missing
+            ids += self.encoder.filler() * missing
         return ids, [*ends, self.length]
 
     def _ending(self, i: int, j: int, places: Callable[[str], list[int]]) -> list[list[int]] | None:

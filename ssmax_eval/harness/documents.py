@@ -19,10 +19,9 @@ from ..data.chat import NONE as NO_CHAT
 from ..data.chat import chat_asked
 from ..data.documents import Documents, Window
 from ..data.encoding import Encoder
-from ..data.needle_files import own_needle
 from ..data.needles import Needle
 from ..data.prompts import Prompt, sha256_of
-from ..data.unknown import refuse_unknown
+from ..data.unknown import document_text, refuse_lost, refuse_unknown, texts_of
 from ..data.vocabulary import CHOICES
 from ..errors import UserError, nearest
 from ..models.load import load_tokenizer
@@ -31,6 +30,8 @@ from ..models.sources import ModelSource, on_disk
 from ..probes.budget import cut_in_words, within
 from ..probes.by_model import default_lengths, default_window
 from ..probes.defaults import DEPTH_PERCENTS, DOCUMENTS, SEED, TEXT, TRIALS
+from ..probes.needle.asked import needle_asked
+from ..probes.needle.options import GridOptions
 from ..probes.needle.plan import Sample
 from ..probes.needle.probe import NeedleProbe
 
@@ -51,15 +52,16 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
             f"context_lengths {given['context_lengths']!r}: this task is for {one_length} tokens; take ssmax_needle for others"
         )
     task = str(given.get("task", Needle.task))
-    words = {name: text(given, name) for name in ("needle", "question", "answer")}
-    own = own_needle(**words, file=text(given, "needle_file"), value=str(given.get("value", "")))
-    if own is not None and "task" in given:
+    words: dict[str, Any] = {name: text(given, name) for name in ("needle", "question", "answer", "needle_file")}
+    if "task" in given and any(word is not None for word in words.values()):
         raise UserError(f"task {task!r}: a needle of your own asks its own question; take ssmax_needle for it")
+    value, needles = str(given.get("value", Needle.value)), number(given, "needles", Needle.needles)
+    own = needle_asked(GridOptions(**words, value=value, needles=needles))
     probe = NeedleProbe(
         context_lengths=(one_length,) if one_length else context_lengths(given),
         depth_percents=tuple(numbers(given, "depth_percents", float) or DEPTH_PERCENTS),
         trials=number(given, "trials", TRIALS),
-        needle=own or Needle(task, str(given.get("value", Needle.value)), number(given, "needles", Needle.needles)),
+        needle=own or Needle(task, value, needles),
         haystack=str(given.get("haystack", TEXT)) if task != "digits" else "digits",
         seed=number(given, "seed", SEED),
         limit_tokens=limit_tokens(given),
@@ -71,6 +73,7 @@ def needle_prompts(*, one_length: int | None = None, with_mass: bool = False, **
         log.warning("%s", left)
     tokenizer = tokenizer_of(given)
     refuse_unknown(tokenizer, probe.needle)
+    refuse_lost(tokenizer, texts_of(probe.needle, probe.source))
     docs = [needle_document(tokenizer, probe, sample) for sample in interleaved(probe)]
     return {"test": datasets.Dataset.from_list(docs), "parameters": {**probe.parameters(), **about(given)}}
 
@@ -113,6 +116,7 @@ def loss_documents(**given: Any) -> Built:
         raise UserError(f"window {window}: allowed are 1 to {lengths[0] - 1}, less than the shortest context length")
     seed = number(given, "seed", SEED)
     source, tokenizer = Documents(str(given.get("text", TEXT))), tokenizer_of(given)
+    refuse_lost(tokenizer, document_text(source))
     docs = []
     for i, whole in enumerate(source.windows(tokenizer, lengths[-1], count, seed)):
         for length in lengths:
@@ -136,7 +140,7 @@ def ending(whole: Window, length: int) -> list[int]:
 
 def interleaved(probe: NeedleProbe) -> list[Sample]:
     """Return a grid's samples so that in the first N, for every N, counts of lengths differ by one at most, and so do those of depths."""
-    plan, depths = probe.plan(), probe.depth_percents
+    plan, depths = [sample for sample in probe.plan() if sample.control is None], probe.depth_percents
     lengths, trials = sorted({sample.context_length for sample in plan}), len({sample.trial for sample in plan})
     both = math.lcm(len(lengths), len(depths))  # after so many, the same pairs would come again
     cells = len(lengths) * len(depths)

@@ -119,8 +119,14 @@ def another_language(needle: str, language: str, haystack: str) -> str:
     )
 
 
+def cut_short(rows: Sequence[Fields]) -> str:
+    """Say how many answers ended at the most tokens that are written; nothing where none did, or nothing was."""
+    told = [row["cut"] for row in rows if row.get("cut") is not None]
+    return f"{sum(told)} of {len(told)} answers ended at the most tokens that are written" if any(told) else ""
+
+
 def notes(name: str, haystack: Haystack, needle: Asked, rows: Sequence[Fields]) -> str:
     """Say what one should know of rows that were just read: of needles' places, of the text, of the needle's language."""
     again = text_again(name, len(haystack.every), rows) if isinstance(haystack, Document) else ""
     foreign = another_language(needle.name, needle.language, name) if isinstance(needle, OwnNeedle) else ""
-    return "; ".join(filter(None, [depths_off(name, rows), again, foreign]))
+    return "; ".join(filter(None, [depths_off(name, rows), again, foreign, cut_short(rows)]))

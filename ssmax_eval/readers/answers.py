@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.own import says
 from ..data.prompts import Prompt
 from ..errors import UserError
 from ..mechanisms.interface import recording
@@ -148,7 +149,7 @@ def score_rows(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, logits: torch
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], chunk: int | None = None
 ) -> list[Score]:
-    """Decode greedily after each prompt's question; correct if the expected text is among what is written.
+    """Decode greedily after each prompt's question; correct if what is written says the expected answer.
 
     Writes as many tokens as to_write says. chunk as in forced.
     """
@@ -170,10 +171,16 @@ def generate_one(
         )
     if not finite():
         return {**UNSCORED, "error": NOT_FINITE}
-    written = out[0, ids.shape[1] :].tolist()
+    written, eos = out[0, ids.shape[1] :].tolist(), model.generation_config.eos_token_id
     text = tokenizer.decode(written, skip_special_tokens=True)
+    found = {"predicted": text, "correct": says(text, prompt.expected), "cut": is_cut(written, to_write(prompt), eos)}
     first = written[:1] == prompt.ids[-prompt.answer_length :][:1]
-    return {**UNSCORED, "predicted": text, "correct": prompt.expected in text, "first_correct": first, "error": None}
+    return {**UNSCORED, **found, "first_correct": first, "error": None}
+
+
+def is_cut(written: list[int], most: int, ends: int | list[int] | None) -> bool:
+    """Tell whether tokens end where no more may be written, and not with one that ends a text."""
+    return len(written) >= most and written[-1] not in (ends if isinstance(ends, list) else [ends])
 
 
 def to_write(prompt: Prompt) -> int:

@@ -90,7 +90,8 @@ class EndpointReader(ForeignReader):
             refuse_cut(found, len(ids))
         except Unread as error:
             return unscored(str(error))
-        return written(prompt, found.choices[0].text)
+        choice = found.choices[0]
+        return written(prompt, choice.text, getattr(choice, "finish_reason", None) == "length")
 
     def nll(self, ids: Tensor, chunk: int | None = None) -> Tensor:
         """Return each token's nll but the first's, from one request a sequence."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..data.encoding import prefix_of
+from ..data.own import says
 from ..data.prompts import Prompt
 from .answers import UNSCORED, Score, Watch
 from .memory import Scorer
@@ -45,11 +46,10 @@ class ForeignReader:
         return lambda prompts: score(prompts)
 
 
-def written(prompt: Prompt, text: str, first_correct: bool | None = None) -> Score:
-    """Score a text that was written: correct if the expected answer is in it."""
+def written(prompt: Prompt, text: str, cut: bool | None = None) -> Score:
+    """Score a text that was written: correct if it says the expected answer. cut: whether it ended where no more may be written."""
     shown = text.encode(errors="replace").decode()  # half a character cannot be stored
-    correct = prompt.expected in text
-    return {**UNSCORED, "predicted": shown, "correct": correct, "first_correct": first_correct, "error": None}
+    return {**UNSCORED, "predicted": shown, "correct": says(text, prompt.expected), "cut": cut, "error": None}
 
 
 def unscored(reason: str) -> Score:

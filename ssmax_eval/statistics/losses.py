@@ -181,6 +181,7 @@ def _over_documents(rows: pd.DataFrame, nats: pd.Series, by: list[str], name: st
     if rows.empty:
         return pd.DataFrame(columns=columns)
     whole = {name: "int64" for name in by if name in ("context_length", "window", "position_start", "position_end")}
+    nats, rows = nats[rows["tokens"] > 0], rows[rows["tokens"] > 0]  # none in a bin of what a tokenizer puts in front
     rows = rows.astype(whole)  # beside rows of another probe, which lack them, they became floats
     # documents of a bin have equally many tokens, so the mean of their losses is all nats over all tokens
     values = rows.assign(value=nats.astype("float64") / rows["tokens"])

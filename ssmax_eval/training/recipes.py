@@ -1,6 +1,6 @@
 """Recipes: everything that decides a trained model but the attention mechanism and the seed, as plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -175,6 +175,17 @@ class Recipe:
                 raise UserError(f"recipe field {key!r}: allowed are {', '.join(known)}{nearest(key, known)}")
             values[key] = parse(key, text, getattr(self, key))
         return replace(self, **values)
+
+
+def changes_of(given: Iterable[str]) -> dict[str, str]:
+    """Return what `--set FIELD=VALUE` says, by field. Raises UserError for a field that is given twice."""
+    changes: dict[str, str] = {}
+    for each in given:
+        key, _, value = each.partition("=")
+        if key in changes:
+            raise UserError(f"recipe field {key}: given twice; give it once")
+        changes[key] = value
+    return changes
 
 
 def parse(key: str, text: str, like: Any) -> Any:

@@ -134,8 +134,10 @@ def ruler_prompt(
     said = written.said(text)
     missing = room - len(ids)
     if missing:
-        line, front = written.encoder.bare("\n")[-1:], len(written.front())
+        line = written.encoder.bare("\n")[-1:] or written.encoder.filler()  # some tokenizers drop line ends
+        front = len(written.front())
         ids = [*ids[:front], *line * missing, *ids[front:]]
+    assert len(ids) == room
     answer = answer_ids(written, said, drawn.answer)[: task.to_write]
     is_prose = task.haystack == "text"
     return RulerPrompt(

@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...data.documents import Documents, Window
+from ...data.documents import Documents, Window, windows_of
+from ...data.unknown import document_text, lost_in_words, refuse_lost
 from ...errors import UserError, is_out_of_memory
 from ...models.encoders import is_encoder
 from ...readers.parts import smaller_chunk
@@ -114,6 +115,7 @@ class LossProbe(Probe):
                 "use the needle or the attention probe"
             )
         check_model(model, tokenizer, self.context_length, self.context_length, self.chunk)
+        refuse_lost(tokenizer, document_text(self.source))
         windows = self.windows(tokenizer)
         if self.key_context is not None:
             theirs = windows if self.key_model is None else self.windows(self.key_model.tokenizer)
@@ -122,6 +124,9 @@ class LossProbe(Probe):
             logging.getLogger(__name__).warning(
                 "ssmax-eval: note: no context gain: a window of %d tokens needs documents of twice that", self.window
             )
+
+    def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return lost_in_words(tokenizer, document_text(self.source))
 
     def windows(self, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
         """Return the documents in this tokenizer's ids."""
@@ -209,10 +214,17 @@ class LossProbe(Probe):
         nll, near, error, key = scores
         rows = []
         for start, end in self.bins():
-            part = None if nll is None else float(nll[start - 1 : end - 1].double().sum())
+            first = max(start, window.prefix)  # what stands in front of every text is no text
+            part = None if nll is None else float(nll[first - 1 : max(first, end) - 1].double().sum())
             rows.append(
                 {"sample": f"{sample.document}/{start}", **common, "measure": "position", "position_start": start}
-                | {"position_end": end, "tokens": end - start, "nll_sum": part, "nll_sum_near": None, "error": error}
+                | {
+                    "position_end": end,
+                    "tokens": max(0, end - first),
+                    "nll_sum": part,
+                    "nll_sum_near": None,
+                    "error": error,
+                }
             )
         for i, length in enumerate(self.gain_lengths()):
             # the window's tokens but its first; the nll of token t is at t - 1
@@ -256,18 +268,8 @@ class LossProbe(Probe):
 
     def near(self, reader: Reader, ids: Tensor, prefix: int) -> Tensor:
         """Return the nll of the last window of each gain length, read with nothing but the tokenizer's prefix before it."""
-        windows = [
-            torch.cat([ids[0, :prefix], ids[0, length - self.window : length]]) for length in self.gain_lengths()
-        ]
-        return reader.nll(torch.stack(windows))[:, prefix:] if windows else torch.zeros(0, self.window - 1)
-
-
-@lru_cache(maxsize=2)  # of the models and of the judge
-def windows_of(
-    source: Documents, tokenizer: PreTrainedTokenizerBase, length: int, count: int, seed: int
-) -> list[Window]:
-    """Return the source's windows, encoded once for the check and for the run."""
-    return source.windows(tokenizer, length, count, seed)
+        tails = [torch.cat([ids[0, :prefix], ids[0, end - self.window : end]]) for end in self.gain_lengths()]
+        return reader.nll(torch.stack(tails))[:, prefix:] if tails else torch.zeros(0, self.window - 1)
 
 
 def make(models: Any, options: LossOptions, beside: Sequence[Probe] = ()) -> LossProbe:

@@ -5,7 +5,7 @@ from typing import Any
 from ...data.chat import chat_asked
 from ...data.needle_files import own_needle
 from ...data.needles import Needle
-from ...data.own import OwnNeedle
+from ...data.own import VALUE, OwnNeedle
 from ...errors import UserError
 from ..by_model import default_lengths, default_task
 from ..options import several
@@ -20,6 +20,8 @@ def needle_asked(options: GridOptions) -> OwnNeedle | None:
     what = "needle" if options.needle_file is None else f"needle file {options.needle_file!r}"
     if options.task is not None:
         raise UserError(f"task {options.task!r}: {what} asks its own question; leave one of them out")
+    if options.ask != Needle.ask:
+        raise UserError(f"ask {options.ask!r}: of task multikey; {what} has one question a prompt; leave it out")
     if options.needles != Needle.needles:
         raise UserError(
             f"needles {options.needles}: of our multi tasks; {what} has as many facts as it has distractors, and one"
@@ -27,6 +29,10 @@ def needle_asked(options: GridOptions) -> OwnNeedle | None:
     if options.needle_file is not None and options.value != Needle.value:
         raise UserError(
             f"value {options.value!r}: {what} says its values; leave it out, or write values: {options.value}"
+        )
+    if options.needle is not None and VALUE not in options.needle and options.value != Needle.value:
+        raise UserError(
+            f"value {options.value!r}: {what} has no {VALUE}; leave it out, or write {VALUE} into the needle"
         )
     return own
 

@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from ...data.chat import Chat
 from ...data.haystacks import Haystack, haystack
 from ...data.needles import LISTED, Asked, Needle
+from ...data.own import OwnNeedle
 from ...data.prompts import CONTROLS, Prompt, assemble
+from ...data.unknown import lost_in_words, texts_of
 from ...data.vocabulary import CITIES
 from ...rows import Fields
 from ..attention.rows import AttentionRow
@@ -19,7 +21,7 @@ from ..budget import within
 from ..checks import chat_advice, notes, require
 from ..defaults import DEPTH_PERCENTS, LONGEST, PLAN, SCORED, SEED, TEXT, TRIALS, UNKNOWN
 from ..kind import Probe
-from .credit import METRICS, judged
+from .credit import METRICS, TO_WRITE, judged, words
 from .plan import Sample, grid_of
 from .rows import NeedleRow, placed
 
@@ -32,6 +34,8 @@ FORMAT = {
     2: {"needle": 2, "attention": 3, "needed-scale": 1},
 }
 ASK_ALL = 2  # the same of prompts that ask for all facts
+TOLD_ANEW = 2  # the same of needles of one's own whose prompts or spans were ambiguous
+WRITTEN = 2  # the same of answers that are written: how long they may be, and how they are judged
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class NeedleGrid(Probe):
         require(bool(self.depth_percents), "depth percents", "", "at least one")
         require(1 <= self.trials <= MOST_TRIALS, "trials", self.trials, f"1 to {MOST_TRIALS}")
         require(self.scoring in SCORING, "scoring", self.scoring, " or ".join(SCORING))
+        if self.scoring in METRICS and isinstance(self.needle, OwnNeedle):
+            for answer in sorted(self.needle.answers()):
+                none = f"forced or generate with answer {answer!r}, which has no words to compare"
+                require(bool(words(answer, answer)), "scoring", self.scoring, none)
         for control in self.controls:
             require(control in CONTROLS, "control", control, ", ".join(CONTROLS))
         if self.attention_mass:
@@ -137,9 +145,10 @@ class NeedleGrid(Probe):
         length, depth, trial, control = sample
         seed = f"{self.seed}/{length}/{depth:g}/{trial}"
         shared = f"{self.seed}/haystack/{trial}" if self.plan_version > 1 else None
-        return assemble(
+        prompt = assemble(
             tokenizer, self.needle, self.source, length, depth, seed, control, shared, self.chat, self.depth_percents
         )
+        return prompt if self.scoring not in METRICS else replace(prompt, to_write=max(TO_WRITE, prompt.answer_length))
 
     def shortest(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the tokens of the longest needle, question and answer among the samples that could be too short for theirs."""
@@ -182,6 +191,10 @@ class NeedleGrid(Probe):
             content["ask"] = ASK_ALL
         elif isinstance(self.needle, Needle):  # runs of before there was a choice
             del parameters["needle"]["ask"]
+        if isinstance(self.needle, OwnNeedle) and self.needle.is_told_anew:
+            content["needle_format"] = TOLD_ANEW
+        if self.scoring != "forced":
+            content["written"] = WRITTEN
         for name in ("limit_tokens", "chat"):  # without one it is the run that it was before there was such a thing
             if getattr(self, name) is None:
                 del parameters[name]
@@ -195,7 +208,8 @@ class NeedleGrid(Probe):
         return notes(self.haystack_name, self.source, self.needle, rows)
 
     def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        return chat_advice(self.chat, tokenizer)
+        lost = lost_in_words(tokenizer, texts_of(self.needle, self.source))
+        return "; ".join(filter(None, [chat_advice(self.chat, tokenizer), lost]))
 
     def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
         return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...data.prompts import Prompt
-from ...data.unknown import refuse_unknown
+from ...data.unknown import refuse_lost, refuse_unknown, texts_of
 from ...errors import UserError
 from ...readers.answers import EXTRA_GENERATED_TOKENS
 from ...readers.memory import BranchScorer, Scorer, prompts_at_once
@@ -22,6 +22,7 @@ from ..kind import Probe
 from . import PROBE
 from .asked import parameters_of
 from .branches import branches, forking, shared, trials_of
+from .credit import METRICS, TO_WRITE
 from .grid import NeedleGrid
 from .options import GridOptions
 from .plan import Sample
@@ -36,6 +37,7 @@ class NeedleProbe(NeedleGrid):
         run out."""
         refuse_chat_elsewhere(model, self.chat)
         refuse_unknown(tokenizer, self.needle)
+        refuse_lost(tokenizer, texts_of(self.needle, self.source))
         needed = self.shortest(tokenizer)
         if min(self.context_lengths) < needed:
             raise UserError(
@@ -43,7 +45,7 @@ class NeedleProbe(NeedleGrid):
                 f"give at least {needed}"
             )
         longest = max(sample.context_length for sample in self.plan())
-        extra = EXTRA_GENERATED_TOKENS if self.writes else 0
+        extra = (TO_WRITE if self.scoring in METRICS else EXTRA_GENERATED_TOKENS) if self.writes else 0
         check_model(model, tokenizer, longest, longest + extra, self.chunk)
 
     @property

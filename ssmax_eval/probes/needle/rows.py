@@ -65,6 +65,12 @@ class NeedleRow(Row, kw_only=True, forbid_unknown_fields=True):
         Share | None,
         Meta(description="the share of the asked values that are right, 0 to 1: partial answers. Null without a score"),
     ] = None
+    cut: Annotated[
+        bool | None,
+        Meta(
+            description="whether what was written ended at the most tokens that it may have; with contains and f1 alone"
+        ),
+    ] = None
     answer_nll: Annotated[Number, Meta(description="nats, summed over the answer")] = None
     answer_ranks: Annotated[list[int] | None, Meta(description=RANKS)] = None
     margin: Annotated[Number, Meta(description=RANKS)] = None

@@ -17,6 +17,7 @@ from ...data.chat import Chat, chat_asked
 from ...data.haystacks import Haystack, haystack
 from ...data.ruler.prompts import RulerPrompt, draft, ruler_prompt
 from ...data.ruler.tasks import TASKS, Task, task_named
+from ...data.unknown import haystack_text, lost_in_words, refuse_lost
 from ...readers.answers import Score
 from ...readers.memory import prompts_at_once
 from ...readers.reader import ANSWERS, GENERATE, InOrder, Reader
@@ -133,6 +134,7 @@ class RulerProbe(Probe):
     def check(self, model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise UserError if a prompt is too short for its task, the tokenizer not the model's, or positions run out."""
         refuse_chat_elsewhere(model, self.chat)
+        refuse_lost(tokenizer, haystack_text(self.source))
         for (_, length), group in itertools.groupby(self.plan(), key=lambda sample: sample[:2]):
             first, *others = group
             made = [draft(tokenizer, *self.drawn(first), self.chat)]
@@ -193,7 +195,8 @@ class RulerProbe(Probe):
         return {"format": FORMAT, **parameters, "haystack": self.source.name, "haystack_sha256": self.source.sha256}
 
     def advice(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        return chat_advice(self.chat, tokenizer)
+        lost = lost_in_words(tokenizer, haystack_text(self.source))
+        return "; ".join(filter(None, [chat_advice(self.chat, tokenizer), lost]))
 
     def told(self, tokenizer: PreTrainedTokenizerBase) -> Fields:
         return {} if self.chat is None else {"chat": self.chat.record(tokenizer)}
