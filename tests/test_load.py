@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 import ssmax_eval
 from ssmax_eval.errors import UserError
 from ssmax_eval.mechanisms.attach import attach, learned_of
+from ssmax_eval.models.identity import identify
 from ssmax_eval.models.load import load_model
 from ssmax_eval.models.sources import resolve
 
@@ -158,7 +159,7 @@ def test_gguf_model_saved_and_loaded_again_is_the_same(smollm2, tmp_path):
         assert torch.equal(again(ids).logits, model(ids).logits)
 
 
-OLDER = '''
+OLDER = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -185,18 +186,38 @@ class OwnForCausalLM(LlamaForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         self.model.rotary_emb = RotaryEmbedding(config.head_dim, config.rope_parameters["rope_theta"])
-'''
+"""
 
 
-def test_what_remote_code_computes_when_it_is_made_is_not_left_to_chance(tmp_path, checkpoint):
+# the same where the model itself fills a buffer that is a placeholder at first
+PLACED = (
+    OLDER.replace(
+        'self.register_buffer("inv_freq", inv_freq,', 'self.register_buffer("inv_freq", torch.zeros_like(inv_freq),'
+    )
+    + """
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, RotaryEmbedding):
+            half = self.config.head_dim // 2
+            module.inv_freq.copy_(1 / (10000.0 ** (torch.arange(half).float() / half)))
+"""
+)
+
+
+@pytest.mark.parametrize("code", [OLDER, PLACED])
+def test_what_remote_code_computes_when_it_is_made_is_not_left_to_chance(code, tmp_path, checkpoint):
     """Older remote code keeps RoPE's frequencies in a buffer that no checkpoint holds, which transformers leaves as the memory was."""
     folder = shutil.copytree(checkpoint, tmp_path / "older")
-    (folder / "modeling_own.py").write_text(OLDER)
+    (folder / "modeling_own.py").write_text(code)
     config = json.loads((folder / "config.json").read_text())
     own = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
     config |= {"model_type": "ownlm", "architectures": ["OwnForCausalLM"], "auto_map": own}
     (folder / "config.json").write_text(json.dumps(config))
-    model, _ = load_model(str(folder), trust_remote_code=True)
+    drawn = torch.get_rng_state()
+    model, tokenizer = load_model(str(folder), trust_remote_code=True)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    fingerprint = identify(model, tokenizer).fingerprint
+    assert identify(load_model(str(folder), trust_remote_code=True)[0], tokenizer).fingerprint == fingerprint
     plain, _ = load_model(str(checkpoint))
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, plain(tokens()).logits)

@@ -147,3 +147,25 @@ def test_a_layer_whose_forward_is_compiled_is_heard():
     for layer in model.model.layers:
         layer.self_attn.forward = torch.compile(layer.self_attn.forward, backend="eager")
     assert torch.equal(model(ids).logits, plain)
+
+
+class Around(torch.nn.Module):
+    """A module that hands over to the attention within it, as users write it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *arguments, **options):
+        return self.inner.forward(*arguments, **options)
+
+
+def test_what_stands_around_an_attention_module_is_none():
+    model, ids = build("Llama"), tokens()
+    with Setting.of("ssmax:s=0.4")(model):
+        plain = model(ids).logits
+    for layer in model.model.layers:
+        layer.self_attn = Around(layer.self_attn)
+    assert [*attention_modules(model)] == [f"model.layers.{i}.self_attn.inner" for i in range(2)]
+    with Setting.of("ssmax:s=0.4")(model):
+        assert torch.equal(model(ids).logits, plain)

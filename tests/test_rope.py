@@ -259,6 +259,15 @@ def test_frequencies_that_were_set_by_hand_are_not_lost():
             pass
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_frequencies_that_were_rounded_are_the_configs(dtype):
+    parameters = {"rope_type": "default", "rope_theta": 1e7}
+    model = build("Llama", hidden_size=256, num_attention_heads=2, head_dim=128, rope_parameters=parameters).to(dtype)
+    assert model.model.rotary_emb.inv_freq.dtype == dtype
+    with rope_scaled(model, theta_factor=4):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_frequencies_that_a_long_forward_moved_are_the_configs(kind):
     factors = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 32}

@@ -176,6 +176,8 @@ def show_input(module: nn.Module, arguments: Any, options: dict[str, Any]) -> No
 
 def refuse_other_attention(module: nn.Module, _: Any) -> None:
     """Raise UserError where a layer is about to run an attention function that does not know its mechanism."""
+    if not torch.compiler.is_compiling():
+        vars(module).pop("heard", None)  # of a compiled forward, which nobody asked
     mechanism: Mechanism | None = getattr(module, "ssmax", None)
     named = getattr(getattr(module, "config", None), "_attn_implementation", IMPLEMENTATION)
     if mechanism is not None and mechanism.active and named not in OURS:

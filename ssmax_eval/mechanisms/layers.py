@@ -32,7 +32,8 @@ def calls_interface(kind: type[nn.Module]) -> bool:
             names = names_in(vars(base)["forward"])
             if "ALL_ATTENTION_FUNCTIONS" in names:
                 return True
-            if "forward" not in names:
+            bases = {each.__name__ for each in base.__mro__[1:]}
+            if "forward" not in names or not {"super", *bases} & {*names}:
                 return False
     return False
 

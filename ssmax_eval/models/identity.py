@@ -13,15 +13,17 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..mechanisms.attach import refuse_unheard
 from ..mechanisms.implementation import IMPLEMENTATION, mechanism_named
 from .checkpoint import PREFIX
-from .known_code import FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
+from .known_code import COMPILED, FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
 
 # of no bearing on numbers: names, and what a forward or generate leaves behind
@@ -59,7 +61,9 @@ def identify(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iden
         {name: [named(type(module)), canonical(plain_attributes(module))] for name, module in model.named_modules()},
         called_names(model),
         {
-            name: canonical([list(getattr(each, kind).values()) for kind in HOOKS])
+            name: canonical(
+                [[hook for hook in getattr(each, kind).values() if hook is not refuse_unheard] for kind in HOOKS]
+            )
             for name, each in model.named_modules()
         },
         tokenizer_state(tokenizer),
@@ -138,8 +142,8 @@ def offloaded_values(model: PreTrainedModel) -> Callable[[str], Tensor]:
         owner, _, own = name.rpartition(".")
         module = model.get_submodule(owner)
         for hook in hooks_of(getattr(module, "_hf_hook", None)):
-            if own in (held := getattr(hook, "weights_map", None) or {}):
-                found: Tensor = held[own]
+            with suppress(KeyError, TypeError):  # another's, or one that holds no weights
+                found: Tensor = getattr(hook, "weights_map", None)[own]  # type: ignore[index]
                 return found
         tensor: Tensor = getattr(module, own)
         return tensor
@@ -194,8 +198,7 @@ def called_names(model: PreTrainedModel) -> dict[str, dict[str, str]]:
         named(owner): {
             key: named(each)
             for key, each in vars(owner).items()
-            # what torch.compile leaves in a module while a process runs is called __compiled_fn_1 and the like
-            if isinstance(each, types.FunctionType) and not (key.startswith("__") and not key.endswith("__"))
+            if isinstance(each, types.FunctionType) and not key.startswith(COMPILED)
         }
         for owner in owners
     }

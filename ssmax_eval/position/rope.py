@@ -29,7 +29,7 @@ from .rotary import (
 )
 
 SMALLEST, LARGEST = 1e-6, 1e15  # of theta and its factor: beyond, float32 frequencies mean nothing
-ROUNDED = 2**-7  # of a frequency: what a cast to bfloat16 leaves
+ROUNDED, STEP = 2**-7, 2**-24  # of a frequency, what a cast to bfloat16 leaves; float16's smallest step
 SOME_LENGTH = 4096  # tokens, where neither a prompt nor the config tells one
 SCALINGS = ("linear", "ntk", "ntk-by-parts", "dynamic", "yarn")
 
@@ -142,7 +142,7 @@ def refuse_other_frequencies(model: PreTrainedModel, rotaries: Mapping[str, nn.M
     for path, rotary in rotaries.items():
         kind = kind_of(rotary, model)
         own, given = (first_frequencies(each, kind) for each in (rotary, rebuild(model, path, RopeSetting())))
-        if own.shape != given.shape or not torch.allclose(own, given, rtol=ROUNDED, atol=0):
+        if own.shape != given.shape or not torch.allclose(own, given, rtol=ROUNDED, atol=STEP):
             raise UserError(
                 f"rope {setting}: {type(model).__name__} turns by other frequencies than its config gives ({path} was changed by hand), "
                 "and a setting would start from the config's; set what it has in its config, or leave the RoPE options out"
@@ -162,8 +162,8 @@ def restart_dynamic(rotary: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def record(rotary: nn.Module, kind: str | None, setting: RopeSetting, longest: int | None) -> RopeRecord:
-    rotary = copy.deepcopy(rotary)
     """Return what a rotary module does. One that is not made from a config has a theta by its frequencies alone."""
+    rotary = copy.deepcopy(rotary)
     parameters = told_parameters(rotary, kind)
     if longest and parameters is not None:
         rotation(rotary, longest, kind)  # dynamic scaling settles on the frequencies of the longest prompt

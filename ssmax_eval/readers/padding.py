@@ -19,7 +19,8 @@ from .preflight import input_ids
 from .tolerance import close
 
 SHORT = 3  # tokens of the shortest text, which is nearly all padding
-# of a request's options for decoding, those that draw and search; what reads the prompt's ids, such as penalties, stays
+# of a request's options for decoding, those that read the prompt's ids, padding among them; the others change nothing here
+READING = ("repetition_penalty", "no_repeat_ngram_size", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size")
 GREEDY = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "num_beams": 1, "num_return_sequences": 1}
 STEPS = 2  # the first reads the text, the second its cache
 LEAST = -1e4  # logits; an option that forbids a token puts it at -inf
@@ -95,7 +96,8 @@ class Padding:
             use_cache=True,
             return_dict_in_generate=True,
             output_scores=True,
-            **{**options, **GREEDY},
+            **{name: value for name, value in options.items() if name in READING},
+            **GREEDY,
         )
         return torch.stack([each.float().clamp(min=LEAST) for each in out.scores]), out.sequences[:, ids.shape[1] :]
 
