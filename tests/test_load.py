@@ -158,7 +158,7 @@ def test_gguf_model_saved_and_loaded_again_is_the_same(smollm2, tmp_path):
         assert torch.equal(again(ids).logits, model(ids).logits)
 
 
-OLDER = '''
+OLDER = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -185,7 +185,7 @@ class OwnForCausalLM(LlamaForCausalLM):
     def __init__(self, config):
         super().__init__(config)
         self.model.rotary_emb = RotaryEmbedding(config.head_dim, config.rope_parameters["rope_theta"])
-'''
+"""
 
 
 def test_what_remote_code_computes_when_it_is_made_is_not_left_to_chance(tmp_path, checkpoint):
