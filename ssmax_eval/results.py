@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from msgspec.structs import astuple
 
+from .data.reading import MADE_HERE
 from .disk import HALF
 from .errors import UserError
 from .harness.samples import find_samples
@@ -24,7 +25,6 @@ from .store import WHOSE, Run, values_of
 
 log = logging.getLogger(__name__)
 KEY = ["run_id", "sample"]  # of a row among those of several runs
-MADE_HERE = ("text", "noise", "repeat", "digits")  # texts that no file holds
 
 
 def find_runs(*paths: str | Path) -> list[Run]:

@@ -14,7 +14,8 @@ from ..errors import UserError
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text", ".gz", ".xz", ".bz2")
 BLOCK = 1 << 20  # bytes, or characters, at a time
 LONGEST_DATASET = 20_000_000  # characters
-BUILT_IN = ("text", "noise", "repeat", "bible", "digits")  # texts that are ours, by name
+MADE_HERE = ("text", "noise", "repeat", "digits")  # texts that no file holds
+BUILT_IN = (*MADE_HERE, "bible")  # texts that are ours, by name
 
 
 def own_name(name: str) -> str:

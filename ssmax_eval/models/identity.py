@@ -12,7 +12,7 @@ import hashlib
 import json
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..mechanisms.attach import refuse_unheard
 from ..mechanisms.implementation import IMPLEMENTATION, mechanism_named
+from ..position.rotary import MOVING
 from .checkpoint import PREFIX
 from .known_code import COMPILED, FRAMEWORK, HOOKS, code_hash, origin, unknown_code, unknown_library_code
 from .sources import ModelSource
@@ -124,31 +125,25 @@ def tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     moving = {
         name
         for name, module in model.named_modules()
-        if any(word in str(getattr(module, "rope_type", "")) for word in ("dynamic", "longrope"))
+        if any(word in str(getattr(module, "rope_type", "")) for word in MOVING)
     }
-    offloaded = offloaded_values(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, offloaded(name) if parameter.is_meta else parameter
+        yield name, offloaded(model, name) if parameter.is_meta else parameter
     for name, buffer in model.named_buffers(remove_duplicate=False):
         owner, _, own = name.rpartition(".")
         if not (owner in moving and own.endswith("inv_freq") and not own.endswith("original_inv_freq")):
-            yield name, offloaded(name) if buffer.is_meta else buffer
+            yield name, offloaded(model, name) if buffer.is_meta else buffer
 
 
-def offloaded_values(model: PreTrainedModel) -> Callable[[str], Tensor]:
-    """Return a function from a tensor's name to its values where accelerate has put them, in memory or on a disk."""
-
-    def value(name: str) -> Tensor:
-        owner, _, own = name.rpartition(".")
-        module = model.get_submodule(owner)
-        for hook in hooks_of(getattr(module, "_hf_hook", None)):
-            with suppress(KeyError, TypeError):  # another's, or one that holds no weights
-                found: Tensor = getattr(hook, "weights_map", None)[own]  # type: ignore[index]
-                return found
-        tensor: Tensor = getattr(module, own)
-        return tensor
-
-    return value
+def offloaded(model: PreTrainedModel, name: str) -> Tensor:
+    """Return a tensor of a model by its name, with its values where accelerate has put them, in memory or on a disk."""
+    owner, _, own = name.rpartition(".")
+    module = model.get_submodule(owner)
+    tensor: Tensor = getattr(module, own)
+    for hook in hooks_of(getattr(module, "_hf_hook", None)):
+        with suppress(KeyError, TypeError):  # another's, or one that holds no weights
+            tensor = getattr(hook, "weights_map", None)[own]  # type: ignore[index]
+    return tensor
 
 
 def hooks_of(hook: Any) -> list[Any]:
