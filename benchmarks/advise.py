@@ -2,8 +2,8 @@
 
 For each model: `ssmax-eval advise`, then every setting of its list on prompts that advice never saw: another seed, 8 trials at each
 depth that advice is asked about, as some settings lose the middle and some the ends. Printed: what advice chose, the best of the
-list and how far the choice is below it at each length, and the tokens of choosing and of the whole list. A choice that does not
-help for sure counts as the model as trained, as advice says. All of it is stored, and goes on. --seed, a multiple of 2,000: other
+list and how far what advice says is below it at each length, and the tokens of choosing and of the whole list. What advice says is the
+model as trained where no setting is shown to help. All of it is stored, and goes on. --seed, a multiple of 2,000: other
 prompts throughout; what was thought of with some in sight is judged on others.
 """
 
@@ -19,8 +19,8 @@ from ssmax_eval.probes import PROBES
 from ssmax_eval.results import tables
 from ssmax_eval.run import run_probes
 from ssmax_eval.setting import Setting
-from ssmax_eval.studies.advice import helps
-from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, Asked, advise
+from ssmax_eval.studies.advise import CANDIDATES, Asked, advise
+from ssmax_eval.studies.held_out import advised
 
 # the list that a user would try by hand
 LIST = [each for each in CANDIDATES if str(each) != "log-n"]
@@ -55,16 +55,20 @@ def main() -> None:
     for model in given.models:
         asked = Asked(model, lengths, trials=given.trials, seed=given.seed)
         advice = advise(asked, options)
-        taken = advice.setting if helps(advice) else AS_TRAINED
+        taken = {length: advised(advice, length) for length in asked.context_lengths}
         settings = [each for each in LIST if each not in advice.refused]
-        table = measured(asked, [*dict.fromkeys([*settings, taken])], options)
+        table = measured(asked, [*dict.fromkeys([*settings, *taken.values()])], options)
         best = table[[str(each) for each in settings]].max(axis=1)
-        short = best - table[str(taken)]
+        found = pd.Series({length: table.loc[length, str(setting)] for length, setting in taken.items()})
+        short = best - found
         tokens = advice.tokens
         share = (tokens["choosing"] + tokens["checking"]) / (
             tokens["the whole list"] * len(settings) / len(advice.series)
         )
-        print(f"{model}: advice {taken}; {share:.0%} of the list's tokens", flush=True)
+        print(
+            f"{model}: advice {', '.join(map(str, dict.fromkeys(taken.values())))}; {share:.0%} of the list's tokens",
+            flush=True,
+        )
         print(
             advice.race[-1].round(3).to_string(index=False),
             advice.price.round(3).to_string(index=False),
@@ -72,7 +76,7 @@ def main() -> None:
             flush=True,
         )
         print(table.assign(**{"best of the list": best, "below it": short}).round(2).to_string(), flush=True)
-        print(f"  most below the best of the list: {short.max():+.2f}; mean over lengths {table[str(taken)].mean():.2f}, the list's best "
+        print(f"  most below the best of the list: {short.max():+.2f}; mean over lengths {found.mean():.2f}, the list's best "
               f"single setting {table[[str(each) for each in settings]].mean().max():.2f}", flush=True)  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of, sentences
 from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, PRICED, ROUNDS, Advice, Asked, applicable
+from ssmax_eval.studies.held_out import advised, at_trained_lengths, gains, helps, loses
 
 SHORT = (
     "--context-lengths",
@@ -137,7 +138,7 @@ def test_options_are_those_of_the_command_line():
 
 
 def test_words_name_the_task_and_what_is_not_shown_elsewhere():
-    """Of 40 prompts of the task itself all against half; in another haystack one more of 20; no nats at all, as C(n) is 1 there."""
+    """Beyond training all of 10 prompts against none; in another haystack one more of 10; no nats at all, as C(n) is 1 there."""
     log_n, yarn = Setting.of("log-n"), Setting.of(rope_scaling="yarn:2")
     held_out = pd.concat(
         [found("own", {64: 10, 128: 0}), found("new", {64: 10, 128: 10})]
@@ -151,16 +152,71 @@ def test_words_name_the_task_and_what_is_not_shown_elsewhere():
     said = [*sentences(advice)]
     where = "each prompt its own haystack"
     assert said[0].startswith(
-        f"Read m with --attention log-n: on task single (one number), in generated prose, {where}, it finds 100% of what is asked "
-        "for, as trained 50% (difference +0.50, 95% interval +"
+        "Read m with --attention log-n: beyond the 64 tokens it was trained at it finds 100% of what is asked for, as trained 0% "
+        "(difference +1.00, 95% interval +"
     )
-    assert said[1] == "On that task it keeps 85% of its short score to at least 128 tokens, as trained to 64."
-    assert said[2].startswith(
-        f"The difference elsewhere, over all lengths: single (one number), in Bible text, {where}: +0.05, 95% interval -"
+    assert said[0].endswith(f", on 10 held-out prompts of task single (one number), in generated prose, {where}).")
+    assert said[1].startswith("Up to 64 tokens it finds 100%, as trained 100% (0.00, 95% interval -")
+    assert said[1].endswith(", 10 prompts, no loss is shown).")
+    assert said[2] == "On that task it keeps 85% of its short score to at least 128 tokens, as trained to 64."
+    assert said[3].startswith(
+        f"The difference elsewhere, beyond the 64 tokens it was trained at: single (one number), in Bible text, {where}: +0.10, 95% "
+        "interval -"
     )
-    assert said[2].endswith(", 20 prompts, no gain is shown.")
-    assert said[3].startswith("At 64 tokens it costs nothing, by construction: it changes nothing at that length")
+    assert said[3].endswith(", 10 prompts, no gain is shown.")
+    assert said[4].startswith("At 64 tokens it costs nothing, by construction: it changes nothing at that length")
     assert said[-1] == "yarn:2 could not be tried: this model already uses RoPE scaling proportional."
+
+
+def checked(own, new, train_length=64):
+    """Return advice on a setting whose check found so many of 10 prompts at each length."""
+    x2 = Setting.of(rope_theta_factor=2)
+    rows = pd.concat([found("own", own), found("new", new)]).assign(plan=1)
+    race = [statistics.ranked(rows).assign(nats=0.0)]
+    price = pd.DataFrame(columns=["series", "nats", "low", "high", "documents"])
+    tokens = {"choosing": 10, "checking": 10, "the whole list": 100}
+    return Advice("m", x2, train_length, race, {AS_TRAINED: "own", x2: "new"}, rows, price, {}, tokens)
+
+
+def test_a_gain_beyond_the_training_length_is_not_halved_by_short_prompts():
+    """Over both lengths +.15 of 20 is not sure, as two of ten short ones are lost; beyond training +.5 of 10 is."""
+    advice = checked({64: 10, 128: 0}, {64: 8, 128: 5})
+    assert statistics.compare(advice.held_out, "own", ())["low"].item() <= 0
+    assert helps(advice)
+    assert not loses(advice)
+    assert [advised(advice, length) for length in (64, 128)] == [advice.setting] * 2
+    assert "finds 80%, as trained 100% (-0.20, " in [*sentences(advice)][1]
+
+
+def test_a_sure_loss_at_the_trained_lengths_leaves_these_as_trained():
+    advice = checked({64: 10, 128: 0}, {64: 2, 128: 9})
+    assert helps(advice)
+    assert loses(advice)
+    assert [advised(advice, length) for length in (64, 128)] == [AS_TRAINED, advice.setting]
+    assert [*sentences(advice)][1].endswith("less is found). Read shorter texts as it was trained.")
+
+
+def test_no_gain_beyond_the_training_length_is_no_help_whatever_is_gained_before():
+    advice = checked({64: 0, 128: 5}, {64: 10, 128: 5})
+    assert not helps(advice)
+    assert [advised(advice, length) for length in (64, 128)] == [AS_TRAINED] * 2
+    assert next(sentences(advice)).startswith("No setting is shown to help: read m as it was trained.")
+
+
+@pytest.mark.parametrize("train_length", [None, 128, 1000, 63])
+def test_all_lengths_decide_where_none_is_longer_than_what_was_trained_or_all_are(train_length):
+    advice = checked({64: 5, 128: 5}, {64: 8, 128: 8}, train_length)
+    assert gains(advice)["pairs"].item() == 20
+    assert at_trained_lengths(advice).empty
+    assert not loses(advice)
+
+
+def test_a_length_without_scores_decides_nothing():
+    """Nothing beyond the training length fits into memory: the lengths that were read decide."""
+    advice = checked({64: 0, 128: 0}, {64: 10, 128: 0})
+    advice.held_out.loc[advice.held_out["context_length"] == 128, "correct"] = pd.NA
+    assert gains(advice)["pairs"].item() == 10
+    assert helps(advice)
 
 
 def test_words_name_the_dearer_setting_that_came_first():
@@ -176,12 +232,12 @@ def test_words_name_the_dearer_setting_that_came_first():
     held_out = rows[rows["series"] != "x8"].assign(plan=1)
     said = [*sentences(Advice("m", x4, 64, [race], series, held_out, price, {}, tokens))]
     assert said[0].startswith("Read m with --rope-theta-factor 4: ")
-    assert said[2] == (
+    assert said[3] == (
         "x8 came first in the race and is not taken: x4 finds at most 0.05 less than the best at any length there (mean 0.95, 0.95), "
         "and its loss is higher at short length (+0.13 nats a token against as trained, +0.06)."
     )
     unread = Advice("m", x4, 64, [race.assign(nats=[np.nan, 0.06])], series, held_out, price, {}, tokens)
-    assert [*sentences(unread)][2].endswith("(mean 0.95, 0.95), and no loss of it could be read.")
+    assert [*sentences(unread)][3].endswith("(mean 0.95, 0.95), and no loss of it could be read.")
 
 
 @pytest.mark.parametrize("rival", [None, 0, 5])

@@ -169,8 +169,9 @@ def advise_command(
     from ..models.retrofit import refuse_occupied
     from ..models.subjects import RunOptions
     from ..report.page import check_name
-    from ..studies.advice import helps, written
+    from ..studies.advice import written
     from ..studies.advise import Asked
+    from ..studies.held_out import helps
     from ..studies.per_head import saved
     from ..terminal import print_found
 

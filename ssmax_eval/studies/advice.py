@@ -18,6 +18,7 @@ from ..report.context import signed as sign
 from ..report.section import Found, Section, Table, by_task, records
 from ..setting import Setting
 from .advise import AS_TRAINED, Advice, Asked, advise
+from .held_out import at_trained_lengths, check_of, checks, decisive, gains, helps, loses
 
 
 class AdviceSection(Section[Advice]):
@@ -38,11 +39,14 @@ class AdviceSection(Section[Advice]):
                 {
                     "model": each.model,
                     "helps": helps(each),
+                    "loses_at_trained_lengths": loses(each),
                     "setting": str(each.setting),
                     "options": options_of(each.setting),
                     "in_words": [*sentences(each)],
                     "held_out": records([checks(each)]),
+                    "train_length": each.train_length,
                     "gain": records([gains(each)]),
+                    "at_trained_lengths": records([at_trained_lengths(each)]),
                     "price": records([each.price]),
                     "race": records([table.assign(round=i) for i, table in enumerate(each.race, 1)]),
                     "refused": {str(setting): why for setting, why in each.refused.items()},
@@ -76,27 +80,6 @@ def written(
     return Findings([first], shown.names, shown.failed), page, advice
 
 
-def gains(advice: Advice) -> pd.DataFrame:
-    """Return how much more the setting finds than the model as trained over all lengths, a line a check (statistics.compare)."""
-    return with_check(statistics.compare(advice.held_out, advice.own, ()))
-
-
-def with_check(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the name of each line's check: what was asked, in which haystack."""
-    return table.assign(check=[check_of(line) for line in table[["task", "haystack"]].to_dict("records")])
-
-
-def check_of(line: "pd.Series[Any] | dict[str, Any]") -> str:
-    return f"{line['task']}, {line['haystack']}"
-
-
-def helps(advice: Advice) -> bool:
-    """Tell whether the setting finds more on prompts that decided nothing, beyond chance, over all lengths."""
-    if advice.setting == AS_TRAINED:
-        return False
-    return bool(gains(advice).iloc[0]["low"] > 0)
-
-
 def options_of(setting: Setting) -> str:
     """Return a setting as options of the command line."""
     rope = setting.position.rope
@@ -104,12 +87,6 @@ def options_of(setting: Setting) -> str:
     parts += [f"--rope-theta-factor {rope.theta_factor:g}"] if rope.theta_factor != 1 else []
     parts += [f"--rope-scaling {rope.scaling}"] if rope.scaling else []
     return " ".join(parts)
-
-
-def checks(advice: Advice) -> pd.DataFrame:
-    """Return accuracy with its interval, a line for each check, series and length."""
-    found = with_check(statistics.lengths(advice.held_out))
-    return found[["check", "series", "context_length", "accuracy", "low", "high", "scored"]]
 
 
 def sentences(advice: Advice) -> Iterator[str]:
@@ -149,12 +126,13 @@ def verdict(advice: Advice) -> Iterator[str]:
         if rivals.max() > 0:  # there may be none
             yield f"Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
         return
-    lines = gains(advice)
+    lines, length = gains(advice), decisive(advice)
+    where = f"beyond the {length:,} tokens it was trained at" if length else "over all lengths"
     names = {check_of(part.iloc[0]): name for _, name, part in by_task(advice.held_out)}
     line = lines.iloc[0]
     told = (
-        f"on task {names[line['check']]}, it finds {line['accuracy']:.0%} of what is asked for, as trained "
-        f"{line['accuracy_baseline']:.0%} (difference {gain(line)}, over all lengths on {line['pairs']} held-out prompts)."
+        f"{where} it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference "
+        f"{gain(line)}, on {line['pairs']} held-out prompts of task {names[line['check']]})."
     )
     if helps(advice):
         yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
@@ -163,13 +141,20 @@ def verdict(advice: Advice) -> Iterator[str]:
             f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the choice "
             f"of the race, {told}{ceiling(line, advice)}"
         )
+    for short in at_trained_lengths(advice)[:1].to_dict("records"):
+        yield (
+            f"Up to {length:,} tokens it finds {short['accuracy']:.0%}, as trained {short['accuracy_baseline']:.0%} ({gain(short)}, "
+            f"{shown(short, 'loss')}).{' Read shorter texts as it was trained.' if helps(advice) and loses(advice) else ''}"
+        )
     reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
     yield (
         f"On that task it keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to "
         f"{tokens(reach.loc[advice.own])}."
     )
-    if others := [f"{names[other['check']]}: {gain(other)}, {shown(other)}" for other in lines[1:].to_dict("records")]:
-        yield f"The difference elsewhere, over all lengths: {'; '.join(others)}."
+    if others := [
+        f"{names[other['check']]}: {gain(other)}, {shown(other, 'gain')}" for other in lines[1:].to_dict("records")
+    ]:
+        yield f"The difference elsewhere, {where}: {'; '.join(others)}."
 
 
 def dearer(advice: Advice) -> Iterator[str]:
@@ -192,9 +177,9 @@ def gain(line: "pd.Series[Any] | dict[str, Any]") -> str:
     return f"{sign(line['difference'])}, 95% interval {sign(line['low'])} to {sign(line['high'])}"
 
 
-def shown(line: dict[str, Any]) -> str:
-    """Say what a difference's interval leaves possible, and of how many prompts it is."""
-    what = "more is found" if line["low"] > 0 else "less is found" if line["high"] < 0 else "no gain is shown"
+def shown(line: dict[str, Any], asked: str) -> str:
+    """Say what a difference's interval leaves possible where a gain or a loss is asked about, and of how many prompts it is."""
+    what = "more is found" if line["low"] > 0 else "less is found" if line["high"] < 0 else f"no {asked} is shown"
     return f"{line['pairs']} prompts, {what}"
 
 
@@ -217,15 +202,22 @@ def check_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
     table = checks(advice)
     lengths = sorted(table["context_length"].unique())
     wide = table.pivot_table(index=["check", "series"], columns="context_length", values="accuracy", sort=False)
-    against = gains(advice).set_index("check")
+    length = decisive(advice)
+    differences = {f"beyond {length:,}" if length else "over all": gains(advice)}
+    differences |= {f"up to {length:,}": at_trained_lengths(advice)} if length else {}
     lines = []
     for (check, series), line in wide.iterrows():
-        found = against.loc[check] if series != advice.own and check in against.index else None
-        gain = "" if found is None else f"{found['difference']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
-        lines.append(
-            [check, series, *("" if math.isnan(line[each]) else f"{line[each]:.2f}" for each in lengths), gain]
-        )
-    return ["prompts", "setting", *(f"{length:,}" for length in lengths), "over all, against as trained [95%]"], lines
+        shares = ["" if math.isnan(line[each]) else f"{line[each]:.2f}" for each in lengths]
+        found = [difference(each, check) if series != advice.own else "" for each in differences.values()]
+        lines.append([check, series, *shares, *found])
+    heads = [f"{where}, against as trained [95%]" for where in differences]
+    return ["prompts", "setting", *(f"{length:,}" for length in lengths), *heads], lines
+
+
+def difference(table: pd.DataFrame, check: str) -> str:
+    """Write a check's difference with its interval, nothing where it has none."""
+    found = table[table["check"] == check].to_dict("records")
+    return "".join(f"{line['difference']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]" for line in found)
 
 
 def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
