@@ -23,7 +23,7 @@ from .errors import UserError, failed_import, first_line, is_out_of_memory, near
 from .launch import launched
 from .printable import inner, nowhere, occupy, printable_streams
 from .probes import PROBES
-from .processes import Said
+from .processes import Lost, Said
 from .quiet import Messages, gathered, say
 from .stopping import INTERRUPTED, STOPPED, interruption_in, stoppable
 
@@ -142,6 +142,8 @@ def run(given: list[str]) -> int:
                 code = app(spelled(given, command), prog_name="ssmax-eval", standalone_mode=False, obj=messages)
         except Said:
             return 2
+        except Lost as error:
+            return failed(str(error))
         except BrokenPipeError:
             raise
         except BaseException as error:

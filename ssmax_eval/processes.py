@@ -58,8 +58,12 @@ class Alone:
         yield
 
 
-class Said(UserError):
-    """An error that another process of the launch says."""
+class Lost(UserError):
+    """Why the processes of a launch end: one of them failed or is gone. Where it comes from an interruption, that is no user's."""
+
+
+class Said(Lost):
+    """The same, which another process says."""
 
 
 class Together(Alone):
@@ -232,7 +236,7 @@ class Together(Alone):
             reason = str(lost) if stopped else reason
             says = reason != str(lost) or self.rank == 1
         if reason and (stopped or not says) and (stopped or isinstance(error, UserError)):
-            raise (UserError if says else Said)(reason) from error
+            raise (Lost if says else Said)(reason) from error
 
 
 OPEN: list[Together] = []  # the one that this process is in

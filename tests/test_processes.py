@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from ssmax_eval import cli
 from ssmax_eval.cli import main
 from ssmax_eval.disk import HALF, LOCK, whole
 from ssmax_eval.errors import UserError
 from ssmax_eval.launch import Processes, launched
-from ssmax_eval.processes import Together
+from ssmax_eval.processes import Lost, Together
 from ssmax_eval.results import find_runs
+from ssmax_eval.stopping import STOPPED
 from ssmax_eval.store import Run, line_of
 
 GRID = "--context-lengths 96,128 --depth-percents 0,50,100 --trials 60 --batch-size 1 --no-report".split()
@@ -401,6 +403,20 @@ def test_any_number_finishes_what_any_number_began(needle, tmp_path, began, fini
     assert fresh[0] == 0
     assert rows_of(tmp_path) == {"needle": one.rows_path.read_bytes()}
     assert json.loads((run.folder / "run.json").read_text())["rows_from_earlier_processes"] == 0
+
+
+def test_a_lost_process_is_said_by_one_that_its_launcher_stops(monkeypatch, capsys):
+    """The launcher's signal is where the error comes from: it is no interruption by the user for that."""
+
+    def stopped(*_, **__):
+        try:
+            raise SystemExit(STOPPED)
+        except SystemExit as error:
+            raise Lost("process 1 of 3 has ended") from error
+
+    monkeypatch.setattr(cli, "app", stopped)
+    assert cli.run(["needle"]) == 2
+    assert capsys.readouterr().err == "ssmax-eval: error: process 1 of 3 has ended\n"
 
 
 @pytest.mark.slow
