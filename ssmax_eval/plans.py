@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from .errors import UserError
+from .mechanisms.layers import WINDOW_KEYS
+from .mechanisms.train_length import text_part
 from .models.load import pick_device
 from .models.mechanism_code import code_source
 from .models.shape import blank
 from .models.subjects import Loaded, RunOptions, Subject, subjects
 from .position.bias import biases
+from .probes.by_model import config_of
 from .probes.kind import Probe
 from .probes.options import Options, several
 from .readers.forked_proof import forking, why_whole
@@ -152,6 +155,16 @@ def code_of(each: Subject, setting: Setting) -> dict[str, Any]:
     return {"attention_source": mechanism} | ({} if bias is None else {"position_source": bias})
 
 
+def beyond_windows(each: Subject, probe: Probe, setting: Setting, options: RunOptions) -> dict[str, Any]:
+    """Return a study's longest prompt where that decides rows: a window holds the run's prompts, not those of the whole study."""
+    if kinds_of(each, setting)[0] is None or options.reaches <= probe.longest():
+        return {}
+    config = each.loaded[0].config.to_dict() if each.loaded else config_of(each.source) if each.source else {}
+    windows = [value for name in WINDOW_KEYS if isinstance(value := text_part(config).get(name), int)]
+    between = any(probe.longest() <= window < options.reaches for window in windows)
+    return {"reaches": options.reaches} if between else {}
+
+
 def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions) -> Run:
     """Return the run whose id is the hash of all that decides its rows; device and batch size are not among that."""
     dtype = each.source.dtype(options.dtype) if each.source else str(each.loaded and each.loaded[0].dtype)
@@ -165,5 +178,6 @@ def open_run(each: Subject, probe: Probe, setting: Setting, options: RunOptions)
         "attention": None if asked is None else str(asked),
         **code_of(each, setting),
         **setting.position.key(),
+        **beyond_windows(each, probe, setting, options),
     }
     return Run(options.output_path / probe.name / run_id_of(key), probe.schema)

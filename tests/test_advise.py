@@ -1,6 +1,7 @@
 """Advice: the numbers that rank candidates by closed forms, and a whole race on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 import torch
 from test_cli import call
 from test_comparison import rows_of
+from tiny import build
 
 from ssmax_eval import UserError, load_model, statistics
 from ssmax_eval.models.retrofit import retrofit
@@ -15,8 +17,21 @@ from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.rope import RopeSetting
 from ssmax_eval.setting import Setting
 from ssmax_eval.studies.advice import options_of, sentences
-from ssmax_eval.studies.advise import AS_TRAINED, CANDIDATES, CHECKS, NEEDED, PRICED, ROUNDS, Advice, Asked, applicable
-from ssmax_eval.studies.held_out import advised, at_trained_lengths, gains, helps, loses
+from ssmax_eval.studies.advise import (
+    AS_TRAINED,
+    CANDIDATES,
+    CHECKS,
+    NEEDED,
+    PRICED,
+    ROUNDS,
+    Advice,
+    Asked,
+    advise,
+    applicable,
+    read,
+    read_texts,
+)
+from ssmax_eval.studies.held_out import advised, at_trained_lengths, deciding, gains, helps, loses
 
 SHORT = (
     "--context-lengths",
@@ -158,7 +173,7 @@ def test_words_name_the_task_and_what_is_not_shown_elsewhere():
     assert said[0].endswith(f", on 10 held-out prompts of task single (one number), in generated prose, {where}).")
     assert said[1].startswith("Up to 64 tokens it finds 100%, as trained 100% (0.00, 95% interval -")
     assert said[1].endswith(", 10 prompts, no loss is shown).")
-    assert said[2] == "On that task it keeps 85% of its short score to at least 128 tokens, as trained to 64."
+    assert said[2] == "On that task it keeps 85% of its short score to at least 128 tokens, as trained to 64 tokens."
     assert said[3].startswith(
         f"The difference elsewhere, beyond the 64 tokens it was trained at: single (one number), in Bible text, {where}: +0.10, 95% "
         "interval -"
@@ -217,6 +232,93 @@ def test_a_length_without_scores_decides_nothing():
     advice.held_out.loc[advice.held_out["context_length"] == 128, "correct"] = pd.NA
     assert gains(advice)["pairs"].item() == 10
     assert helps(advice)
+
+
+def test_the_same_task_decides_though_another_has_longer_prompts_with_a_score():
+    advice = checked({64: 5, 128: 5}, {64: 10, 128: 5})
+    rows = advice.held_out
+    rows.loc[rows["context_length"] == 128, "correct"] = pd.NA
+    other = pd.concat([found("own", {128: 0}), found("new", {128: 10})]).assign(plan=1, haystack="bible")
+    advice = replace(advice, held_out=pd.concat([rows, other]))
+    assert deciding(gains(advice), advice)["pairs"].item() == 10  # of the same task at 64
+    assert "task single (one number), in generated prose" in next(sentences(advice))
+
+
+def test_a_choice_without_any_score_is_not_advised():
+    advice = checked({64: 5, 128: 5}, {64: 10, 128: 10})
+    advice.held_out.loc[advice.held_out["series"] == "new", "correct"] = pd.NA
+    assert not helps(advice)
+    assert not loses(advice)
+    assert next(sentences(advice)).startswith(
+        "No setting is shown to help: read m as it was trained. No held-out prompt has a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "new", "train_length", "says"),
+    [
+        ({64: 10, 128: 9}, {64: 10, 128: 1}, 64, "It finds less."),
+        ({64: 10, 128: 4}, {64: 10, 128: 5}, 64, "More --trials would tell smaller gains."),
+        ({64: 10, 128: 10}, {64: 10, 128: 10}, 64, "There is little to gain up to 128 tokens: ask for longer --context-lengths."),
+    ],
+)  # fmt: skip
+def test_what_would_tell_more_is_said_where_it_would(own, new, train_length, says):
+    assert next(sentences(checked(own, new, train_length))).endswith(f" {says}")
+
+
+def test_prompts_of_one_stretch_of_text_are_no_more_for_more_trials():
+    advice = checked({64: 10, 128: 0}, {64: 10, 128: 10})
+    rows = advice.held_out.assign(plan=2, seed=0, haystack_start=0, haystack_sentences=9)
+    rows["trial"] = rows.groupby(["series", "context_length"]).cumcount()
+    advice = replace(advice, held_out=rows)
+    assert not helps(advice)
+    assert next(sentences(advice)).endswith("read overlapping text, so that they count as 1: give a longer --haystack.")
+
+
+def test_nothing_at_the_shortest_length_and_no_negative_zero():
+    advice = checked({64: 0, 128: 0}, {64: 0, 128: 5})
+    price = pd.DataFrame([{"series": "new", "nats": -0.0001, "low": -0.001, "high": 0.0002, "documents": 16}])
+    said = [*sentences(replace(advice, price=price))]
+    assert (
+        "On that task it finds nothing at the shortest length, as trained it finds nothing at the shortest length."
+        in said
+    )
+    assert "At 64 tokens it costs +0.000 nats a token (-0.001 to +0.000, 16 documents)." in said
+
+
+def test_lengths_given_twice_count_once_and_depths_in_any_order(checkpoint):
+    asked = Asked(str(checkpoint), (128, 96, 128, 96), (100, 0, 50))
+    assert asked.context_lengths == (96, 128)
+    assert asked.grid(1, 0).depth_percents == (0, 50, 100)
+    assert asked.grid(1, 0, 1).depth_percents == (50,)
+
+
+def test_a_model_whose_layers_all_have_windows_races_without_scales(tokenizer, tmp_path):
+    """What no scale stands on is refused before the race, the scale that would be fitted to it as well."""
+    model = build("Mistral", vocab_size=1024, sliding_window=16, max_position_embeddings=128)
+    asked = Asked({"m": (model, tokenizer)}, (96, 128), (0, 100), 12, "single")
+    advice = advise(asked, RunOptions(device="cpu", output_path=tmp_path))
+    assert advice.fitted is None
+    assert {str(each) for each in advice.refused} >= {"ssmax", "constant-n", "log-n"}
+    assert all(each.attention is None for each in advice.series)
+
+
+def test_documents_are_read_with_a_scale_on_the_layers_of_the_prompts(tokenizer, tmp_path):
+    """A window of 128 holds the documents of 96 tokens and not the prompts of 256: the price is of what was raced."""
+    model = build("Gemma3Text", vocab_size=1024, sliding_window=128)
+    models = {"m": (model, tokenizer)}
+    swapped, options = [Setting.of("ssmax")], RunOptions(device="cpu", output_path=tmp_path, reaches=256)
+    asked = Asked(models, (96, 256), (0, 100), 12, "single")
+    runs = [
+        *read(asked, asked.grid(1 / 12, 0), swapped, options),
+        *read_texts(asked, asked.texts(1 / 16, 0), swapped, options),
+        *read_texts(asked, asked.texts(1 / 16, 0), swapped, replace(options, reaches=0)),  # alone it is another run
+    ]
+    assert [run.record()["attention"]["scaled_indices"] for run in runs] == [[1], [1], [0, 1]]
+    assert len({run.run_id for run in runs}) == 3
+    (alone,) = read_texts(asked, asked.texts(1 / 16, 0), [AS_TRAINED], options)
+    (same,) = read_texts(asked, asked.texts(1 / 16, 0), [AS_TRAINED], replace(options, reaches=0))
+    assert alone.run_id == same.run_id  # without a scale windows decide nothing
 
 
 def test_words_name_the_dearer_setting_that_came_first():

@@ -330,6 +330,22 @@ def test_the_first_screen_counts_readings_and_directions():
     ]
 
 
+def test_best_factors_at_the_end_of_what_was_tried_are_said_to_be_bounds():
+    """All lengths need more than 4, the most that was tried: growth is hidden, and no two ways disagree on nothing."""
+    rows = table_of(lambda n: 0.8 * np.log(n), 8, 0.02).assign(attention="softmax")
+    [found] = SECTION.numbers(rows, Context(records=[{"run_id": "r", "attention": {"attention": "softmax"}}]))
+    assert found.growth["low"].item() == found.growth["high"].item() == 0
+    said = in_words(found)
+    assert "a constant factor (power 0) is within the interval" in said[0]
+    assert said[0].endswith("is within the interval: it fits.")
+    assert said[1].startswith("m: at 256 to 4,096 tokens the best C is the first or last factor that was tried")
+    assert any("so that growth may be hidden, for 1: m." in each for each in in_short(found))
+    [inside] = SECTION.numbers(
+        table_of(LAWS["s ln n"][0], 8, 0.05), Context(records=[{"run_id": "r", "attention": {"attention": "softmax"}}])
+    )
+    assert not any("was tried" in each for each in [*in_words(inside), *in_short(inside)])
+
+
 def test_the_error_is_that_of_lengths_left_out():
     """Of exact numbers, by a loop apart from the product's: fit without one, predict it."""
     lengths, best = np.array(LENGTHS, dtype=float), np.array([1.0, 1.2, 1.2, 1.35, 1.5])

@@ -1,10 +1,12 @@
 """An s for each head: its gradient against differences of the readings, what is saved, and when it is taken."""
 
+import pandas as pd
 import pytest
 import torch
+from test_comparison import rows_of
 from tiny import build
 
-from ssmax_eval import load_model
+from ssmax_eval import UserError, load_model
 from ssmax_eval.mechanisms.attach import mechanisms_of
 from ssmax_eval.mechanisms.edit import Edit
 from ssmax_eval.models.retrofit import retrofit
@@ -12,8 +14,8 @@ from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting
-from ssmax_eval.studies.advise import AS_TRAINED, Asked, advise
-from ssmax_eval.studies.per_head import PerHead, Tail, beside, factors_of, saved
+from ssmax_eval.studies.advise import AS_TRAINED, Advice, Asked, advise
+from ssmax_eval.studies.per_head import PerHead, Tail, beside, factors_of, saved, told_of_saving
 
 
 def prompts_of(tokenizer, depths=(0, 100)):
@@ -70,11 +72,49 @@ def test_values_of_each_head_are_saved(checkpoint, tmp_path):
 
 
 def test_a_fit_is_taken_where_its_interval_is_above_0():
-    assert PerHead(0.9, 0.8, 0.02, 0.2, {}).pays
-    assert not PerHead(0.9, 0.8, -0.01, 0.2, {}).pays
-    assert str(PerHead(0.8, 0.9, -0.2, 0.01, {})).endswith(
+    assert PerHead(0.9, 0.8, 0.02, 0.2, 0, {}).pays
+    assert not PerHead(0.9, 0.8, -0.01, 0.2, 0, {}).pays
+    assert str(PerHead(0.8, 0.9, -0.2, 0.01, 0, {})).endswith(
         "(difference -0.10, 95% interval -0.20 to +0.01): not taken."
     )
+
+
+def test_what_decides_for_each_head_is_found_beyond_the_training_length():
+    """At the trained length all is gained, beyond it a quarter is lost: that is no gain where the advice is for."""
+    rows = pd.concat(
+        [
+            rows_of([i < right for i in range(40)], series, length).assign(
+                prompt_sha256=[f"{length}/{i}" for i in range(40)]
+            )
+            for series, by_length in {"own": {64: 0, 128: 0}, "x": {64: 0, 128: 30}, "heads": {64: 40, 128: 20}}.items()
+            for length, right in by_length.items()
+        ]
+    ).assign(plan=1)
+    setting = Setting.of("ssmax:s=0.2")
+    held_out, own = rows[rows["series"] != "heads"], {AS_TRAINED: "own", setting: "x"}
+    advice = Advice("m", setting, 64, [], own, held_out, pd.DataFrame(), {}, {})
+    accuracy, advised, low, high, beyond = beside(rows[rows["series"] == "heads"], advice, "heads")
+    assert (accuracy, advised, beyond) == (0.5, 0.75, 64)
+    assert high < 0
+    assert "it finds 0.50 beyond the 64 tokens it was trained at, with" in str(
+        PerHead(accuracy, advised, low, high, beyond, {})
+    )
+
+
+def test_a_checkpoint_whose_layers_were_not_tried_is_not_saved(tokenizer, tmp_path):
+    """Texts of 128 tokens stay within the windows of 192, and the scale stood on all layers; in a checkpoint it would not."""
+    model = build("Gemma3Text", vocab_size=1024, sliding_window=192, max_position_embeddings=256)
+    model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(UserError, match="tried on texts of up to 128 tokens, which the windows of some layers hold"):
+        retrofit(str(tmp_path / "m"), "ssmax:s=0.2", tmp_path / "out", tried=128)
+    assert not (tmp_path / "out").exists()
+    asked = Asked(str(tmp_path / "m"), (96, 128), (0, 100), 12, "single")
+    setting = Setting.of("ssmax:s=0.2")
+    advice = Advice("m", setting, 64, [], {}, pd.DataFrame(), pd.DataFrame(), {}, {})
+    told = told_of_saving(asked, advice, RunOptions(device="cpu", output_path=tmp_path / "runs"), tmp_path / "out")
+    assert [*told] == ["not saved"]
+    retrofit(str(tmp_path / "m"), "ssmax:s=0.2", tmp_path / "out", tried=256)
 
 
 @pytest.mark.parametrize("pays", [True, False])
@@ -94,7 +134,7 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     held = beside(advice.held_out[advice.held_out["series"] == advice.name].assign(series="x"), advice, "x")
     assert held[0] == held[1]  # the same rows: no difference
     low = 0.1 if pays else -0.1
-    monkeypatch.setattr(per_head, "beside", lambda *_: (0.9, 0.8, low, 0.3))
+    monkeypatch.setattr(per_head, "beside", lambda *_: (0.9, 0.8, low, 0.3, 0))
     told = saved(asked, advice, options, tmp_path / "out")
     assert told["s for each head"].endswith(": taken." if pays else ": not taken.")
     model, _ = load_model(str(tmp_path / "out"))

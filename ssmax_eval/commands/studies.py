@@ -172,7 +172,7 @@ def advise_command(
     from ..studies.advice import written
     from ..studies.advise import Asked
     from ..studies.held_out import helps
-    from ..studies.per_head import saved
+    from ..studies.per_head import told_of_saving
     from ..terminal import print_found
 
     check_name(page)
@@ -193,9 +193,9 @@ def advise_command(
     findings, written_to, advice = written(asked, options, page, figures)
     told = {"report": str(written_to)}
     if out is not None and helps(advice):
-        told |= saved(asked, advice, options, out)
+        told |= told_of_saving(asked, advice, options, out)
     print_found(findings, told, as_json)
-    if out is not None and "saved" not in told:
+    if out is not None and not helps(advice):
         log.warning("ssmax-eval: note: nothing is saved at %s, as nothing helps for sure", out)
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..disk import contents, whole
 from ..errors import UserError, first_line, reading
 from ..mechanisms.attach import mechanisms_of
-from ..mechanisms.layers import layer_indices
+from ..mechanisms.layers import layer_indices, layers
 from ..mechanisms.spelling import Attention
 from ..position.rope import RopeSetting, rope_scaled
 from ..position.rotary import rotary_modules
@@ -30,12 +30,15 @@ def retrofit(
     dtype: str = "auto",
     rope: RopeSetting = AS_IT_IS,
     values: Mapping[int, Mapping[str, Sequence[float]]] | None = None,
+    trust_remote_code: bool = False,
+    tried: int | None = None,
 ) -> Path:
     """Save a model under a mechanism, its learned values at their start: s = 1 / mean(ln n), or `ssmax:s=0.2`.
 
     reference: a model as load_model takes it; what it learned of that very mechanism it keeps. attention: None keeps its own.
     rope: what becomes of its RoPE, in its config. values: of the mechanism's parameters in place of their start, by layer and
-    name, one for each head. Returns the folder, which is there whole or not at all and opens like any
+    name, one for each head. trust_remote_code: run code that the checkpoint brings. tried: tokens of the longest text that
+    the mechanism was tried on, on the layers that it had there. Returns the folder, which is there whole or not at all and opens like any
     checkpoint of ours. Raises UserError.
     """
     folder = Path(folder)
@@ -44,7 +47,14 @@ def retrofit(
     asked = None if attention is None else str(Attention.of(attention))
     own = source.config().get("ssmax") if not source.is_gguf else None
     keeps = asked is None or (isinstance(own, dict) and own.get("attention") == asked)
-    model, tokenizer = load_model(source, attention=None if keeps else asked, dtype=dtype, device="cpu")
+    model, tokenizer = load_model(
+        source, attention=None if keeps else asked, dtype=dtype, device="cpu", trust_remote_code=trust_remote_code
+    )
+    if attention is not None and tried is not None and layers(model, tried) != layers(model):
+        raise UserError(
+            f"attention {attention}: it was tried on texts of up to {tried:,} tokens, which the windows of some layers hold; in a "
+            "checkpoint it leaves these layers alone, and that was not tried: try it on texts longer than the windows"
+        )
     indices = layer_indices(model) if values else {}
     for name, mechanism in mechanisms_of(model).items() if values else ():
         for parameter, each in (values or {}).get(indices[name], {}).items():

@@ -97,7 +97,8 @@ def scale_growth(found: Sequence[Needed]) -> pd.DataFrame:
             power = float(fitted @ np.log(each.best))
             whole = each.draws[~np.isnan(each.draws).any(1)]
             ends = interval(np.log(whole) @ fitted[:, None], 1)
-            low, high = float(ends["low"][0]), float(ends["high"][0])
+            # what is left of nothing by rounding is no growth
+            low, high = (round(float(ends[name][0]), 6) for name in ("low", "high"))
         lines.append(each.key | {"power": power, "low": low, "high": high, "lengths": len(each.lengths)})
     return pd.DataFrame(lines, columns=[*KEY, "power", "low", "high", "lengths"])
 

@@ -18,7 +18,18 @@ from ..report.context import signed as sign
 from ..report.section import Found, Section, Table, by_task, records
 from ..setting import Setting
 from .advise import AS_TRAINED, Advice, Asked, advise
-from .held_out import at_trained_lengths, check_of, checks, decisive, gains, helps, loses
+from .held_out import (
+    at_trained_lengths,
+    beyond_words,
+    check_of,
+    checks,
+    compared,
+    deciding,
+    decisive,
+    gains,
+    helps,
+    loses,
+)
 
 
 class AdviceSection(Section[Advice]):
@@ -103,7 +114,7 @@ def sentences(advice: Advice) -> Iterator[str]:
             yield f"At {shortest:,} tokens it costs nothing that shows: {same} to 0.001 nats a token."
             continue
         yield (
-            f"At {shortest:,} tokens it costs {cost['nats']:+.3f} nats a token ({cost['low']:+.3f} to {cost['high']:+.3f}, "
+            f"At {shortest:,} tokens it costs {nats(cost['nats'])} nats a token ({nats(cost['low'])} to {nats(cost['high'])}, "
             f"{cost['documents']} documents)."
         )
     choosing, checking, whole = (advice.tokens[name] for name in ("choosing", "checking", "the whole list"))
@@ -127,9 +138,16 @@ def verdict(advice: Advice) -> Iterator[str]:
             yield f"Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
         return
     lines, length = gains(advice), decisive(advice)
-    where = f"beyond the {length:,} tokens it was trained at" if length else "over all lengths"
+    where = beyond_words(length)
     names = {check_of(part.iloc[0]): name for _, name, part in by_task(advice.held_out)}
-    line = lines.iloc[0]
+    decided = deciding(lines, advice)
+    if decided.empty:
+        yield (
+            f"No setting is shown to help: read {advice.model} as it was trained. No held-out prompt has a score both as trained and with "
+            f"{options_of(advice.setting)}, the choice of the race."
+        )
+        return
+    line = decided.iloc[0]
     told = (
         f"{where} it finds {line['accuracy']:.0%} of what is asked for, as trained {line['accuracy_baseline']:.0%} (difference "
         f"{gain(line)}, on {line['pairs']} held-out prompts of task {names[line['check']]})."
@@ -141,18 +159,16 @@ def verdict(advice: Advice) -> Iterator[str]:
             f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the choice "
             f"of the race, {told}{ceiling(line, advice)}"
         )
-    for short in at_trained_lengths(advice)[:1].to_dict("records"):
+    for short in deciding(at_trained_lengths(advice), advice).to_dict("records"):
         yield (
             f"Up to {length:,} tokens it finds {short['accuracy']:.0%}, as trained {short['accuracy_baseline']:.0%} ({gain(short)}, "
             f"{shown(short, 'loss')}).{' Read shorter texts as it was trained.' if helps(advice) and loses(advice) else ''}"
         )
     reach = statistics.effective_lengths(advice.held_out).drop_duplicates("series").set_index("series")
-    yield (
-        f"On that task it keeps 85% of its short score to {tokens(reach.loc[advice.name])} tokens, as trained to "
-        f"{tokens(reach.loc[advice.own])}."
-    )
+    yield f"On that task {kept(reach.loc[advice.name])}, as trained {kept(reach.loc[advice.own], '')}."
     if others := [
-        f"{names[other['check']]}: {gain(other)}, {shown(other, 'gain')}" for other in lines[1:].to_dict("records")
+        f"{names[other['check']]}: {gain(other)}, {shown(other, 'gain')}"
+        for other in lines.drop(index=line.name).to_dict("records")
     ]:
         yield f"The difference elsewhere, {where}: {'; '.join(others)}."
 
@@ -172,6 +188,10 @@ def dearer(advice: Advice) -> Iterator[str]:
     )
 
 
+def nats(number: float) -> str:
+    return f"{round(number, 3) + 0:+.3f}"  # a negative zero is none
+
+
 def gain(line: "pd.Series[Any] | dict[str, Any]") -> str:
     """Write a difference with its interval."""
     return f"{sign(line['difference'])}, 95% interval {sign(line['low'])} to {sign(line['high'])}"
@@ -184,18 +204,22 @@ def shown(line: dict[str, Any], asked: str) -> str:
 
 
 def ceiling(line: "pd.Series[Any]", advice: Advice) -> str:
-    """Say what would show a gain: longer prompts where nearly all is found, else more of them."""
+    """Say what would show a gain: other text, longer prompts where nearly all is found, else more of them."""
+    if line["high"] < 0:
+        return " It finds less."
+    if 0 < line["trials"] < statistics.FEWEST:
+        return f" Its prompts read overlapping text, so that they count as {line['trials']}: give a longer --haystack."
     if line["accuracy_baseline"] > NEARLY_ALL:
-        longest = int(advice.held_out["context_length"].max())
+        longest = max(compared(advice))
         return f" There is little to gain up to {longest:,} tokens: ask for longer --context-lengths."
     return " More --trials would tell smaller gains."
 
 
-def tokens(line: "pd.Series[Any]") -> str:
-    """Write an effective length with what bounds it."""
+def kept(line: "pd.Series[Any]", keeps: str = "it keeps 85% of its short score") -> str:
+    """Say how far a series reads, with what bounds its effective length."""
     if math.isnan(line["effective_length"]):
-        return "none of the"
-    return f"{'at least ' if line['beyond'] else ''}{line['effective_length']:,.0f}"
+        return "it finds nothing at the shortest length"
+    return f"{keeps} to {'at least ' if line['beyond'] else ''}{line['effective_length']:,.0f} tokens".strip()
 
 
 def check_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
@@ -204,7 +228,8 @@ def check_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
     wide = table.pivot_table(index=["check", "series"], columns="context_length", values="accuracy", sort=False)
     length = decisive(advice)
     differences = {f"beyond {length:,}" if length else "over all": gains(advice)}
-    differences |= {f"up to {length:,}": at_trained_lengths(advice)} if length else {}
+    if length and not (trained := at_trained_lengths(advice)).empty:
+        differences[f"up to {length:,}"] = trained
     lines = []
     for (check, series), line in wide.iterrows():
         shares = ["" if math.isnan(line[each]) else f"{line[each]:.2f}" for each in lengths]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +24,12 @@ from ..store import Run
 from .fitted import fitted_scale, laws_of, needed_scale
 
 log = logging.getLogger(__name__)
-AS_TRAINED = Setting()
+AS_TRAINED, SWAPPED = Setting(), Setting.of("ssmax")
 # what is tried: no change, a query scale, RoPE turned slower
 CANDIDATES = (
     AS_TRAINED,
-    *(Setting.of(name) for name in ("ssmax", "constant-n", "log-n")),
+    SWAPPED,
+    *(Setting.of(name) for name in ("constant-n", "log-n")),
     *(Setting.of(rope_theta_factor=factor) for factor in (2.0, 4.0, 8.0)),
     Setting.of(rope_scaling="yarn:2"),
 )
@@ -91,7 +92,12 @@ class Asked:
 
     @cached_property
     def context_lengths(self) -> tuple[int, ...]:
-        return self.lengths or default_lengths(self.bare)
+        return tuple(sorted({*self.lengths})) or default_lengths(self.bare)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt: on which layers a mechanism stands goes by it, in the documents too."""
+        return max(self.context_lengths)
 
     def texts(self, share: float, seed: int) -> LossOptions:
         """Return a share of the documents of the shortest length, which are those of no other seed."""
@@ -105,11 +111,12 @@ class Asked:
         self, share: float, seed: int, depths: int | None = None, haystack: str | None = None, task: str | None = None
     ) -> NeedleOptions:
         """Return a grid of a share of the trials, at so many depths spread evenly, whose prompts are those of no other seed."""
-        last, count = len(self.depths) - 1, min(depths or len(self.depths), len(self.depths))
+        known = sorted({*self.depths})
+        last, count = len(known) - 1, min(depths or len(known), len(known))
         places = [last // 2] if count == 1 else [round(i * last / (count - 1)) for i in range(count)]
         return NeedleOptions(
             context_lengths=self.context_lengths,
-            depth_percents=tuple(self.depths[place] for place in places),
+            depth_percents=tuple(known[place] for place in places),
             trials=max(1, round(share * self.trials)),
             seed=self.seed + seed,
             haystack=haystack or self.haystack,
@@ -155,6 +162,7 @@ class Advice:
 def advise(asked: Asked, options: RunOptions) -> Advice:
     """Let candidates race, choose one of those that are left, and check it. Raises UserError for what cannot be read."""
     subject = asked.subject
+    options = replace(options, reaches=asked.longest)
     refused, grids = applicable(subject, asked, options)
     # a model's own mechanism is the model as trained
     left = list(dict.fromkeys(as_it_is(subject, setting) for setting in CANDIDATES if setting not in refused))
@@ -162,9 +170,10 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         "ssmax-eval: cost: %d settings race, the choice is checked; about %s tokens in all, %s in the longest",
         len(left) + 1,
         f"{at_most(asked, len(left) + 1, grids):,}",
-        f"{max(asked.context_lengths):,}",
+        f"{asked.longest:,}",
     )
-    needed = needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
+    # what no scale can be put on needs none
+    needed = [] if SWAPPED in refused else needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
     laws = laws_of(needed, training_length(asked.bare))
     if (fitted := fitted_scale(laws, training_length(asked.bare))) is not None:
         left.append(fitted)
@@ -256,7 +265,7 @@ def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dic
     model, tokenizer = subject.load(options)
     for setting in CANDIDATES:
         try:
-            with setting(model, max(asked.context_lengths)):
+            with setting(model, asked.longest):
                 pass
         except UserError as error:
             refused[setting] = str(error)

@@ -26,9 +26,24 @@ def at_trained_lengths(advice: Advice) -> pd.DataFrame:
 
 def decisive(advice: Advice) -> int:
     """Return the length beyond which a gain decides: the training length, or 0 where all lengths do."""
-    known = statistics.compare(advice.held_out, advice.own, ("context_length",))["context_length"]
     longest = advice.train_length or 0
-    return longest if (known > longest).any() else 0
+    return longest if any(length > longest for length in compared(advice)) else 0
+
+
+def compared(advice: Advice) -> list[int]:
+    """Return the lengths at which the first check, the same task, has prompts with a score in both series."""
+    _, first = next(iter(statistics.tasks(advice.held_out)))
+    return [*statistics.compare(first, advice.own, ("context_length",))["context_length"]]
+
+
+def deciding(table: pd.DataFrame, advice: Advice) -> pd.DataFrame:
+    """Return the first check's line of gains or at_trained_lengths; none where no prompt could be compared."""
+    return table[table["check"] == check_of(advice.held_out.iloc[0])]
+
+
+def beyond_words(length: int) -> str:
+    """Say beyond which length a gain decides."""
+    return f"beyond the {length:,} tokens it was trained at" if length else "over all lengths"
 
 
 def against(advice: Advice, rows: pd.DataFrame) -> pd.DataFrame:
@@ -46,12 +61,12 @@ def check_of(line: "pd.Series[Any] | dict[str, Any]") -> str:
 
 def helps(advice: Advice) -> bool:
     """Tell whether the setting finds more on prompts that decided nothing, beyond chance, at the lengths that decide (gains)."""
-    return advice.setting != AS_TRAINED and bool(gains(advice).iloc[0]["low"] > 0)
+    return advice.setting != AS_TRAINED and bool((deciding(gains(advice), advice)["low"] > 0).any())
 
 
 def loses(advice: Advice) -> bool:
     """Tell whether it finds less at the lengths that were trained, beyond chance."""
-    return bool((at_trained_lengths(advice)["high"].iloc[:1] < 0).any())
+    return bool((deciding(at_trained_lengths(advice), advice)["high"] < 0).any())
 
 
 def advised(advice: Advice, context_length: int) -> Setting:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .. import statistics
 from ..data.prompts import Prompt
 from ..disk import whole
+from ..errors import UserError
 from ..mechanisms.attach import mechanisms_of
 from ..mechanisms.edit import Edit
 from ..mechanisms.interface import edited
@@ -27,6 +28,7 @@ from ..run import run_probes
 from ..setting import Setting
 from ..training.signs import of_retrofit
 from .advise import AS_TRAINED, CHECKS, NEEDED, ROUNDS, SEED, Advice, Asked
+from .held_out import beyond_words, decisive
 
 log = logging.getLogger(__name__)
 STEPS, RATE = 30, 0.05  # of Adam, on ln s
@@ -37,13 +39,15 @@ RIDGE = 0.05  # nats that a head costs whose s is e times that of all heads
 class PerHead:
     """How SSMax with an s for each head does beside the setting advised, on the held-out prompts of the same task.
 
-    low, high: the 95% interval of the difference, over trials (statistics.compare). s: by layer, what each head got.
+    low, high: the 95% interval of the difference, over trials (statistics.compare), where it decides (held_out.gains). beyond:
+    the length from which on it does, 0 for all lengths. s: by layer, what each head got.
     """
 
     accuracy: float
     advised: float
     low: float
     high: float
+    beyond: int
     s: Mapping[int, list[float]]
 
     @property
@@ -53,14 +57,24 @@ class PerHead:
 
     def __str__(self) -> str:
         return (
-            f"With an s of its own for each head it finds {self.accuracy:.2f}, with the setting advised {self.advised:.2f} (difference "
+            f"With an s of its own for each head it finds {self.accuracy:.2f} {beyond_words(self.beyond)}, "
+            f"with the setting advised {self.advised:.2f} (difference "
             f"{self.accuracy - self.advised:+.2f}, 95% interval {self.low:+.2f} to {self.high:+.2f}): {'' if self.pays else 'not '}taken."
         )
+
+
+def told_of_saving(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
+    """Return what `saved` tells, or why the model cannot be saved: the advice stands all the same."""
+    try:
+        return saved(asked, advice, options, folder)
+    except UserError as error:
+        return {"not saved": str(error)}
 
 
 def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
     """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it."""
     told, heads = {"saved": str(folder)}, None
+    options = replace(options, reaches=asked.longest)
     try:
         heads = per_head(asked, advice, options, folder)
     except RuntimeError as error:  # out of memory, say: the advice stands all the same
@@ -69,7 +83,15 @@ def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> di
         told["s for each head"] = str(heads)
     if heads is None or not heads.pays:
         attention, rope = advice.setting.attention, advice.setting.position.rope
-        retrofit(asked.subject.reference, str(attention) if attention else None, folder, options.dtype, rope)
+        retrofit(
+            asked.subject.reference,
+            str(attention) if attention else None,
+            folder,
+            options.dtype,
+            rope,
+            trust_remote_code=options.trust_remote_code,
+            tried=asked.longest,
+        )
     return told | {"signs": " ".join(of_retrofit(asked.subject.reference, folder))}
 
 
@@ -91,6 +113,8 @@ def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) ->
             options.dtype,
             advice.setting.position.rope,
             {layer: {"s": each} for layer, each in values.items()},
+            options.trust_remote_code,
+            asked.longest,
         )
         share, depths = CHECKS[0]
         grid = asked.grid(share, len(ROUNDS), depths)
@@ -103,13 +127,14 @@ def per_head(asked: Asked, advice: Advice, options: RunOptions, folder: Path) ->
     return kept
 
 
-def beside(rows: pd.DataFrame, advice: Advice, label: str) -> tuple[float, float, float, float]:
-    """Return accuracy with an s for each head and in the setting advised, and the interval of their difference."""
+def beside(rows: pd.DataFrame, advice: Advice, label: str) -> tuple[float, float, float, float, int]:
+    """Return accuracy with an s for each head and in the setting advised, the interval of their difference, and beyond which length."""
     advised = advice.held_out[advice.held_out["series"] == advice.name]
     advised = advised[advised["prompt_sha256"].isin(rows["prompt_sha256"])]
-    table = statistics.compare(pd.concat([advised, rows], ignore_index=True), advice.name, ())
+    both, beyond = pd.concat([advised, rows], ignore_index=True), decisive(advice)
+    table = statistics.compare(both[both["context_length"] > beyond], advice.name, ())
     line = table[table["series"] == label].iloc[0]
-    return line["accuracy"], line["accuracy_baseline"], line["low"], line["high"]
+    return line["accuracy"], line["accuracy_baseline"], line["low"], line["high"], beyond
 
 
 def fitted(asked: Asked, s: float, options: RunOptions) -> dict[int, list[float]]:
@@ -117,7 +142,7 @@ def fitted(asked: Asked, s: float, options: RunOptions) -> dict[int, list[float]
     model, tokenizer = asked.subject.load(options)
     probe = make(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]))
     prompts = [probe.prompt(tokenizer, sample) for sample in probe.plan()]
-    with Setting.of(f"ssmax:s={s:.4g}")(model, max(asked.context_lengths)):
+    with Setting.of(f"ssmax:s={s:.4g}")(model, options.reaches):
         factors = factors_of(TransformersReader(model, tokenizer), prompts)
     return {layer: [s * factor for factor in each] for layer, each in factors.items()}
 

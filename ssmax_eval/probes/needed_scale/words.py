@@ -57,6 +57,11 @@ def in_words(found: Found) -> list[str]:
             out.append(f"{line['series']}: {grows(line)}")
     if any(line["lengths"] < TELLING for line in main(found.growth).to_dict("records")):
         out.append(f"Laws of length need {TELLING} context lengths or more to be told apart (--context-lengths).")
+    for name, lengths in at_ends(found).items():
+        out.append(
+            f"{name}: at {ranged(lengths)} tokens the best C is the first or last factor that was tried, and may lie further off; how C "
+            "grows, its laws and s are of that factor, as if it were the best."
+        )
     for name, s in found.s.items():
         if s.needed is None:
             continue
@@ -69,6 +74,13 @@ def in_words(found: Found) -> list[str]:
                 f"need has s = {told}."
             )
     return out
+
+
+def at_ends(found: Found) -> "dict[str, pd.Series[int]]":
+    """Return, of each series whose best factor lies at an end of the grid somewhere, the context lengths where it does."""
+    lines = main(found.lines)
+    ends = lines[lines["at_an_end"].astype(bool)]
+    return {str(name): part["context_length"] for name, part in ends.groupby("series", sort=False)}
 
 
 def in_short(found: Found) -> list[str]:
@@ -96,6 +108,10 @@ def in_short(found: Found) -> list[str]:
         (
             known["direction"].isna(),
             "The two ways disagree, the interval excludes 0 and the law that errs least at lengths left out says otherwise, for {}: {}.",
+        ),
+        (
+            known["series"].isin(at_ends(found)),
+            "The best C is the first or last factor that was tried at some lengths, so that growth may be hidden, for {}: {}.",
         ),
     )
     return [
