@@ -36,6 +36,14 @@ class Processes:
         torch.cuda.set_device(own)
         return f"cuda:{own}"
 
+    def share_cores(self) -> None:
+        """Let this process compute on its share of the cores, where its launcher has not said on how many."""
+        import torch
+
+        if "OMP_NUM_THREADS" not in os.environ:
+            share = max(1, (os.cpu_count() or 1) // self.local_count)
+            torch.set_num_threads(min(share, torch.get_num_threads()))
+
 
 def launched() -> Processes:
     """Return which process this is, from what the launcher told it. Raises UserError for what no launcher would tell."""

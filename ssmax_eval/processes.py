@@ -258,22 +258,13 @@ def together(folder: Path) -> Iterator[Alone]:
     elif OPEN:
         yield OPEN[-1]
     else:
-        share_cores(here)
+        here.share_cores()
         with Together(here, folder) as group:
             OPEN.append(group)
             try:
                 yield group
             finally:
                 OPEN.remove(group)
-
-
-def share_cores(here: Processes) -> None:
-    """Let each process compute on its share of the cores, where its launcher has not said on how many."""
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        share = max(1, (os.cpu_count() or 1) // here.local_count)
-        torch.set_num_threads(min(share, torch.get_num_threads()))
 
 
 CALLS = iter(range(10**9))  # one after the other, each with names of its own in the store
