@@ -1,4 +1,4 @@
-"""Which setting to read a model with: candidates ranked on few prompts and by their price, and the one that is left judged on others."""
+"""Which setting to read a model with: candidates ranked on few prompts, one of them chosen, and its price."""
 
 import math
 
@@ -8,9 +8,6 @@ from scipy import stats
 
 from .clusters import CONFIDENCE
 from .kinds import on_documents, on_prompts
-
-NEAR = 0.05  # of accuracy: what a choice may find less than the best at any one length
-ALIKE = 0.01  # nats a token, 1% of perplexity: a smaller difference of price decides nothing
 
 
 @on_prompts
@@ -37,21 +34,13 @@ def ranked(rows: pd.DataFrame) -> pd.DataFrame:
     return out.loc[order].reset_index(drop=True)
 
 
-def chosen(table: pd.DataFrame, baseline: str) -> str:
+def chosen(table: pd.DataFrame) -> str:
     """Return the series to take of a ranked table that also has nats, what each costs a token at short length.
 
-    It is one of those that lose at most NEAR at any length: the baseline if it is the best ranked of them or alone, else the best
-    ranked of those whose price is the lowest but for ALIKE. Few prompts cannot tell such series apart, and a price can. That the
-    baseline costs nothing does not count for it: whether another finds more is for other prompts to say. Where none is near: that
-    which loses least.
+    It is the one that loses least to the others at any one length. Of those that lose alike: the cheapest, then the best ranked.
     """
-    near = table[table["lost"] <= NEAR + 1e-9].set_index("series")
-    if near.empty:
-        return str(table.sort_values("lost", kind="stable")["series"].iloc[0])
-    if near.index[0] == baseline:
-        return baseline
-    nats = near["nats"].drop(baseline, errors="ignore").fillna(math.inf)
-    return str(nats.index[nats <= nats.min() + ALIKE + 1e-9][0])
+    by_loss = table.assign(lost=table["lost"].round(9), nats=table["nats"].fillna(math.inf))
+    return str(by_loss.sort_values(["lost", "nats"], kind="stable")["series"].iloc[0])
 
 
 @on_documents

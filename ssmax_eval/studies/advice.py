@@ -103,7 +103,7 @@ def options_of(setting: Setting) -> str:
 def sentences(advice: Advice) -> Iterator[str]:
     """Yield the advice in words, the line to act on first."""
     yield from verdict(advice)
-    yield from dearer(advice)
+    yield from passed_over(advice)
     shortest = int(advice.held_out["context_length"].min())
     for cost in advice.price.to_dict("records"):
         same = f"the loss of {cost['documents']} documents is the same"
@@ -173,18 +173,23 @@ def verdict(advice: Advice) -> Iterator[str]:
         yield f"The difference elsewhere, {where}: {'; '.join(others)}."
 
 
-def dearer(advice: Advice) -> Iterator[str]:
-    """Yield which setting the race ranked first, where one near it is taken for its price."""
+def passed_over(advice: Advice) -> Iterator[str]:
+    """Yield which setting the race ranked first, where another is taken, and why."""
     last = advice.race[-1].set_index("series")
     first, taken = last.iloc[0], last.loc[advice.name]
-    if advice.setting == AS_TRAINED or first.name == taken.name or first["lost"] > statistics.NEAR + 1e-9:
+    if advice.setting == AS_TRAINED or first.name == taken.name:
+        return
+    if first["lost"] > taken["lost"] + 1e-9:
+        yield (
+            f"{first.name} came first in the race and is not taken: at one length it finds {first['lost']:.2f} less than the best there, "
+            f"{taken.name} nowhere more than {taken['lost']:.2f}."
+        )
         return
     reason = "no loss of it could be read"
     if not math.isnan(first["nats"]):
         reason = f"its loss is higher at short length ({sign(first['nats'])} nats a token against as trained, {sign(taken['nats'])})"
     yield (
-        f"{first.name} came first in the race and is not taken: {taken.name} finds at most {statistics.NEAR:g} less than the best at any "
-        f"length there (mean {taken['accuracy']:.2f}, {first['accuracy']:.2f}), and {reason}."
+        f"{first.name} came first in the race and is not taken: where each of them is weakest, {taken.name} finds as much, and {reason}."
     )
 
 

@@ -33,8 +33,8 @@ CANDIDATES = (
     *(Setting.of(rope_theta_factor=factor) for factor in (2.0, 4.0, 8.0)),
     Setting.of(rope_scaling="yarn:2"),
 )
-# of the trials, and of the candidates, those that are left: the model as trained always is
-ROUNDS = ((1 / 8, len(CANDIDATES) + 1), (1 / 8, 4), (1 / 8, 3))
+# of the trials, and of the candidates, those that are left: most is read of the two that few prompts cannot tell apart
+ROUNDS = ((1 / 16, len(CANDIDATES) + 1), (1 / 8, 4), (3 / 8, 2))
 # trials: half of them check. Of 6 checks the exact test can be sure of a gain; of 5 it gives p = 2 * 2**-5 = .06 at best
 FEWEST = 12
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
@@ -195,17 +195,18 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
 
     race = [statistics.ranked(rows_of(runs))]
     for number, (share, keep) in enumerate(ROUNDS[1:], 1):
-        best = [name for name in race[-1]["series"] if name != series[AS_TRAINED]][: keep - 1]
-        left = [each for each in left if each == AS_TRAINED or series[each] in best]
+        best = [*race[-1]["series"][:keep]]
+        left = [each for each in left if series[each] in best]
         runs += more(read(asked, asked.grid(share, number), left, options), left)
         rows = rows_of(runs)
         rows = rows[rows["series"].isin([series[each] for each in left])]
         race.append(statistics.ranked(rows))
     own = series[AS_TRAINED]
-    priced = more(read_texts(asked, asked.texts(*PRICED), left, options), left)
+    with_own = [AS_TRAINED, *(each for each in left if each != AS_TRAINED)]
+    priced = more(read_texts(asked, asked.texts(*PRICED), with_own, options), with_own)
     nats = statistics.price(rows_of(priced), own).set_index("series")["nats"].to_dict()
     race[-1] = race[-1].assign(nats=race[-1]["series"].map({own: 0.0, **nats}))
-    name = statistics.chosen(race[-1], own)
+    name = statistics.chosen(race[-1])
     choice = next(each for each in left if series[each] == name)
     pair = [AS_TRAINED] if choice == AS_TRAINED else [AS_TRAINED, choice]
     checks = [run for grid in grids for run in more(read(asked, grid, pair, options), pair)]
@@ -238,7 +239,7 @@ def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int
 
     race = sum(prompts(asked.grid(share, 0)) * min(keep, settings) for share, keep in ROUNDS)
     whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
-    documents = min(ROUNDS[-1][1], settings) * asked.texts(*PRICED).documents + 2 * asked.documents
+    documents = min(ROUNDS[-1][1] + 1, settings) * asked.texts(*PRICED).documents + 2 * asked.documents
     return whole * sum(asked.context_lengths) + documents * min(asked.context_lengths)
 
 
