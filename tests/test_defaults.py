@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from tiny import build, tokens
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 import ssmax_eval
 from ssmax_eval import api
@@ -21,7 +21,7 @@ from ssmax_eval.models.sources import PAIR
 from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.position.learned import position_end
 from ssmax_eval.probes import PROBES
-from ssmax_eval.probes.by_model import default_lengths, default_window
+from ssmax_eval.probes.by_model import default_lengths, default_window, training_length
 from ssmax_eval.probes.defaults import UNKNOWN
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe
@@ -80,6 +80,14 @@ def test_several_models_have_one_grid(tmp_path, caplog):
     assert "training lengths differ (short 512, long 4,096)" in caplog.text
     assert default_lengths([short, learned, long]) == default_lengths(learned)
     assert default_window([short, long]) == 256
+
+
+def test_a_length_that_the_config_leaves_out_is_its_class_s(tmp_path):
+    """What transformers gives the loaded model, and so what log-n takes for L, is what defaults and advice go by."""
+    mute = folder(tmp_path)
+    longest = AutoConfig.from_pretrained(mute).max_position_embeddings
+    assert training_length(mute) == longest
+    assert longest in default_lengths(mute)
 
 
 @pytest.mark.parametrize("length", [None, 0, -1, "512", 10**30])

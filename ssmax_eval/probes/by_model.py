@@ -95,14 +95,30 @@ def name_of(model: Any) -> str:
 
 
 def training_length(model: Any) -> int | None:
-    """Return the tokens that a reference or (model, tokenizer) was trained at, from its config or .gguf metadata; None if unknown."""
+    """Return the tokens that a reference or (model, tokenizer) was trained at, from its config or .gguf metadata; None if unknown.
+
+    A config.json that leaves it out is one of its class's own length, as for transformers and for mechanisms.
+    """
     if isinstance(model, str):
         with reading(f"model {model!r}"):
-            length = train_length_of(config_of(resolve(model)))
+            source = resolve(model)
+            length = train_length_of(config_of(source)) or class_length(source)
     else:
         length = train_length_of(model[0].config.to_dict())
     # beyond, its grid would be longer than any prompt: not a length that anybody trained at
     return length if length is not None and 2 <= length <= LONGEST >> 3 else None
+
+
+def class_length(source: ModelSource) -> int | None:
+    """Return the training length of the config as transformers builds it; None where it cannot without code, or has none."""
+    from ..models.config import load_config
+
+    if source.is_gguf:
+        return None
+    try:
+        return train_length_of(load_config(source))
+    except UserError:  # is told where the model is loaded
+        return None
 
 
 def config_of(source: ModelSource) -> dict[str, Any]:
