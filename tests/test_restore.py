@@ -322,7 +322,7 @@ def test_heads_and_masses_are_means_over_prompts_of_their_own(tokenizer, low, mo
     assert (again.heads, again.others, again.told()) == (chosen.heads, chosen.others, chosen.told())
 
 
-def test_only_prompts_that_were_answered_right_tell_what_is_to_be_given_back():
+def test_only_prompts_that_were_answered_right_tell_what_is_to_be_given_back(caplog):
     def score(correct, mass):
         told = {span: {0: torch.full((2, 3), mass)} for span in SPANS}
         return {"correct": correct, "error": None, "tail": (torch.tensor([-1, 0, 1]), told)}
@@ -330,7 +330,9 @@ def test_only_prompts_that_were_answered_right_tell_what_is_to_be_given_back():
     found = choose(96, {96: [score(True, 0.6), score(False, 0.1), score(True, 0.8)], 200: [score(False, 0.2)]}, 0)
     assert found.given.on(AXES[0])[0, 0] == pytest.approx(0.7)
     assert found.taken.on(AXES[0])[0, 0] == pytest.approx(0.2)
+    assert not caplog.text
     assert choose(96, {96: [score(False, 0.6)]}, 0).given.on(AXES[0])[0, 1] == pytest.approx(0.6)
+    assert "1 prompts of 96 tokens that choose heads none is answered right" in caplog.text
     with pytest.raises(UserError, match="out of memory"):
         choose(96, {96: [{"correct": None, "error": "out of memory"}]}, 0)
 

@@ -4,6 +4,7 @@ Heads, and what they have, are chosen on prompts of their own. In the judged pro
 again over one prefill, with the scores of these heads moved in closed form until they have as much.
 """
 
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ from ...readers.transformers import TransformersReader
 from .axes import ALL, AXES, HAYSTACK, JOINED, NOTHING, OTHERS, TOGETHER, Axis
 from .masses import branch_masses_of, masses_of, rounded
 from .tail import Curves, Tail, TailMasses
+
+log = logging.getLogger(__name__)
 
 HOLDS = 0.3  # mean mass from which a head counts as holding something
 Head = tuple[int, int]  # layer, head
@@ -71,6 +74,13 @@ def choose(length: int, scores: Mapping[int, list[Score]], seed: int) -> Chosen:
         reason = next((score["error"] for score in scores[lacking]), "there are none")
         raise UserError(f"restore: no prompt of {lacking} tokens to choose heads on could be read ({reason})")
     right = [score["tail"] for score in scores[length] if score.get("tail") and score["correct"]]
+    if not right:
+        log.warning(
+            "ssmax-eval: note: restore: of %d prompts of %s tokens that choose heads none is answered right; what they have in wrong "
+            "answers is given back, which need not repair anything",
+            len(told[length]),
+            f"{length:,}",
+        )
     given = Curves.over(right or told[length])
     longest = max(told)
     heads, others = {}, {}
