@@ -126,7 +126,7 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     asked = Asked(str(checkpoint), (96, 128), (0, 100), 12, "single")
     options = RunOptions(device="cpu", output_path=tmp_path / "runs")
     monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("log-n"), Setting.of("ssmax")))
-    swapped = lambda table, _: next(str(name) for name in sorted(set(table["series"])) if "swapped in" in name)  # noqa: E731
+    swapped = lambda table: next(str(name) for name in sorted(set(table["series"])) if "swapped in" in name)  # noqa: E731
     monkeypatch.setattr(studies.statistics, "chosen", swapped)
     advice = advise(asked, options)
     assert advice.setting.attention is not None
