@@ -382,6 +382,9 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
     assert advice["tokens"]["the whole list"] == 12 * 3 * 9 * 288  # 12 trials, 3 depths, 9 settings
     assert [sum(line["round"] == i for line in advice["race"]) for i in (1, 2, 3)] == [9, 4, 2]
     assert ["nats" in line for line in advice["race"]] == [line["round"] == 3 for line in advice["race"]]
+    last = [line for line in advice["race"] if line["round"] == 3]
+    assert advice["held_out"][0]["series"] not in {line["series"] for line in last}  # as trained has left
+    assert all(isinstance(line["nats"], float) for line in last)  # and is what the price is told against
     losses = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "loss").rglob("run.json")]
     asked_of = [
         (each["parameters"]["seed"], each["parameters"]["documents"], each["parameters"]["context_length"])
