@@ -328,7 +328,9 @@ def test_a_masked_answer_needle(trained, tmp_path):
         own = logs.gather(1, answer[:, None])[:, 0]
         assert row.answer_nll == pytest.approx(-float(own.sum()), abs=1e-4)
         assert row.correct == bool((logs.argmax(1) == answer).all())
-        assert row.answer_ranks == [int((line > value).sum()) for line, value in zip(logs, own, strict=True)]
+        # how float32 rounds differs between processors: a token as likely as the answer to 1e-5 may stand before or after it
+        for rank, line, value in zip(row.answer_ranks, logs, own, strict=True):
+            assert int((line > value + 1e-5).sum()) <= rank <= int((line > value - 1e-5).sum()) - 1
         assert row.context_length == len(prompt.ids)
 
 
