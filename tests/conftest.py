@@ -11,6 +11,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("TQDM_DISABLE", "1")
 # tiny models gain nothing by a second thread, and where cores are shared lose ten times their time waiting for it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# those that ask for two threads run beside other tests: a thread that spins while it waits takes their time
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
