@@ -22,7 +22,8 @@ from ssmax_eval.probes.needed_scale.options import NeededScaleOptions
 from ssmax_eval.results import tables
 from ssmax_eval.run import run_probes
 from ssmax_eval.setting import Setting
-from ssmax_eval.studies.advise import AS_TRAINED, Asked
+from ssmax_eval.studies.advise import AS_TRAINED
+from ssmax_eval.studies.asked import Asked
 
 SEED = 2000
 TIMES = (1, 2, 4, 8, 16)

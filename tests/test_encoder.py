@@ -32,7 +32,8 @@ from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.loss.probe import LossProbe
 from ssmax_eval.probes.needle.probe import NeedleProbe, masses_of
 from ssmax_eval.readers.masked import MaskedReader
-from ssmax_eval.studies.advise import Asked, advise
+from ssmax_eval.studies.advise import advise
+from ssmax_eval.studies.asked import Asked
 from ssmax_eval.training.corpus import Corpus, read_sentences, train_tokenizer
 from ssmax_eval.training.examples import ANSWER, TEXT, VALUE, WORDS, Examples
 from ssmax_eval.training.job import Job

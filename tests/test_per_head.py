@@ -14,7 +14,8 @@ from ssmax_eval.models.subjects import RunOptions
 from ssmax_eval.probes.needle.probe import NeedleProbe
 from ssmax_eval.readers.transformers import TransformersReader
 from ssmax_eval.setting import Setting
-from ssmax_eval.studies.advise import AS_TRAINED, Advice, Asked, advise
+from ssmax_eval.studies.advise import AS_TRAINED, Advice, advise
+from ssmax_eval.studies.asked import Asked
 from ssmax_eval.studies.per_head import PerHead, Tail, beside, factors_of, saved, told_of_saving
 
 
@@ -92,7 +93,7 @@ def test_what_decides_for_each_head_is_found_beyond_the_training_length():
     ).assign(plan=1)
     setting = Setting.of("ssmax:s=0.2")
     held_out, own = rows[rows["series"] != "heads"], {AS_TRAINED: "own", setting: "x"}
-    advice = Advice("m", setting, 64, [], own, held_out, pd.DataFrame(), {}, {})
+    advice = Advice("m", {64: setting, 128: setting}, 64, pd.DataFrame(), own, held_out, pd.DataFrame(), {}, {})
     accuracy, advised, low, high, beyond = beside(rows[rows["series"] == "heads"], advice, "heads")
     assert (accuracy, advised, beyond) == (0.5, 0.75, 64)
     assert high < 0
@@ -111,7 +112,7 @@ def test_a_checkpoint_whose_layers_were_not_tried_is_not_saved(tokenizer, tmp_pa
     assert not (tmp_path / "out").exists()
     asked = Asked(str(tmp_path / "m"), (96, 128), (0, 100), 12, "single")
     setting = Setting.of("ssmax:s=0.2")
-    advice = Advice("m", setting, 64, [], {}, pd.DataFrame(), pd.DataFrame(), {}, {})
+    advice = Advice("m", {128: setting}, 64, pd.DataFrame(), {}, pd.DataFrame(), pd.DataFrame(), {}, {})
     told = told_of_saving(asked, advice, RunOptions(device="cpu", output_path=tmp_path / "runs"), tmp_path / "out")
     assert [*told] == ["not saved"]
     retrofit(str(tmp_path / "m"), "ssmax:s=0.2", tmp_path / "out", tried=256)
@@ -126,7 +127,10 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     asked = Asked(str(checkpoint), (96, 128), (0, 100), 12, "single")
     options = RunOptions(device="cpu", output_path=tmp_path / "runs")
     monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("log-n"), Setting.of("ssmax")))
-    swapped = lambda table: next(str(name) for name in sorted(set(table["series"])) if "swapped in" in name)  # noqa: E731
+
+    def swapped(rows, left):
+        return dict.fromkeys(left, next(name for name in sorted(set(rows["series"])) if "swapped in" in name))
+
     monkeypatch.setattr(studies.statistics, "chosen", swapped)
     advice = advise(asked, options)
     assert advice.setting.attention is not None

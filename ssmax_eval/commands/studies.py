@@ -170,7 +170,7 @@ def advise_command(
     from ..models.subjects import RunOptions
     from ..report.page import check_name
     from ..studies.advice import written
-    from ..studies.advise import Asked
+    from ..studies.asked import Asked
     from ..studies.held_out import helps
     from ..studies.per_head import told_of_saving
     from ..terminal import print_found

@@ -12,7 +12,7 @@ from .league import LEARNED, attention_standings, concordance, loss_standings, s
 from .losses import ITSELF, compare_key_loss, context_gain, key_loss, loss_by_position, mean_loss, same_tokens
 from .needed import Needed, best_factors, needed_scale
 from .paired import Beside, beside, compare
-from .ranking import chosen, price, ranked
+from .ranking import chosen, finds_as_many, price, ranked
 from .reach import SHARE, compare_reach, effective_lengths
 from .restored import restored, restored_causes
 from .rope import at_best_theta, best_theta, theta_lengths
@@ -72,6 +72,7 @@ __all__ = [
     "default_baseline",
     "effective_lengths",
     "fading",
+    "finds_as_many",
     "growth_told_twice",
     "head_scores",
     "heads",

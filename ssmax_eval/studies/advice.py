@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ..report.context import Context
 from ..report.context import signed as sign
 from ..report.section import Found, Section, Table, by_task, records
 from ..setting import Setting
-from .advise import AS_TRAINED, Advice, Asked, advise
+from .advise import AS_TRAINED, Advice, advise
+from .asked import Asked
 from .held_out import (
     at_trained_lengths,
     beyond_words,
@@ -42,7 +44,7 @@ class AdviceSection(Section[Advice]):
         for each in found:
             yield from sentences(each)
             yield Table("on held-out prompts: share found", *check_lines(each))
-            yield Table("the race: share found, mean over lengths", *race_lines(each))
+            yield Table("the race: prompts found, by length", *race_lines(each))
 
     def summary(self, found: Sequence[Advice]) -> dict[str, Any]:
         return {
@@ -53,13 +55,17 @@ class AdviceSection(Section[Advice]):
                     "loses_at_trained_lengths": loses(each),
                     "setting": str(each.setting),
                     "options": options_of(each.setting),
+                    "by_length": [
+                        {"context_length": length, "setting": str(setting), "options": options_of(setting)}
+                        for length, setting in each.settings.items()
+                    ],
                     "in_words": [*sentences(each)],
                     "held_out": records([checks(each)]),
                     "train_length": each.train_length,
                     "gain": records([gains(each)]),
                     "at_trained_lengths": records([at_trained_lengths(each)]),
                     "price": records([each.price]),
-                    "race": records([table.assign(round=i) for i, table in enumerate(each.race, 1)]),
+                    "race": records([each.race]),
                     "refused": {str(setting): why for setting, why in each.refused.items()},
                     "tokens": dict(each.tokens),
                 }
@@ -103,20 +109,7 @@ def options_of(setting: Setting) -> str:
 def sentences(advice: Advice) -> Iterator[str]:
     """Yield the advice in words, the line to act on first."""
     yield from verdict(advice)
-    yield from passed_over(advice)
-    shortest = int(advice.held_out["context_length"].min())
-    for cost in advice.price.to_dict("records"):
-        same = f"the loss of {cost['documents']} documents is the same"
-        if not any(cost[name] for name in ("nats", "low", "high")):  # to the last bit: nothing was computed otherwise
-            yield f"At {shortest:,} tokens it costs nothing, by construction: it changes nothing at that length, {same}."
-            continue
-        if not any(round(cost[name], 3) for name in ("nats", "low", "high")):
-            yield f"At {shortest:,} tokens it costs nothing that shows: {same} to 0.001 nats a token."
-            continue
-        yield (
-            f"At {shortest:,} tokens it costs {nats(cost['nats'])} nats a token ({nats(cost['low'])} to {nats(cost['high'])}, "
-            f"{cost['documents']} documents)."
-        )
+    yield from prices(advice)
     choosing, checking, whole = (advice.tokens[name] for name in ("choosing", "checking", "the whole list"))
     yield (
         f"{len(advice.series)} settings were tried. {choosing:,} tokens were read to choose, {checking:,} to check: "
@@ -128,14 +121,47 @@ def sentences(advice: Advice) -> Iterator[str]:
         yield f"{setting} could not be tried: {reason}."
 
 
+def prices(advice: Advice) -> Iterator[str]:
+    """Yield what each setting advised costs at the shortest length."""
+    shortest = int(advice.held_out["context_length"].min())
+    for cost in advice.price.to_dict("records"):
+        same = f"the loss of {cost['documents']} documents is the same"
+        setting = next(each for each, name in advice.series.items() if name == cost["series"])
+        told = f"At {shortest:,} tokens {'it' if advice.name == cost['series'] else options_of(setting)} costs"
+        if not any(cost[name] for name in ("nats", "low", "high")):  # to the last bit: nothing was computed otherwise
+            yield f"{told} nothing, by construction: it changes nothing at that length, {same}."
+            continue
+        there = "" if advice.at(shortest) == setting else " It is not advised there."
+        if not any(round(cost[name], 3) for name in ("nats", "low", "high")):
+            yield f"{told} nothing that shows: {same} to 0.001 nats a token.{there}"
+            continue
+        yield (
+            f"{told} {nats(cost['nats'])} nats a token ({nats(cost['low'])} to {nats(cost['high'])}, "
+            f"{cost['documents']} documents).{there}"
+        )
+
+
+def how(advice: Advice) -> str:
+    """Say what to read texts with, up to which length."""
+    parts = [(setting, max(lengths)) for setting, lengths in groupby(advice.settings, advice.settings.__getitem__)]
+    told = ["as it was trained" if setting == AS_TRAINED else f"with {options_of(setting)}" for setting, _ in parts]
+    if len(parts) == 1:
+        return told[0]
+    first = [f"{what} up to {length:,} tokens" for what, (_, length) in zip(told[:-1], parts, strict=False)]
+    return f"{', '.join(first)}, {told[-1]} beyond"
+
+
 def verdict(advice: Advice) -> Iterator[str]:
     """Yield what to read the model with, and how far it then reaches."""
     if advice.setting == AS_TRAINED:
-        best = advice.race[-1].set_index("series")["accuracy"]
-        rivals = best.drop(advice.own)
         yield f"Nothing helps: read {advice.model} as it was trained."
-        if rivals.max() > 0:  # there may be none
-            yield f"Of the others {rivals.idxmax()} found most: {rivals.max():.2f} against {best[advice.own]:.2f}."
+        longest = int(advice.race["context_length"].max())
+        race = advice.race[advice.race["context_length"] == longest].set_index("series")
+        if race.drop(advice.own)["right"].any():  # there may be no others
+            best, own = (race.loc[name] for name in (race.drop(advice.own)["accuracy"].idxmax(), advice.own))
+            yield (
+                f"At {longest:,} tokens {best.name} found most of the others, {of_prompts(best)} prompts, as trained {of_prompts(own)}."
+            )
         return
     lines, length = gains(advice), decisive(advice)
     where = beyond_words(length)
@@ -143,8 +169,8 @@ def verdict(advice: Advice) -> Iterator[str]:
     decided = deciding(lines, advice)
     if decided.empty:
         yield (
-            f"No setting is shown to help: read {advice.model} as it was trained. No held-out prompt has a score both as trained and with "
-            f"{options_of(advice.setting)}, the choice of the race."
+            f"No setting is shown to help: read {advice.model} as it was trained. No held-out prompt has a score both so and "
+            f"{how(advice)}, as the race chose."
         )
         return
     line = decided.iloc[0]
@@ -153,11 +179,11 @@ def verdict(advice: Advice) -> Iterator[str]:
         f"{gain(line)}, on {line['pairs']} held-out prompts of task {names[line['check']]})."
     )
     if helps(advice):
-        yield f"Read {advice.model} with {options_of(advice.setting)}: {told}"
+        yield f"Read {advice.model} {how(advice)}: {told}"
     else:
         yield (
-            f"No setting is shown to help: read {advice.model} as it was trained. With {options_of(advice.setting)}, the choice "
-            f"of the race, {told}{ceiling(line, advice)}"
+            f"No setting is shown to help: read {advice.model} as it was trained. Read {how(advice)}, as the race chose, "
+            f"{told}{ceiling(line, advice)}"
         )
     for short in deciding(at_trained_lengths(advice), advice).to_dict("records"):
         yield (
@@ -173,24 +199,9 @@ def verdict(advice: Advice) -> Iterator[str]:
         yield f"The difference elsewhere, {where}: {'; '.join(others)}."
 
 
-def passed_over(advice: Advice) -> Iterator[str]:
-    """Yield which setting the race ranked first, where another is taken, and why."""
-    last = advice.race[-1].set_index("series")
-    first, taken = last.iloc[0], last.loc[advice.name]
-    if advice.setting == AS_TRAINED or first.name == taken.name:
-        return
-    if first["lost"] > taken["lost"] + 1e-9:
-        yield (
-            f"{first.name} came first in the race and is not taken: at one length it finds {first['lost']:.2f} less than the best there, "
-            f"{taken.name} nowhere more than {taken['lost']:.2f}."
-        )
-        return
-    reason = "no loss of it could be read"
-    if not math.isnan(first["nats"]):
-        reason = f"its loss is higher at short length ({sign(first['nats'])} nats a token against as trained, {sign(taken['nats'])})"
-    yield (
-        f"{first.name} came first in the race and is not taken: where each of them is weakest, {taken.name} finds as much, and {reason}."
-    )
+def of_prompts(line: "pd.Series[Any]") -> str:
+    """Write how many of its prompts a line of the race found."""
+    return f"{line['right']:.0f} of {line['prompts']:.0f}"  # a line of several kinds is of floats
 
 
 def nats(number: float) -> str:
@@ -251,23 +262,14 @@ def difference(table: pd.DataFrame, check: str) -> str:
 
 
 def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
-    columns = [
-        "round",
-        "setting",
-        "prompts",
-        "share found",
-        "probability of the answer",
-        "largest drop at any length, below the best",
-        "nats a token more than as trained, at short length",
-    ]
-    return columns, [
-        [
-            str(number),
-            line["series"],
-            str(line["prompts"]),
-            *("–" if math.isnan(line[name]) else f"{line[name]:.2f}" for name in ("accuracy", "probability", "lost")),
-            "" if math.isnan(line.get("nats", math.nan)) else sign(line["nats"]),
-        ]
-        for number, table in enumerate(advice.race, 1)
-        for line in table.to_dict("records")
-    ]
+    race, lengths = advice.race, [*advice.settings]
+    cells = {
+        (line["series"], line["context_length"]): of_prompts(line)
+        + (", taken" if advice.series[advice.settings[line["context_length"]]] == line["series"] else "")
+        for _, line in race.iterrows()
+    }
+    best = race.groupby("series")["score"].mean().sort_values(ascending=False, kind="stable").index
+    return (
+        ["setting", *(f"{length:,}" for length in lengths)],
+        [[name, *(cells.get((name, length), "") for length in lengths)] for name in best],
+    )

@@ -1,27 +1,23 @@
-"""Which setting to read a model with beyond its training length, if any: candidates race, and the choice is checked on other prompts."""
+"""Which setting to read a model with at each length, if any but its own: settings race, and what is taken is checked on other prompts."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
 from .. import statistics
 from ..errors import UserError
-from ..models.subjects import RunOptions, Subject, subjects
+from ..models.subjects import RunOptions, Subject
 from ..plans import as_it_is
 from ..probes import PROBES
-from ..probes.by_model import default_lengths, default_task, training_length
-from ..probes.defaults import DEPTH_PERCENTS
-from ..probes.loss.options import LossOptions
+from ..probes.by_model import training_length
 from ..probes.needle.options import NeedleOptions
-from ..results import tables
-from ..run import run_probes
 from ..setting import Setting
 from ..store import Run
+from .asked import Asked
 from .fitted import fitted_scale, laws_of, needed_scale
+from .race import ROUNDS, Read, by_lengths, raced
 
 log = logging.getLogger(__name__)
 AS_TRAINED, SWAPPED = Setting(), Setting.of("ssmax")
@@ -33,113 +29,30 @@ CANDIDATES = (
     *(Setting.of(rope_theta_factor=factor) for factor in (2.0, 4.0, 8.0)),
     Setting.of(rope_scaling="yarn:2"),
 )
-# of the trials, and of the candidates, those that are left: most is read of the two that few prompts cannot tell apart
-ROUNDS = ((1 / 16, len(CANDIDATES) + 1), (1 / 8, 4), (3 / 8, 2))
-# trials: half of them check. Of 6 checks the exact test can be sure of a gain; of 5 it gives p = 2 * 2**-5 = .06 at best
-FEWEST = 12
 NEEDED = (1 / 8, 3)  # of the trials, at how many depths: the needed scale, of whose law one more candidate is made
 # of the trials, at how many depths: the same task, another haystack, another task; a trial is what intervals are made over
 CHECKS = ((1 / 2, 3), (1 / 2, 1), (1 / 2, 1))
 SEED = 999  # of the needed scale, apart from the rounds
-PRICED = (1 / 2, SEED)  # of the documents, which ones: those whose loss chooses
 OTHER_TASK = {"single": "multikey", "recall": "multikey", "multikey": "single"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What advice is asked about: a model, at which lengths, and with how many prompts.
-
-    lengths: the shortest, at which the price is told, is the training length, or near it. trials: of a whole grid for each
-    candidate; the race takes under half of those tokens. other_haystack: that the choice is checked on too; None for Bible text,
-    or generated prose where that is the haystack. documents: that
-    tell the price; half as many others choose.
-    """
-
-    model: str | Mapping[str, Any]
-    lengths: tuple[int, ...] = ()
-    depths: tuple[float, ...] = DEPTH_PERCENTS
-    trials: int = 16
-    task: str | None = None
-    haystack: str = "text"
-    other_haystack: str | None = None
-    documents: int = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.trials < FEWEST:
-            raise UserError(
-                f"trials {self.trials}: allowed are whole numbers from {FEWEST}; half of them check the choice, and of fewer checks "
-                "no gain is sure, however clear"
-            )
-
-    @cached_property
-    def subject(self) -> Subject:
-        return subjects(self.model)[0]
-
-    @property
-    def models(self) -> dict[str, Any]:
-        """The model by its label, as runs take it."""
-        return {self.subject.label: self.model} if isinstance(self.model, str) else dict(self.model)
-
-    @property
-    def bare(self) -> Any:
-        """The model without a label, as what it is gets known."""
-        return self.model if isinstance(self.model, str) else next(iter(self.model.values()))
-
-    @cached_property
-    def own_task(self) -> str:
-        return self.task or default_task(self.bare)
-
-    @cached_property
-    def context_lengths(self) -> tuple[int, ...]:
-        return tuple(sorted({*self.lengths})) or default_lengths(self.bare)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt: on which layers a mechanism stands goes by it, in the documents too."""
-        return max(self.context_lengths)
-
-    def texts(self, share: float, seed: int) -> LossOptions:
-        """Return a share of the documents of the shortest length, which are those of no other seed."""
-        return LossOptions(
-            context_length=min(self.context_lengths),
-            documents=max(1, round(share * self.documents)),
-            seed=self.seed + seed,
-        )
-
-    def grid(
-        self, share: float, seed: int, depths: int | None = None, haystack: str | None = None, task: str | None = None
-    ) -> NeedleOptions:
-        """Return a grid of a share of the trials, at so many depths spread evenly, whose prompts are those of no other seed."""
-        known = sorted({*self.depths})
-        last, count = len(known) - 1, min(depths or len(known), len(known))
-        places = [last // 2] if count == 1 else [round(i * last / (count - 1)) for i in range(count)]
-        return NeedleOptions(
-            context_lengths=self.context_lengths,
-            depth_percents=tuple(known[place] for place in places),
-            trials=max(1, round(share * self.trials)),
-            seed=self.seed + seed,
-            haystack=haystack or self.haystack,
-            task=task or self.own_task,
-        )
+AS_ADVISED = "as advised"
 
 
 @dataclass(frozen=True)
 class Advice:
     """What to do with a model, and why.
 
-    setting: what to read it with; the model as trained where nothing helps. race: statistics.ranked of each round, the last one
-    with nats, what each costs a token at the shortest length (of documents that chose). held_out: rows
-    of the model as trained and in its setting, of held-out prompts: the same task, another haystack, another task.
-    price: statistics.price. refused: why candidates did not start. tokens: read to choose, to check, and of the whole list. runs:
-    the needed scale's and the checks', which the page shows; the race's prompts chose, so they prove nothing. fitted: the s of
-    s ln n that the needed scale comes nearest to; None where it was not measured, or the model's mechanism is not softmax.
+    settings: what to read texts with that are no longer than each of these lengths; the model as trained where nothing helps. race:
+    statistics.ranked of the prompts that chose. held_out: rows of the model as trained and as advised, of held-out prompts:
+    the same task, another haystack, another task. price: statistics.price of each setting advised. refused: why candidates did
+    not start. tokens: read to choose, to check, and of the whole list. runs: the needed scale's and the checks', which the page
+    shows; the race's prompts chose, so they prove nothing. fitted: the s of s ln n that the needed scale comes nearest to;
+    None where it was not measured, or the model's mechanism is not softmax.
     """
 
     model: str
-    setting: Setting
+    settings: Mapping[int, Setting]
     train_length: int | None
-    race: Sequence[pd.DataFrame]
+    race: pd.DataFrame
     series: Mapping[Setting, str]
     held_out: pd.DataFrame
     price: pd.DataFrame
@@ -149,82 +62,77 @@ class Advice:
     fitted: float | None = None
 
     @property
+    def setting(self) -> Setting:
+        """The setting of a checkpoint, which has one: that of the longest length that is not read as trained."""
+        return next((each for each in [*self.settings.values()][::-1] if each != AS_TRAINED), AS_TRAINED)
+
+    @property
     def own(self) -> str:
         """The series of the model as trained."""
         return self.series[AS_TRAINED]
 
     @property
     def name(self) -> str:
-        """The series of the model in the setting."""
-        return self.series[self.setting]
+        """The series of the model as advised: its setting's, where one is advised at all lengths."""
+        return series_of(self.settings, self.series)
+
+    def at(self, context_length: int) -> Setting:
+        """Return the setting for a text of so many tokens: that of the next length asked about, or of the longest."""
+        return self.settings[next((each for each in self.settings if each >= context_length), max(self.settings))]
 
 
 def advise(asked: Asked, options: RunOptions) -> Advice:
-    """Let candidates race, choose one of those that are left, and check it. Raises UserError for what cannot be read."""
-    subject = asked.subject
-    options = replace(options, reaches=asked.longest)
+    """Let settings race, take what finds most at each length, and check it. Raises UserError for what cannot be read."""
+    subject, options = asked.subject, replace(options, reaches=asked.longest)
     refused, grids = applicable(subject, asked, options)
+    train_length = training_length(asked.bare)
     # a model's own mechanism is the model as trained
-    left = list(dict.fromkeys(as_it_is(subject, setting) for setting in CANDIDATES if setting not in refused))
+    racing = list(dict.fromkeys(as_it_is(subject, setting) for setting in CANDIDATES if setting not in refused))
     log.warning(
         "ssmax-eval: cost: %d settings race, the choice is checked; about %s tokens in all, %s in the longest",
-        len(left) + 1,
-        f"{at_most(asked, len(left) + 1, grids):,}",
+        len(racing) + 1,
+        f"{at_most(asked, len(racing) + 1, grids):,}",
         f"{asked.longest:,}",
     )
     # what no scale can be put on needs none
     needed = [] if SWAPPED in refused else needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
-    laws = laws_of(needed, training_length(asked.bare))
-    if (fitted := fitted_scale(laws, training_length(asked.bare))) is not None:
-        left.append(fitted)
-    first_grid = asked.grid(ROUNDS[0][0], 0)
-    runs = read(asked, first_grid, left, options)
-    # the names that rows of all candidates have beside each other; rows of fewer would be told apart by less
-    first = statistics.with_series(statistics.of_prompts(tables(runs))).drop_duplicates("run_id").set_index("run_id")
-    series = {setting: str(first["series"][run.run_id]) for setting, run in zip(left, runs, strict=True)}
-    whole_list = round(tokens_of(runs) * asked.trials / first_grid.trials)
-    names = {run.run_id: series[setting] for setting, run in zip(left, runs, strict=True)}
-
-    def rows_of(some: Sequence[Run]) -> pd.DataFrame:
-        rows = tables(some)
-        return rows.assign(series=rows["run_id"].map(names))
-
-    def more(made: Sequence[Run], settings: Sequence[Setting]) -> list[Run]:
-        names.update({run.run_id: series[setting] for setting, run in zip(settings, made, strict=True)})
-        return [*made]
-
-    race = [statistics.ranked(rows_of(runs))]
-    for number, (share, keep) in enumerate(ROUNDS[1:], 1):
-        best = [*race[-1]["series"][:keep]]
-        left = [each for each in left if series[each] in best]
-        runs += more(read(asked, asked.grid(share, number), left, options), left)
-        rows = rows_of(runs)
-        rows = rows[rows["series"].isin([series[each] for each in left])]
-        race.append(statistics.ranked(rows))
-    own = series[AS_TRAINED]
-    with_own = [AS_TRAINED, *(each for each in left if each != AS_TRAINED)]
-    priced = more(read_texts(asked, asked.texts(*PRICED), with_own, options), with_own)
-    nats = statistics.price(rows_of(priced), own).set_index("series")["nats"].to_dict()
-    race[-1] = race[-1].assign(nats=race[-1]["series"].map({own: 0.0, **nats}))
-    name = statistics.chosen(race[-1])
-    choice = next(each for each in left if series[each] == name)
-    pair = [AS_TRAINED] if choice == AS_TRAINED else [AS_TRAINED, choice]
-    checks = [run for grid in grids for run in more(read(asked, grid, pair, options), pair)]
-    documents = more(read_texts(asked, asked.texts(1, 0), pair, options), pair)
+    laws = laws_of(needed, train_length)
+    if (fitted := fitted_scale(laws, train_length)) is not None:
+        racing.append(fitted)
+    read = Read(asked, options)
+    race = raced(read, racing)
+    by_name = {name: setting for setting, name in read.series.items()}
+    names = {length: [read.series[each] for each in some] for length, some in race.left.items()}
+    taken = statistics.chosen(race.rows, names)
+    if not taken:
+        raise UserError(
+            f"model {subject.label}: no prompt could be read; the first: {race.rows['error'].dropna().iloc[0]}"
+        )
+    own = read.series[AS_TRAINED]
+    tried = [by_name[name] for name in dict.fromkeys([own, *taken.values()])]
+    documents = read.probed("loss", asked.texts, tried)
+    price = statistics.price(read.named(documents, tried), own)
+    costly = {*price.loc[price["low"] > 0, "series"]}
+    for length, name in taken.items():
+        trained = train_length is not None and length <= train_length
+        if trained and name in costly and statistics.finds_as_many(race.rows, length, own, name):
+            taken[length] = own  # which costs nothing
+    settings = {length: by_name[name] for length, name in taken.items()}
+    checks, held_out = checked(read, settings, grids)
     return Advice(
         subject.label,
-        choice,
-        training_length(asked.bare),
-        race,
-        series,
-        rows_of(checks),
-        statistics.price(rows_of(documents), own),
+        settings,
+        train_length,
+        statistics.ranked(race.rows),
+        read.series,
+        held_out,
+        price[price["series"].isin(taken.values())],
         refused,
         # the list: a whole grid for each candidate, at what these prompts took
         {
-            "choosing": tokens_of(needed) + tokens_of(runs) + tokens_of(priced),
+            "choosing": tokens_of(needed) + tokens_of(race.runs),
             "checking": tokens_of(checks) + tokens_of(documents),
-            "the whole list": whole_list,
+            "the whole list": round(tokens_of(race.first) * asked.trials / asked.grid(ROUNDS[0][0], 0).trials),
         },
         [*needed, *checks, *documents],
         None if laws.empty else float(laws.loc["s ln n", "s"]),
@@ -237,20 +145,32 @@ def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int
     def prompts(grid: NeedleOptions) -> int:
         return grid.trials * len(grid.depth_percents)
 
-    race = sum(prompts(asked.grid(share, 0)) * min(keep, settings) for share, keep in ROUNDS)
+    race = sum(prompts(asked.grid(share, 0)) * min(keep or settings, settings) for share, keep in ROUNDS)
     whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
-    documents = min(ROUNDS[-1][1] + 1, settings) * asked.texts(*PRICED).documents + 2 * asked.documents
-    return whole * sum(asked.context_lengths) + documents * min(asked.context_lengths)
+    return whole * sum(asked.context_lengths) + 2 * asked.documents * min(asked.context_lengths)
 
 
-def read(asked: Asked, grid: NeedleOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
-    """Run a needle grid on the model in several settings, and return a run for each."""
-    return run_probes([PROBES["needle"].make(asked.models, grid)], asked.models, settings, options)
+def checked(
+    read: Read, settings: Mapping[int, Setting], grids: Sequence[NeedleOptions]
+) -> tuple[list[Run], pd.DataFrame]:
+    """Read held-out prompts as trained and as advised; return the runs, and the rows of these two series."""
+    left = {length: [AS_TRAINED, setting] for length, setting in settings.items()}
+    runs, ran = list[Run](), list[Setting]()
+    for grid in grids:
+        for lengths, some in by_lengths(left, [*dict.fromkeys([AS_TRAINED, *settings.values()])]):
+            runs += read(replace(grid, context_lengths=lengths), some)
+            ran += some
+    rows, own = read.named(runs, ran), read.series[AS_TRAINED]
+    at = rows["context_length"].map({length: read.series[setting] for length, setting in settings.items()})
+    name = series_of(settings, read.series)
+    advised = [] if name == own else [rows[rows["series"] == at].assign(series=name)]
+    return runs, pd.concat([rows[rows["series"] == own], *advised], ignore_index=True)
 
 
-def read_texts(asked: Asked, texts: LossOptions, settings: Sequence[Setting], options: RunOptions) -> list[Run]:
-    """Run the loss of documents on the model in several settings, and return a run for each."""
-    return run_probes([PROBES["loss"].make(asked.models, texts)], asked.models, settings, options)
+def series_of(settings: Mapping[int, Setting], series: Mapping[Setting, str]) -> str:
+    """Return the series of a model read in settings by length: a setting's, where it is one at all lengths."""
+    some = {*settings.values()}
+    return series[some.pop()] if len(some) == 1 else AS_ADVISED
 
 
 def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dict[Setting, str], list[NeedleOptions]]:
@@ -272,7 +192,7 @@ def applicable(subject: Subject, asked: Asked, options: RunOptions) -> tuple[dic
             refused[setting] = str(error)
     if AS_TRAINED in refused:
         raise UserError(refused[AS_TRAINED])
-    PROBES["loss"].make(asked.models, asked.texts(1, 0)).check(model, tokenizer)
+    PROBES["loss"].make(asked.models, asked.texts).check(model, tokenizer)
     elsewhere = asked.other_haystack or ("text" if asked.haystack == "bible" else "bible")
     others = ((None, None), (elsewhere, None), (None, OTHER_TASK.get(asked.own_task, "single")))
     checks: list[NeedleOptions] = []

@@ -1,4 +1,4 @@
-"""What held-out prompts say of the setting that a race chose: what it gains, what it loses, and what is then advised."""
+"""What held-out prompts say of the settings that a race chose: what they gain, what they lose, and what is then advised."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .advise import AS_TRAINED, Advice
 
 
 def gains(advice: Advice) -> pd.DataFrame:
-    """Return how much more the setting finds than the model as trained, a line a check (statistics.compare).
+    """Return how much more the model finds as advised than as trained, a line a check (statistics.compare).
 
     Beyond the training length; over all lengths where that is not known, or no prompt beyond has a score.
     """
@@ -60,19 +60,19 @@ def check_of(line: "pd.Series[Any] | dict[str, Any]") -> str:
 
 
 def helps(advice: Advice) -> bool:
-    """Tell whether the setting finds more on prompts that decided nothing, beyond chance, at the lengths that decide (gains)."""
+    """Tell whether more is found as advised, beyond chance, on prompts that decided nothing at the lengths that decide (gains)."""
     return advice.setting != AS_TRAINED and bool((deciding(gains(advice), advice)["low"] > 0).any())
 
 
 def loses(advice: Advice) -> bool:
-    """Tell whether it finds less at the lengths that were trained, beyond chance."""
+    """Tell whether less is found at the lengths that were trained, beyond chance."""
     return bool((deciding(at_trained_lengths(advice), advice)["high"] < 0).any())
 
 
 def advised(advice: Advice, context_length: int) -> Setting:
     """Return what advice reads a text of so many tokens with."""
     trained = context_length <= decisive(advice)
-    return AS_TRAINED if not helps(advice) or (trained and loses(advice)) else advice.setting
+    return AS_TRAINED if not helps(advice) or (trained and loses(advice)) else advice.at(context_length)
 
 
 def checks(advice: Advice) -> pd.DataFrame:

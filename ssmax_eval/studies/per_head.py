@@ -27,8 +27,10 @@ from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
 from ..training.signs import of_retrofit
-from .advise import AS_TRAINED, CHECKS, NEEDED, ROUNDS, SEED, Advice, Asked
+from .advise import AS_TRAINED, CHECKS, NEEDED, SEED, Advice
+from .asked import Asked
 from .held_out import beyond_words, decisive
+from .race import ROUNDS
 
 log = logging.getLogger(__name__)
 STEPS, RATE = 30, 0.05  # of Adam, on ln s
