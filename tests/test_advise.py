@@ -26,10 +26,11 @@ from ssmax_eval.studies.advise import (
     Advice,
     advise,
     applicable,
+    spared,
 )
 from ssmax_eval.studies.asked import Asked
 from ssmax_eval.studies.held_out import advised, at_trained_lengths, deciding, gains, helps, loses
-from ssmax_eval.studies.race import ROUNDS, Read
+from ssmax_eval.studies.race import ROUNDS, Read, best_of, by_lengths
 
 SHORT = (
     "--context-lengths",
@@ -93,6 +94,26 @@ def test_of_those_left_at_a_length_the_best_is_taken_and_kept_at_shorter_ones_wh
     few = rows[~gone | (rows["trial"] < 5)]
     assert statistics.chosen(few, left | {64: ["near"]}) == {32: "far", 64: "far", 128: "far"}
     assert statistics.chosen(rows[~gone], left | {64: ["near"]})[64] == "near"
+
+
+def test_at_trained_lengths_what_costs_loss_and_finds_no_more_is_not_taken():
+    rows = pd.concat([found("own", {32: 9, 64: 8, 128: 9}), found("x8", {32: 9, 64: 9, 128: 9})])
+    taken = dict.fromkeys((32, 64, 128), "x8")
+    assert spared(taken, {"x8"}, "own", rows, 64) == {32: "own", 64: "x8", 128: "x8"}
+    assert spared(taken, {"x8"}, "own", rows, 0) == taken  # trained at is not known
+    assert spared(taken, {"other"}, "own", rows, 64) == taken
+
+
+def test_the_best_of_each_length_stay_and_what_is_left_at_the_same_lengths_is_read_together():
+    a, b, c = (Setting.of(rope_theta_factor=factor) for factor in (2, 3, 4))
+    series = {a: "a", b: "b", c: "c"}
+    rows = pd.concat([found("a", {64: 9, 128: 5}), found("b", {64: 8, 128: 9}), found("c", {64: 10, 128: 0})])
+    rows.loc[(rows["series"] == "c") & (rows["context_length"] == 128), "correct"] = pd.NA  # for want of memory
+    left = best_of(statistics.ranked(rows), {64: [c, b, a], 128: [c, b, a]}, series, 2)
+    assert left == {64: [b, a], 128: [b, a]}
+    assert [*by_lengths({64: [b, c], 128: [b, a]}, [c, b, a])] == [((64,), [c]), ((64, 128), [b]), ((128,), [a])]
+    left = best_of(statistics.ranked(rows), {64: [c, a], 128: [b]}, series, 2)  # of those that are left there alone
+    assert left == {64: [a, c], 128: [b]}
 
 
 @pytest.mark.parametrize(("haystack", "other"), [("text", "bible"), ("bible", "text"), ("noise", "bible")])

@@ -1,5 +1,7 @@
 """An s for each head: its gradient against differences of the readings, what is saved, and when it is taken."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -139,7 +141,11 @@ def test_what_is_saved_is_what_paid(checkpoint, tmp_path, monkeypatch, pays):
     assert held[0] == held[1]  # the same rows: no difference
     low = 0.1 if pays else -0.1
     monkeypatch.setattr(per_head, "beside", lambda *_: (0.9, 0.8, low, 0.3, 0))
+    advice = replace(
+        advice, settings={96: AS_TRAINED, 128: advice.setting}
+    )  # as advised, which a checkpoint is at one length
     told = saved(asked, advice, options, tmp_path / "out")
+    assert ("saved with" in told) == (not pays)
     assert told["s for each head"].endswith(": taken." if pays else ": not taken.")
     model, _ = load_model(str(tmp_path / "out"))
     mechanisms = [*mechanisms_of(model).values()]

@@ -1,7 +1,7 @@
 """Which setting to read a model with at each length, if any but its own: settings race, and what is taken is checked on other prompts."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -112,11 +112,7 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
     tried = [by_name[name] for name in dict.fromkeys([own, *taken.values()])]
     documents = read.probed("loss", asked.texts, tried)
     price = statistics.price(read.named(documents, tried), own)
-    costly = {*price.loc[price["low"] > 0, "series"]}
-    for length, name in taken.items():
-        trained = train_length is not None and length <= train_length
-        if trained and name in costly and statistics.finds_as_many(race.rows, length, own, name):
-            taken[length] = own  # which costs nothing
+    taken = spared(taken, {*price.loc[price["low"] > 0, "series"]}, own, race.rows, train_length or 0)
     settings = {length: by_name[name] for length, name in taken.items()}
     checks, held_out = checked(read, settings, grids)
     return Advice(
@@ -137,6 +133,18 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         [*needed, *checks, *documents],
         None if laws.empty else float(laws.loc["s ln n", "s"]),
     )
+
+
+def spared(
+    taken: Mapping[int, str], costly: Collection[str], own: str, rows: pd.DataFrame, train_length: int
+) -> dict[int, str]:
+    """Return the series taken at each length, at trained ones that of the model as trained instead of what costs loss and finds no more."""
+    return {
+        length: own
+        if length <= train_length and name in costly and statistics.finds_as_many(rows, length, own, name)
+        else name
+        for length, name in taken.items()
+    }
 
 
 def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int:

@@ -27,6 +27,7 @@ from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
 from ..training.signs import of_retrofit
+from .advice import options_of
 from .advise import AS_TRAINED, CHECKS, NEEDED, SEED, Advice
 from .asked import Asked
 from .held_out import beyond_words, decisive
@@ -74,7 +75,10 @@ def told_of_saving(asked: Asked, advice: Advice, options: RunOptions, folder: Pa
 
 
 def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
-    """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it."""
+    """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it.
+
+    Of several settings that of the longest length: a checkpoint has one.
+    """
     told, heads = {"saved": str(folder)}, None
     options = replace(options, reaches=asked.longest)
     try:
@@ -84,6 +88,8 @@ def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> di
     if heads is not None:
         told["s for each head"] = str(heads)
     if heads is None or not heads.pays:
+        if len({*advice.settings.values()}) > 1:
+            told["saved with"] = f"{options_of(advice.setting)}, as is advised at the longest length"
         attention, rope = advice.setting.attention, advice.setting.position.rope
         retrofit(
             asked.subject.reference,
