@@ -49,37 +49,34 @@ SHORT = (
 def found(series, by_length, nll=0.0):
     return pd.concat(
         [rows_of([True] * right + [False] * (10 - right), series, length) for length, right in by_length.items()]
-    ).assign(answer_nll=nll)
+    ).assign(answer_nll=nll, answer_ranks=None)
 
 
-def test_candidates_are_ranked_at_each_length_by_what_they_find_there_and_at_all_lengths():
-    rows = pd.concat([found("even", {64: 9, 128: 9}, -np.log(0.5)), found("late", {64: 6, 128: 10}, -np.log(0.9))])
+def test_candidates_are_ranked_at_each_length_by_what_they_find_there_and_then_by_tokens():
+    """A setting that is surer of less is none the better; an answer that is nearly right is."""
+    rows = pd.concat([found("even", {64: 9, 128: 9}, -np.log(0.5)), found("late", {64: 6, 128: 9}, -np.log(0.9))])
+    wrong = (rows["series"] == "even") & ~rows["correct"]
+    rows["answer_ranks"] = [[0, 0, 3, 0] if each else [0] * 4 for each in wrong]
+    rows.loc[rows["series"] == "late", "answer_ranks"] = None  # it was written
     table = statistics.ranked(rows)
     assert table[["context_length", "series"]].to_numpy().tolist() == [
-        [64, "late"],
         [64, "even"],
-        [128, "late"],
+        [64, "late"],
         [128, "even"],
+        [128, "late"],
     ]
-    late, even = (table[table["series"] == name].set_index("context_length") for name in ("late", "even"))
-    assert late["accuracy"].tolist() == pytest.approx([0.6, 1.0])
-    assert late["probability"].tolist() == pytest.approx([0.9, 0.9])
-    assert late["score"].tolist() == pytest.approx([(0.75 + 0.85) / 2, (0.95 + 0.85) / 2])  # half here, half over all
-    assert even["score"].tolist() == pytest.approx([0.7, 0.7])
-    assert table[["prompts", "right"]].to_numpy().tolist() == [[10, 6], [10, 9], [10, 10], [10, 9]]
+    assert table["accuracy"].tolist() == pytest.approx([0.9, 0.6, 0.9, 0.9])
+    assert table["tokens_right"].tolist() == pytest.approx([0.975, 0.6, 0.975, 0.9])
+    assert table[["prompts", "right"]].to_numpy().tolist() == [[10, 9], [10, 6], [10, 9], [10, 9]]
 
 
-def test_what_is_not_known_at_a_length_ranks_behind_what_is():
-    """A candidate that does not fit into memory at the longer length would be first of the shorter one."""
+def test_what_has_no_score_at_a_length_is_not_ranked_there():
+    """For want of memory, say."""
     rows = pd.concat([found("own", {64: 9, 128: 2}), found("large", {64: 10, 128: 0}), found("none", {256: 0})])
     rows.loc[(rows["series"] != "own") & (rows["context_length"] > 64), "correct"] = pd.NA
-    table = statistics.ranked(rows)
-    assert table["series"].tolist() == ["own", "large", "own"]
-    assert table["score"].isna().tolist() == [False, True, False]
-    assert statistics.chosen(rows, {64: ["own", "large"], 128: ["own", "large"], 256: ["none"]}) == {
-        64: "own",
-        128: "own",
-    }
+    assert statistics.ranked(rows)["series"].tolist() == ["large", "own", "own"]
+    left = {64: ["own", "large"], 128: ["own", "large"], 256: ["none"]}
+    assert statistics.chosen(rows, left) == {64: "large", 128: "own"}
 
 
 def test_of_those_left_at_a_length_the_best_is_taken_and_kept_at_shorter_ones_where_it_finds_as_many():
@@ -110,7 +107,7 @@ def test_the_best_of_each_length_stay_and_what_is_left_at_the_same_lengths_is_re
     rows = pd.concat([found("a", {64: 9, 128: 5}), found("b", {64: 8, 128: 9}), found("c", {64: 10, 128: 0})])
     rows.loc[(rows["series"] == "c") & (rows["context_length"] == 128), "correct"] = pd.NA  # for want of memory
     left = best_of(statistics.ranked(rows), {64: [c, b, a], 128: [c, b, a]}, series, 2)
-    assert left == {64: [b, a], 128: [b, a]}
+    assert left == {64: [c, a], 128: [b, a]}
     assert [*by_lengths({64: [b, c], 128: [b, a]}, [c, b, a])] == [((64,), [c]), ((64, 128), [b]), ((128,), [a])]
     left = best_of(statistics.ranked(rows), {64: [c, a], 128: [b]}, series, 2)  # of those that are left there alone
     assert left == {64: [a, c], 128: [b]}

@@ -1,8 +1,8 @@
 """Which setting to read a model with: candidates ranked on few prompts, some of them chosen, and their price."""
 
+import math
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -12,28 +12,29 @@ from .kinds import on_documents, on_prompts
 
 @on_prompts
 def ranked(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a line for each length and series, the best of a length first: prompts, right, accuracy, probability, score.
+    """Return a line for each length and series, the best of a length first: prompts, right, accuracy, tokens_right.
 
-    accuracy: the share found. probability: the mean of e^-nll, the probability of the whole answer, which tells more of few
-    prompts. score: their mean, half of it at this length and half over all lengths, each alike, as what reads one length well
-    likely reads others well. It is NaN of a series that lacks a length at which any has a score; that one comes last: what it
-    would find there is not known.
+    accuracy: the share found, by which they are ranked. tokens_right: the mean share of an answer's tokens that rank first, which tells
+    apart what finds as much. The probability of an answer does not: settings differ in how sure they are of what
+    they find.
     """
     known = rows[rows["correct"].notna()]
     right = known["correct"].astype(float)
-    sure = np.exp(-known["answer_nll"].astype(float)).fillna(right)
-    by_length = known.assign(accuracy=right, probability=sure).groupby(["context_length", "series"], sort=False)
-    out = by_length[["accuracy", "probability"]].mean()
-    here = out.mean(axis=1)
-    over_all = here.unstack("context_length").mean(axis=1, skipna=False)
-    out = out.assign(score=(here + over_all.reindex(here.index, level="series")) / 2).reset_index()
-    counts = by_length["accuracy"].agg(["size", "sum"]).astype(int)
-    out.insert(2, "prompts", counts["size"].to_numpy())
-    out.insert(3, "right", counts["sum"].to_numpy())
-    # two stable sorts, the second by length: of equals the first read stays first
-    return out.sort_values("score", ascending=False, kind="stable").sort_values(
-        "context_length", kind="stable", ignore_index=True
+    known = known.assign(right=right, tokens_right=known["answer_ranks"].map(first_share).fillna(right))
+    by_length = known.groupby(["context_length", "series"], sort=False)
+    out = by_length.agg(prompts=("right", "size"), right=("right", "sum"), tokens_right=("tokens_right", "mean"))
+    out.insert(2, "accuracy", out["right"] / out["prompts"])
+    out = (
+        out.astype({"right": int})
+        .reset_index()
+        .sort_values(["accuracy", "tokens_right"], ascending=False, kind="stable")
     )
+    return out.sort_values("context_length", kind="stable", ignore_index=True)
+
+
+def first_share(ranks: list[int] | None) -> float:
+    """Return the share of an answer's tokens that rank first; NaN of one that was written, whose tokens have no ranks."""
+    return ranks.count(0) / len(ranks) if isinstance(ranks, list) and ranks else math.nan
 
 
 @on_prompts

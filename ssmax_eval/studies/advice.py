@@ -268,7 +268,7 @@ def race_lines(advice: Advice) -> tuple[list[str], list[list[str]]]:
         + (", taken" if advice.series[advice.settings[line["context_length"]]] == line["series"] else "")
         for _, line in race.iterrows()
     }
-    best = race.groupby("series")["score"].mean().sort_values(ascending=False, kind="stable").index
+    best = race.groupby("series")["accuracy"].mean().sort_values(ascending=False, kind="stable").index
     return (
         ["setting", *(f"{length:,}" for length in lengths)],
         [[name, *(cells.get((name, length), "") for length in lengths)] for name in best],
