@@ -93,12 +93,18 @@ def test_of_those_left_at_a_length_the_best_is_taken_and_kept_at_shorter_ones_wh
     assert statistics.chosen(rows[~gone], left | {64: ["near"]})[64] == "near"
 
 
-def test_at_trained_lengths_what_costs_loss_and_finds_no_more_is_not_taken():
-    rows = pd.concat([found("own", {32: 9, 64: 8, 128: 9}), found("x8", {32: 9, 64: 9, 128: 9})])
-    taken = dict.fromkeys((32, 64, 128), "x8")
-    assert spared(taken, {"x8"}, "own", rows, 64) == {32: "own", 64: "x8", 128: "x8"}
-    assert spared(taken, {"x8"}, "own", rows, 0) == taken  # trained at is not known
-    assert spared(taken, {"other"}, "own", rows, 64) == taken
+def test_at_trained_lengths_it_is_read_as_beyond_or_as_trained():
+    by_length = {"own": {32: 9, 64: 8, 128: 9}, "x8": {32: 9, 64: 9, 128: 9}, "x2": {32: 10, 64: 10, 128: 0}}
+    rows = pd.concat([found(name, each) for name, each in by_length.items()])
+    taken = {32: "x2", 64: "x2", 128: "x8"}
+    assert spared(taken, {"x8"}, "own", rows, 64) == {32: "own", 64: "x8", 128: "x8"}  # as many, at a price; and fewer
+    assert spared(taken, {"x2"}, "own", rows, 64) == {32: "x8", 64: "x8", 128: "x8"}  # no price is sure
+    assert spared(taken, set(), "own", found("own", {64: 10, 128: 0}), 64)[64] == "own"  # what was not read there
+    assert spared(taken | {128: "own"}, set(), "own", rows, 64) == dict.fromkeys(
+        taken, "own"
+    )  # nothing is gained beyond
+    for unknown_or_longer in (0, 128):
+        assert spared(taken, {"x8", "x2"}, "own", rows, unknown_or_longer) == taken
 
 
 def test_the_best_of_each_length_stay_and_what_is_left_at_the_same_lengths_is_read_together():
@@ -118,6 +124,47 @@ def test_the_other_haystack_is_another(checkpoint, tmp_path, haystack, other):
     asked = Asked(str(checkpoint), (96, 128), haystack=haystack)
     _, checks = applicable(asked.subject, asked, RunOptions(output_path=tmp_path))
     assert [check.haystack for check in checks][:2] == [haystack, other]
+
+
+def test_what_is_checked_is_what_was_taken_at_each_length(checkpoint, tmp_path, monkeypatch):
+    """As trained at one length, swapped at the other: the series as advised is put together of the two."""
+    from ssmax_eval.studies import advise as studies
+
+    monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("ssmax")))
+
+    def half(rows, left):
+        own, swapped = (
+            next(name for name in rows["series"].unique() if each in name) for each in ("softmax", "ssmax s")
+        )
+        return {96: own, 128: swapped}
+
+    monkeypatch.setattr(studies.statistics, "chosen", half)
+    advice = advise(
+        Asked(str(checkpoint), (96, 128), (0, 100), 12, "single"), RunOptions(device="cpu", output_path=tmp_path)
+    )
+    assert advice.name == AS_ADVISED
+    rows = advice.held_out.set_index(["context_length", "prompt_sha256"])
+    own, new = (rows[rows["series"] == name] for name in (advice.own, AS_ADVISED))
+    assert sorted(own.index) == sorted(new.index)
+    assert own.loc[96, "run_id"].sort_index().equals(new.loc[96, "run_id"].sort_index())
+    assert set(own.loc[128, "attention"]) == {"softmax"}
+    assert set(new.loc[128, "attention"]) == {"ssmax"}
+    assert len(advice.price) == 1
+
+
+def test_a_model_of_which_nothing_can_be_read_is_one_line(checkpoint, tmp_path, monkeypatch):
+    from ssmax_eval.studies import advise as studies
+
+    monkeypatch.setattr(studies.statistics, "chosen", lambda *_: {})
+    real = studies.raced
+
+    def failed(*given):
+        race = real(*given)
+        return replace(race, rows=race.rows.assign(error="RuntimeError: no memory"))
+
+    monkeypatch.setattr(studies, "raced", failed)
+    with pytest.raises(UserError, match="no prompt could be read; the first: RuntimeError: no memory"):
+        advise(Asked(str(checkpoint), (96,), (0,), 12, "single"), RunOptions(device="cpu", output_path=tmp_path))
 
 
 def test_the_price_is_the_mean_difference_over_documents():
@@ -225,7 +272,9 @@ def test_a_sure_loss_at_the_trained_lengths_leaves_these_as_trained():
     assert helps(advice)
     assert loses(advice)
     assert [advised(advice, length) for length in (64, 128)] == [AS_TRAINED, advice.setting]
-    assert [*sentences(advice)][1].endswith("less is found). Read shorter texts as it was trained.")
+    said = [*sentences(advice)]
+    assert said[0].startswith("Read m as it was trained up to 64 tokens, with --rope-theta-factor 2 beyond: ")
+    assert said[1].endswith("less is found). Read shorter texts as it was trained.")
 
 
 def test_no_gain_beyond_the_training_length_is_no_help_whatever_is_gained_before():
@@ -361,6 +410,8 @@ def test_words_say_up_to_which_length_each_setting_is_advised():
         "Read m as it was trained up to 96 tokens, with --rope-scaling yarn:2 up to 128 tokens, with --rope-theta-factor 4 beyond: "
         "beyond the 96 tokens it was trained at it finds 90% of what is asked for, as trained 0% "
     )
+    assert not any("Up to 96 tokens" in line for line in said)  # where it is read as trained, nothing is compared
+    assert at_trained_lengths(advice).empty
     assert said[-3:-1] == [
         "At 64 tokens --rope-theta-factor 4 costs +0.060 nats a token (+0.060 to +0.060, 16 documents). It is not advised there.",
         "At 64 tokens --rope-scaling yarn:2 costs +0.020 nats a token (+0.020 to +0.020, 16 documents). It is not advised there.",
@@ -377,6 +428,8 @@ def test_words_say_up_to_which_length_each_setting_is_advised():
 @pytest.mark.parametrize("rival", [None, 0, 5])
 def test_words_where_nothing_helps_name_what_found_most_if_anything_did(rival):
     rows = pd.concat([found("own", {64: 10}), *([] if rival is None else [found("x2", {64: rival})])]).assign(plan=1)
+    left = found("x8", {64: 10}).head(3) if rival else pd.DataFrame()  # after few prompts, all of which it found
+    rows = pd.concat([rows, left])
     advice = advice_of({64: AS_TRAINED}, rows, {AS_TRAINED: "own"})
     said = [*sentences(replace(advice, held_out=rows[rows["series"] == "own"]))]
     assert said[0] == "Nothing helps: read m as it was trained."
@@ -407,15 +460,14 @@ def test_advice_from_nothing_to_the_page_and_again(capsys, checkpoint, tmp_path)
     )  # said before the race
     assert err.index("not checked") < err.index("cost:")
     # of 288 tokens at both lengths: needed scale 6 prompts, rounds 3 x 9, 3 x 6, 6 x 3 and 6 x 2, checks of 18 and 6 by two
-    # settings; of documents of 96 tokens 16 by two
-    asked_for = 288 * (6 + 27 + 18 + 18 + 12 + 48) + 96 * 16 * 2
+    # settings; of documents of 96 tokens 16 as trained and by one setting for each length
+    asked_for = 288 * (6 + 27 + 18 + 18 + 12 + 48) + 96 * 16 * 3
     assert f"9 settings race, the choice is checked; about {asked_for:,} tokens in all" in err
     assert advice["tokens"]["the whole list"] == 12 * 3 * 9 * 288  # 12 trials, 3 depths, 9 settings
     for length in (96, 192):  # of three depths: one, two, four and six trials
         prompts = sorted(line["prompts"] for line in advice["race"] if line["context_length"] == length)
         assert prompts == [3, 3, 3, 6, 6, 6, 12, 18, 18]
     assert [each["context_length"] for each in advice["by_length"]] == [96, 192]
-    assert advice["options"] in {each["options"] for each in advice["by_length"]}
     losses = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "loss").rglob("run.json")]
     asked_of = {(each["parameters"]["documents"], each["parameters"]["context_length"]) for each in losses}
     assert asked_of == {(16, 96)}

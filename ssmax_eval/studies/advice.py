@@ -1,7 +1,7 @@
 """Advice in words, tables, a page and JSON."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..setting import Setting
 from .advise import AS_TRAINED, Advice, advise
 from .asked import Asked
 from .held_out import (
+    advised,
     at_trained_lengths,
     beyond_words,
     check_of,
@@ -56,8 +57,13 @@ class AdviceSection(Section[Advice]):
                     "setting": str(each.setting),
                     "options": options_of(each.setting),
                     "by_length": [
-                        {"context_length": length, "setting": str(setting), "options": options_of(setting)}
-                        for length, setting in each.settings.items()
+                        {
+                            "context_length": length,
+                            "setting": str(setting := advised(each, length)),
+                            "options": options_of(setting),
+                            "taken_by_race": str(taken),
+                        }
+                        for length, taken in each.settings.items()
                     ],
                     "in_words": [*sentences(each)],
                     "held_out": records([checks(each)]),
@@ -123,7 +129,7 @@ def sentences(advice: Advice) -> Iterator[str]:
 
 def prices(advice: Advice) -> Iterator[str]:
     """Yield what each setting advised costs at the shortest length."""
-    shortest = int(advice.held_out["context_length"].min())
+    shortest = min(advice.settings)
     for cost in advice.price.to_dict("records"):
         same = f"the loss of {cost['documents']} documents is the same"
         setting = next(each for each, name in advice.series.items() if name == cost["series"])
@@ -131,7 +137,7 @@ def prices(advice: Advice) -> Iterator[str]:
         if not any(cost[name] for name in ("nats", "low", "high")):  # to the last bit: nothing was computed otherwise
             yield f"{told} nothing, by construction: it changes nothing at that length, {same}."
             continue
-        there = "" if advice.at(shortest) == setting else " It is not advised there."
+        there = "" if settings_told(advice)[shortest] == setting else " It is not advised there."
         if not any(round(cost[name], 3) for name in ("nats", "low", "high")):
             yield f"{told} nothing that shows: {same} to 0.001 nats a token.{there}"
             continue
@@ -141,9 +147,15 @@ def prices(advice: Advice) -> Iterator[str]:
         )
 
 
+def settings_told(advice: Advice) -> Mapping[int, Setting]:
+    """Return the settings advised, or, where none is shown to help, those that the race took."""
+    return {length: advised(advice, length) for length in advice.settings} if helps(advice) else advice.settings
+
+
 def how(advice: Advice) -> str:
     """Say what to read texts with, up to which length."""
-    parts = [(setting, max(lengths)) for setting, lengths in groupby(advice.settings, advice.settings.__getitem__)]
+    settings = settings_told(advice)
+    parts = [(setting, max(lengths)) for setting, lengths in groupby(settings, settings.__getitem__)]
     told = ["as it was trained" if setting == AS_TRAINED else f"with {options_of(setting)}" for setting, _ in parts]
     if len(parts) == 1:
         return told[0]
@@ -157,8 +169,10 @@ def verdict(advice: Advice) -> Iterator[str]:
         yield f"Nothing helps: read {advice.model} as it was trained."
         longest = int(advice.race["context_length"].max())
         race = advice.race[advice.race["context_length"] == longest].set_index("series")
-        if race.drop(advice.own)["right"].any():  # there may be no others
-            best, own = (race.loc[name] for name in (race.drop(advice.own)["accuracy"].idxmax(), advice.own))
+        others = race.drop(advice.own, errors="ignore")
+        others = others[others["prompts"] == others["prompts"].max()]  # those that were not left behind after a few
+        if others["right"].any() and advice.own in race.index:
+            best, own = race.loc[others["right"].idxmax()], race.loc[advice.own]
             yield (
                 f"At {longest:,} tokens {best.name} found most of the others, {of_prompts(best)} prompts, as trained {of_prompts(own)}."
             )

@@ -41,7 +41,7 @@ AS_ADVISED = "as advised"
 class Advice:
     """What to do with a model, and why.
 
-    settings: what to read texts with that are no longer than each of these lengths; the model as trained where nothing helps. race:
+    settings: what the race took for texts that are no longer than each of these lengths; the model as trained where nothing helps. race:
     statistics.ranked of the prompts that chose. held_out: rows of the model as trained and as advised, of held-out prompts:
     the same task, another haystack, another task. price: statistics.price of each setting advised. refused: why candidates did
     not start. tokens: read to choose, to check, and of the whole list. runs: the needed scale's and the checks', which the page
@@ -63,7 +63,7 @@ class Advice:
 
     @property
     def setting(self) -> Setting:
-        """The setting of a checkpoint, which has one: that of the longest length that is not read as trained."""
+        """The setting of a checkpoint, which has one: that of the longest of the lengths that are not read as trained."""
         return next((each for each in [*self.settings.values()][::-1] if each != AS_TRAINED), AS_TRAINED)
 
     @property
@@ -94,12 +94,13 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
         f"{at_most(asked, len(racing) + 1, grids):,}",
         f"{asked.longest:,}",
     )
+    read = Read(asked, options)
     # what no scale can be put on needs none
-    needed = [] if SWAPPED in refused else needed_scale(asked.models, asked.grid(NEEDED[0], SEED, NEEDED[1]), options)
+    grid = asked.grid(NEEDED[0], SEED, NEEDED[1])
+    needed = [] if SWAPPED in refused else needed_scale(asked.models, grid, options, read.readers)
     laws = laws_of(needed, train_length)
     if (fitted := fitted_scale(laws, train_length)) is not None:
         racing.append(fitted)
-    read = Read(asked, options)
     race = raced(read, racing)
     by_name = {name: setting for setting, name in read.series.items()}
     names = {length: [read.series[each] for each in some] for length, some in race.left.items()}
@@ -138,13 +139,20 @@ def advise(asked: Asked, options: RunOptions) -> Advice:
 def spared(
     taken: Mapping[int, str], costly: Collection[str], own: str, rows: pd.DataFrame, train_length: int
 ) -> dict[int, str]:
-    """Return the series taken at each length, at trained ones that of the model as trained instead of what costs loss and finds no more."""
-    return {
-        length: own
-        if length <= train_length and name in costly and statistics.finds_as_many(rows, length, own, name)
-        else name
-        for length, name in taken.items()
-    }
+    """Return the series taken at each length, at trained ones no other than beyond them or the model as trained.
+
+    As trained it is read where it finds more of the same prompts, or as many and the other costs loss. What is taken stays where
+    no length is longer than what was trained.
+    """
+    out: dict[int, str] = {}
+    for length in sorted(taken, reverse=True):
+        out[length] = taken[length]
+        if length <= train_length < max(taken):
+            other = out[min(each for each in out if each > length)]
+            fewer = not statistics.finds_as_many(rows, length, other, own)
+            spare = fewer or (other in costly and statistics.finds_as_many(rows, length, own, other))
+            out[length] = own if spare else other
+    return dict(sorted(out.items()))
 
 
 def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int:
@@ -155,7 +163,8 @@ def at_most(asked: Asked, settings: int, checks: Sequence[NeedleOptions]) -> int
 
     race = sum(prompts(asked.grid(share, 0)) * min(keep or settings, settings) for share, keep in ROUNDS)
     whole = race + prompts(asked.grid(NEEDED[0], 0, NEEDED[1])) + 2 * sum(map(prompts, checks))
-    return whole * sum(asked.context_lengths) + 2 * asked.documents * min(asked.context_lengths)
+    documents = min(settings, 1 + len(asked.context_lengths)) * asked.documents
+    return whole * sum(asked.context_lengths) + documents * min(asked.context_lengths)
 
 
 def checked(

@@ -13,6 +13,7 @@ from ..models.subjects import RunOptions
 from ..probes import PROBES
 from ..probes.needed_scale.options import NeededScaleOptions
 from ..probes.needle.options import NeedleOptions
+from ..readers.reader import Reader
 from ..results import tables
 from ..run import run_probes
 from ..setting import Setting
@@ -22,16 +23,17 @@ log = logging.getLogger(__name__)
 SPELLED = ("a", "s ln n", "a + b ln n")  # laws of the needed scale that a mechanism of ours is
 
 
-def needed_scale(models: dict[str, Any], grid: NeedleOptions, options: RunOptions) -> list[Run]:
+def needed_scale(
+    models: dict[str, Any], grid: NeedleOptions, options: RunOptions, readers: dict[str, Reader] | None = None
+) -> list[Run]:
     """Measure the factor that a model's answers need at each length; no run of a model whose attention is out of reach."""
     same = {
         name: getattr(grid, name)
         for name in ("context_lengths", "depth_percents", "trials", "seed", "task", "haystack")
     }
     try:
-        return run_probes(
-            [PROBES["needed-scale"].make(models, NeededScaleOptions(**same))], models, [Setting()], options
-        )
+        probe = PROBES["needed-scale"].make(models, NeededScaleOptions(**same))
+        return run_probes([probe], models, [Setting()], options, readers)
     except UserError as error:
         log.warning("ssmax-eval: note: no query scale is fitted: %s", error)
         return []

@@ -19,9 +19,10 @@ def gains(advice: Advice) -> pd.DataFrame:
 
 
 def at_trained_lengths(advice: Advice) -> pd.DataFrame:
-    """Return the same at the other lengths; no line where there is none."""
+    """Return the same of those other lengths that the race did not leave as trained; no line where there is none."""
     rows = advice.held_out
-    return against(advice, rows[rows["context_length"] <= decisive(advice)])
+    changed = [length for length in advice.settings if advice.at(length) != AS_TRAINED]
+    return against(advice, rows[(rows["context_length"] <= decisive(advice)) & rows["context_length"].isin(changed)])
 
 
 def decisive(advice: Advice) -> int:

@@ -77,7 +77,7 @@ def told_of_saving(asked: Asked, advice: Advice, options: RunOptions, folder: Pa
 def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> dict[str, str]:
     """Save the model in the setting advised, with an s for each head where that pays, and return what is told of it.
 
-    Of several settings that of the longest length: a checkpoint has one.
+    Of several settings it has Advice.setting, as a checkpoint has one.
     """
     told, heads = {"saved": str(folder)}, None
     options = replace(options, reaches=asked.longest)
@@ -89,7 +89,8 @@ def saved(asked: Asked, advice: Advice, options: RunOptions, folder: Path) -> di
         told["s for each head"] = str(heads)
     if heads is None or not heads.pays:
         if len({*advice.settings.values()}) > 1:
-            told["saved with"] = f"{options_of(advice.setting)}, as is advised at the longest length"
+            lengths = [f"{length:,}" for length, each in advice.settings.items() if each == advice.setting]
+            told["saved with"] = f"{options_of(advice.setting)}, taken and checked at {', '.join(lengths)} tokens alone"
         attention, rope = advice.setting.attention, advice.setting.position.rope
         retrofit(
             asked.subject.reference,

@@ -45,8 +45,6 @@ class Read:
 
     def named(self, runs: Sequence[Run], settings: Sequence[Setting]) -> pd.DataFrame:
         """Return the rows of runs, one for each of the settings, with series."""
-        if not runs:
-            return pd.DataFrame()
         rows, names = tables(runs), [self.series[setting] for setting in settings]
         return rows.assign(series=rows["run_id"].map(dict(zip((run.run_id for run in runs), names, strict=True))))
 
