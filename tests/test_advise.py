@@ -155,6 +155,7 @@ def test_what_is_checked_is_what_was_taken_at_each_length(checkpoint, tmp_path, 
 def test_a_model_of_which_nothing_can_be_read_is_one_line(checkpoint, tmp_path, monkeypatch):
     from ssmax_eval.studies import advise as studies
 
+    monkeypatch.setattr(studies, "CANDIDATES", (AS_TRAINED, Setting.of("ssmax")))
     monkeypatch.setattr(studies.statistics, "chosen", lambda *_: {})
     real = studies.raced
 
