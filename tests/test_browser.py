@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from test_report import HOSTILE, frame, row
 
@@ -272,16 +274,25 @@ def test_axe_finds_nothing_serious(opened, width, scheme):
 
 def test_ten_models_fit_on_a_page_and_open_at_once(browser, tmp_path):
     """Ten models, 20 lengths, 21 depths, 20 prompts a cell: under 15 MB, and there in 2 seconds."""
-    made = [
+    cells = [(n, d, t) for n in range(20) for d in range(21) for t in range(20)]
+    of_one = frame([
         row(
-            f"model-{m}", 256 * (n + 1), 5.0 * d, t, (m + n + d + t) % 3 > 0, needle="The special magic Rome number is: 8106422.",
+            "model", 256 * (n + 1), 5.0 * d, t, needle="The special magic Rome number is: 8106422.",
             question="What is the special magic Rome number? The special magic Rome number is:", answer_ranks=[0] * 6 + [4],
             expected_tokens=list("8106422"), predicted_tokens=list("8106429"), prompt_sha256=f"{n:02}{d:02}{t:02}" * 10,
+        )
+        for n, d, t in cells
+    ])  # fmt: skip
+    n, d, t = np.array(cells).T
+    made = pd.concat([
+        of_one.assign(
+            model=f"model-{m}", correct=pd.array((m + n + d + t) % 3 > 0, "boolean"),
+            predicted=np.where((m + n + d + t) % 3 > 0, "8106422", "8106429"),
             answer_nll=0.001 * (m + 7 * n + 13 * d + 17 * t) + 0.123,
         )
-        for m in range(10) for n in range(20) for d in range(21) for t in range(20)
-    ]  # fmt: skip
-    page = ssmax_eval.report(frame(made), tmp_path / "big.html")
+        for m in range(10)
+    ], ignore_index=True)  # fmt: skip
+    page = ssmax_eval.report(made, tmp_path / "big.html")
     assert page.stat().st_size < 15e6
     loaded = []
     for _ in range(3):  # the best of three: what else the machine does is not the page's

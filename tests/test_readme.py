@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,9 @@ def prepared(line, checkpoint):
     if words[0] == "league":
         words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
         words += ["--seeds", "0", "--trials", "1"]
-        words += [] if "--attention" in words else ["--attention", "ssmax"]  # of all: test_league.py
+        given = [each for name, each in pairwise(words) if name == "--attention"] or ["ssmax"]
+        words = [word for i, word in enumerate(words) if "--attention" not in words[max(0, i - 1) : i + 1]]
+        words += ["--attention", given[0]]  # of several: test_league.py
         tiny = {
             **TINY,
             "layers": 4,
