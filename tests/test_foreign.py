@@ -11,6 +11,7 @@ from test_cli import GRID, call
 
 import ssmax_eval
 from ssmax_eval import UserError
+from ssmax_eval.models.foreign import foreign_named
 from ssmax_eval.results import find_runs
 
 SMALL = {"context_lengths": [96, 160], "depth_percents": [0, 50, 100], "trials": 1}
@@ -90,6 +91,15 @@ def test_a_function_is_told_the_context_and_the_question_apart(tmp_path):
     assert question == rows["question"][0]
     assert question not in context
     assert rows["expected"][0] not in question
+
+
+def test_an_edited_file_answers_as_it_is_now(mine, monkeypatch):
+    """Edited within a second, to the same size, as Python caches; no cache is left beside it."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    for word in ("one", "two", "one"):
+        mine.write_text(f"def answer(context, question):\n    return '{word}'\n")
+        assert foreign_named("mine.py:answer", None)[1].answer("", "") == word
+    assert [*mine.parent.iterdir()] == [mine]
 
 
 def test_a_function_on_the_command_line(capsys, mine):

@@ -9,7 +9,7 @@ TOP = Path(ssmax_eval.__file__).parent
 # rooms (a folder, or a file beside them) from the ground up; a room imports from its own and from lower floors only
 FLOORS = (
     ("errors", "printable", "rows", "record"),
-    ("yaml_lines",),
+    ("yaml_lines", "own_file"),
     ("disk", "launch", "progress", "statistics", "data", "position"),
     ("quiet", "stopping", "store", "processes", "verdict", "mechanisms"),
     ("headline",),

@@ -200,14 +200,16 @@ def test_edited_helpers_and_biases_are_other_runs(own, checkpoint, tmp_path, cap
     assert set(record["attention"]["files"]) == {"own.py"}
 
 
-def test_earlier_content_again_is_registered_again(own):
-    """In a notebook a file is edited and imported again, and again as it was."""
+def test_earlier_content_again_is_registered_again(own, monkeypatch):
+    """In a notebook a file is edited and imported again, and again as it was: within a second, of the same size, as Python caches."""
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     seen = []
     for factor in ("1.0", "3.0", "1.0"):
         own.write_text(FILE.replace("factor: float = 1.0", f"factor: float = {factor}"))
         import_file(own)
         seen.append(MECHANISMS["own-sigmoid"](EXAMPLE).factor[0].item())
     assert seen == [1, 3, 1]
+    assert not [*own.parent.rglob("__pycache__")]
 
 
 def test_two_files_with_one_name_are_refused_and_nothing_is_half_registered(own, tmp_path):

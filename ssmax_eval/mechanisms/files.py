@@ -1,7 +1,6 @@
 """Files of a user's own that register mechanisms or positions, and where code that is not this package's comes from."""
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UserError
+from ..own_file import run_file
 from ..position.bias import BIASES, biases
 from .registry import MECHANISMS, is_own, own_families
 
@@ -39,7 +39,8 @@ def import_file(file: str | Path) -> None:
     if not path.is_file():
         raise UserError(f"import {str(file)!r}: there is no such file; give a Python file that registers a mechanism")
     path = path.resolve()
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
     own_families()
     biases()
     kept = [dict(table) for table in TABLES]
@@ -51,7 +52,7 @@ def import_file(file: str | Path) -> None:
             for table, registered in zip(TABLES, IMPORTED[module].registered, strict=True):
                 table.update(registered)
         else:
-            run(path, module, str(file))
+            run_file(path, content, module)
         new = tuple(
             {name: each for name, each in table.items() if old.get(name) is not each}
             for table, old in zip(TABLES, before, strict=True)
@@ -77,19 +78,6 @@ def forget(path: Path) -> None:
             for name, kind in registered.items():
                 if each.path == path and table.get(name) is kind:
                     del table[name]
-
-
-def run(path: Path, module: str, said: str) -> None:
-    """Run a file as a module of a name; it is no module if that fails."""
-    spec = importlib.util.spec_from_file_location(module, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"import {said!r}: it is no Python file; its name has to end in .py")
-    sys.modules[module] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(sys.modules[module])
-    except BaseException:
-        del sys.modules[module]
-        raise
 
 
 def imported_files() -> list[str]:

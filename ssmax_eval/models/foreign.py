@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import json
 import sys
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from ..own_file import run_file
 from .identity import tokenizer_state
 from .known_code import code_hash
 from .load import load_tokenizer
@@ -99,7 +99,7 @@ def foreign_named(reference: str, tokenizer: str | None) -> tuple[str, Foreign]:
     found = FUNCTION.fullmatch(reference)
     assert found is not None
     file, module, name = found["file"], found["module"], found["name"]
-    held: Any = run_file(Path(file), reference) if file else run_module(module, reference)
+    held: Any = run_named(Path(file), reference) if file else run_module(module, reference)
     for part in name.split("."):
         held = getattr(held, part, None)
         if held is None:
@@ -108,24 +108,18 @@ def foreign_named(reference: str, tokenizer: str | None) -> tuple[str, Foreign]:
     return label or given, function(held, given, tokenizer)
 
 
-def run_file(path: Path, reference: str) -> Any:
+def run_named(path: Path, reference: str) -> Any:
     """Run a Python file that a user named, once, and return its module."""
     if not path.expanduser().is_file():
         raise UserError(f"model {reference!r}: there is no file {path.name}; give FILE.py:function")
     path = path.expanduser().resolve()
-    key = hashlib.sha256(f"{path}\0".encode() + path.read_bytes()).hexdigest()[:8]
+    content = path.read_bytes()
+    key = hashlib.sha256(f"{path}\0".encode() + content).hexdigest()[:8]
     module = f"ssmax_eval_read_{key}_{path.stem}"
     if module not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[module] = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(sys.modules[module])
-        except BaseException as error:
-            del sys.modules[module]
-            if not isinstance(error, Exception):
-                raise
+            run_file(path, content, module)
+        except Exception as error:
             raise UserError(f"model {reference!r}: it cannot be run ({type(error).__name__}: {error})") from error
     return sys.modules[module]
 
