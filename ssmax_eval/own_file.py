@@ -1,10 +1,14 @@
 """Python files of a user's own: what runs is the text that was read, and hashed."""
 
+import hashlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from .errors import UserError
 
@@ -25,3 +29,38 @@ def run_file(path: Path, content: bytes, module: str) -> ModuleType:
         del sys.modules[module]
         raise
     return made
+
+
+def file_of(each: Any) -> tuple[Path, str] | None:
+    """Return the file that a function or class comes from, and a sha256 of it.
+
+    None for what comes from no file, and where the file was edited since Python imported it: what runs is not in it then.
+    """
+    try:
+        path = Path(inspect.getfile(each))
+        content = path.read_bytes()
+        written = {*codes(compile(content, str(path), "exec", dont_inherit=True))}
+    except (OSError, TypeError, ValueError, SyntaxError):
+        return None
+    beside = vars(sys.modules[each.__module__]).values() if each.__module__ in sys.modules else ()
+    running = [code for value in (each, *beside) for code in running_in(value, each.__module__)]
+    if any(Path(code.co_filename) == path and code not in written for code in running):
+        return None
+    return path, hashlib.sha256(content).hexdigest()
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of everything that is defined in a piece of code."""
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from codes(each)
+
+
+def running_in(value: Any, module: str) -> Iterator[CodeType]:
+    """Yield the code that a function has, or the methods of a class of a module."""
+    of_class = isinstance(value, type) and value.__module__ == module
+    for each in vars(value).values() if of_class else [value]:
+        inner = getattr(each, "__func__", getattr(each, "fget", each))  # class and static methods, properties
+        if isinstance(inner, FunctionType):
+            yield inner.__code__

@@ -1,14 +1,13 @@
 """Files of a user's own that register mechanisms or positions, and where code that is not this package's comes from."""
 
 import hashlib
-import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import UserError
-from ..own_file import run_file
+from ..own_file import file_of, run_file
 from ..position.bias import BIASES, biases
 from .registry import MECHANISMS, is_own, own_families
 
@@ -92,15 +91,13 @@ def imported_files() -> list[str]:
 def source_of(each: type[Any]) -> tuple[str, str] | None:
     """Return where a mechanism or position of somebody else's comes from, and a sha256 of that file.
 
-    An imported file's name, or the name of a module that is installed. None for this package's own, and what comes from no file.
+    An imported file's name, or the name of a module that is installed. None for this package's own, what comes from no file, and what
+    was edited since Python imported it.
     """
     if is_own(each):
         return None
     if each.__module__ in IMPORTED:
-        found = IMPORTED[each.__module__]
-        return found.path.name, found.sha256
-    try:
-        path = Path(inspect.getfile(each))
-        return each.__module__, hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return None
+        known = IMPORTED[each.__module__]
+        return known.path.name, known.sha256
+    found = file_of(each)
+    return None if found is None else (each.__module__, found[1])

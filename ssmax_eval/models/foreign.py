@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..own_file import run_file
+from ..own_file import file_of, run_file
 from .identity import tokenizer_state
 from .known_code import code_hash
 from .load import load_tokenizer
@@ -151,18 +151,18 @@ def function(answer: Any, name: str, tokenizer: str | None) -> Function:
         counting = Counting(tokenizer_of(tokenizer), tokenizer, "the user")
     else:
         counting = Counting(tokenizer_of(PAIR[0]), PAIR[0], "nobody: a bundled one")
-    return Function(answer, name, counting, file_of(answer))
+    return Function(answer, name, counting, home_of(answer))
 
 
-def file_of(answer: Any) -> tuple[str, str] | None:
-    """Return the name and sha256 of the file that a function stands in by its name; None for objects, closures and what was typed in."""
+def home_of(answer: Any) -> tuple[str, str] | None:
+    """Return the name and sha256 of the file that a function stands in by its name; None for objects, closures and what was typed in.
+
+    None for what has been edited since, too.
+    """
     if not inspect.isfunction(answer) or "<" in answer.__qualname__ or answer.__closure__:
         return None
-    try:
-        path = Path(inspect.getfile(answer))
-        return path.name, hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return None
+    found = file_of(answer)
+    return None if found is None else (found[0].name, found[1])
 
 
 def endpoint(reference: str, tokenizer: str | None) -> Endpoint:

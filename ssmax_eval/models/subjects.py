@@ -184,7 +184,7 @@ def foreign_subject(label: str, reference: Any, tokenizer: str | None) -> Subjec
     label = label or given
     if isinstance(foreign, Endpoint):
         return Subject(label, f"{foreign.url}#{foreign.name}", fingerprint_of(foreign), None, foreign=foreign)
-    reason = starts_over(label, "it is no function of a file") if foreign.file is None else None
+    reason = starts_over(label, "it is no function of a file as it stands there now") if foreign.file is None else None
     return Subject(label, foreign.name, fingerprint_of(foreign), None, not_resumable=reason, foreign=foreign)
 
 
