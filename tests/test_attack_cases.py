@@ -336,6 +336,7 @@ def test_a_record_of_other_numbers_is_a_page_or_one_line(model, tmp_path, capsys
     )
 
 
+@pytest.mark.slow  # compiles all that is imported, without docstrings
 def test_docstrings_that_python_took_away_are_told_of(model):
     asked = [sys.executable, "-m", "ssmax_eval", "needle", "--model", str(model), *ASKED]
     done = subprocess.run(asked, env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)

@@ -353,7 +353,8 @@ def test_two_processes_make_one_processes_rows(checkpoint, tmp_path):
         assert [json.loads(file.read_text()).get("processes") for file in folder.rglob("run.json")] == [told] * 3
 
 
-@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_is_named_and_the_same_command_goes_on(needle, tmp_path, victim):
     words, one = needle
     words = [*words, "--output-path", tmp_path]
@@ -505,6 +506,7 @@ def test_python_functions_return_the_same_rows_in_all_processes(checkpoint, tmp_
         assert first == second
 
 
+@pytest.mark.slow
 def test_terminated_in_order_a_command_goes_on_later(needle, tmp_path):
     words, one = needle
     words = [*words, "--output-path", tmp_path]

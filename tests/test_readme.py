@@ -160,7 +160,13 @@ def prepared(line, checkpoint):
     return words
 
 
-@pytest.mark.parametrize("line", ALONE)
+# the league from nothing, with several mechanisms, is in test_league.py
+SLOW = ("ssmax-eval league --attention",)
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=pytest.mark.slow if line.startswith(SLOW) else ()) for line in ALONE]
+)
 def test_commands_of_the_pages(line, checkpoint, here, capsys):
     """Every example runs, on a tiny model and a tiny grid."""
     main_ok(capsys, prepared(line, checkpoint))

@@ -331,6 +331,7 @@ def test_the_late_swap_is_softmax_up_to_its_step(tiny, tmp_path):
     assert learned_of(load_model(str(tmp_path / "f"))[0])
 
 
+@pytest.mark.slow
 def test_the_papers_configurations_from_one_command(tiny, tmp_path):
     arguments = ["train", "--recipe", "cpu", "--paper", "--out", str(tmp_path), "--device", "cpu", "--jobs", "2"]
     arguments += [part for key, value in (TINY | {"steps": "8"}).items() for part in ("--set", f"{key}={value}")]
