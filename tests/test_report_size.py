@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from test_report import data_of, frame, page_of, row
 from test_trials import alike, grid
 
@@ -125,8 +127,6 @@ def test_trials_of_groups_are_those_of_each_group():
 
 
 def test_of_many_prompts_a_figure_draws_some():
-    from matplotlib.figure import Figure
-
     top = pd.DataFrame(
         {"series": "a", "context_length": 512, "mass_answer": np.linspace(0, 1, 1000), "verdict": "right"}
     )
@@ -135,6 +135,26 @@ def test_of_many_prompts_a_figure_draws_some():
     assert (len(places), places.min(), places.max()) == (200, 1, 1000)
     assert ax.get_xlabel() == "prompts, sorted; 200 of a series drawn"
     assert figures.sorted_trials(Figure().subplots(), top[:50], 512).get_xlabel() == "prompts, sorted"
+
+
+def test_an_interval_at_one_length_alone_is_a_line():
+    """A band stands between lengths: of a series read at one length, or of one length with enough trials, it would show nothing."""
+    lines = [
+        ("a", 512, 0.9, 0.7, 1.0),
+        ("a", 1024, 0.5, 0.3, 0.7),
+        ("b", 1024, 0.8, 0.6, 0.9),
+        ("c", 512, 1.0, 0.0, 1.0),
+    ]
+    lines += [("c", 1024, 0.7, 0.4, 0.9)]
+    table = pd.DataFrame(lines, columns=["series", "context_length", "accuracy", "low", "high"])
+    ax = figures.found(Figure().subplots(), table, dict.fromkeys("abc"))
+    alone = [
+        segment.tolist()
+        for each in ax.collections
+        if isinstance(each, LineCollection)
+        for segment in each.get_segments()
+    ]
+    assert alone == [[[1024, 0.6], [1024, 0.9]], [[1024, 0.4], [1024, 0.9]]]
 
 
 def test_the_benchmark_of_many_rows_writes_what_can_be_read(tmp_path):

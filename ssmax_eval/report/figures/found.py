@@ -20,7 +20,7 @@ def found(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Axes:
-    """Draw statistics.lengths: accuracy by context length, its 95% interval a band; of more than FEW series no bands.
+    """Draw statistics.lengths: accuracy by context length, its 95% interval a band (at one length a line); of more than FEW series none.
 
     train_lengths: of each series. names: all series that have a colour of their own, also in other axes.
     """
@@ -41,6 +41,9 @@ def found(
                     part["context_length"], part["low"], part["high"], known, color=colour, alpha=0.13, lw=0
                 )
             )
+            alone = part[known & ~known.shift(1, fill_value=False) & ~known.shift(-1, fill_value=False)]
+            # between two lengths there is a band, at one alone a line
+            drawn.append(ax.vlines(alone["context_length"], alone["low"], alone["high"], color=colour, alpha=0.4, lw=2))
         belongs(drawn, name)
     tokens_axis(ax, dict(train_lengths), "context length, tokens")
     ax.set(ylim=(-0.02, 1.02), title=plain(title))
