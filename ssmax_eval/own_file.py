@@ -12,6 +12,10 @@ from typing import Any
 
 from .errors import UserError
 
+# code that was asked about, and the hash of its file then: an edited constant changes no function. By id, as what is reloaded may be
+# equal; the code is kept, so that no other takes its id
+SEEN: dict[int, tuple[CodeType, str]] = {}
+
 
 def run_file(path: Path, content: bytes, module: str) -> ModuleType:
     """Run a file's content as a module of a name, and return it; it is no module if that fails.
@@ -43,10 +47,14 @@ def file_of(each: Any) -> tuple[Path, str] | None:
     except (OSError, TypeError, ValueError, SyntaxError):
         return None
     beside = vars(sys.modules[each.__module__]).values() if each.__module__ in sys.modules else ()
+    sha256 = hashlib.sha256(content).hexdigest()
     running = [code for value in (each, *beside) for code in running_in(value, each.__module__)]
-    if any(Path(code.co_filename) == path and code not in written for code in running):
-        return None
-    return path, hashlib.sha256(content).hexdigest()
+    for code in running:
+        if Path(code.co_filename) == path and (
+            code not in written or SEEN.setdefault(id(code), (code, sha256))[1] != sha256
+        ):
+            return None
+    return path, sha256
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:

@@ -37,7 +37,9 @@ def module(tmp_path, monkeypatch):
     del sys.modules["theirs"]
 
 
-@pytest.mark.parametrize("change", [('"one"', '"two"'), ("2 * self", "3 * self"), ("def helper", "\n\ndef helper")])
+@pytest.mark.parametrize(
+    "change", [('"one"', '"two"'), ("2 * self", "3 * self"), ("def helper", "\n\ndef helper"), ("= 1.0", "= 2.0")]
+)
 @pytest.mark.parametrize("name", ["answer", "Own"])
 def test_a_file_that_was_edited_since_its_import_is_not_what_runs(module, tmp_path, name, change):
     file = tmp_path / "theirs.py"
